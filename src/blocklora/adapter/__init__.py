@@ -1,0 +1,27 @@
+"""Block-LoRA as a PEFT method: importing this package makes it known to PEFT, and changes nothing else."""
+
+from __future__ import annotations
+
+from blocklora.adapter._versions import check_peft_version
+from blocklora.adapter.config import BlockLoraConfig, BlockLoraPeftType
+from blocklora.adapter.fold import fold_to_lora, unfold_lora
+from blocklora.adapter.groups import param_groups
+from blocklora.adapter.layer import BlockLoraLinear
+from blocklora.adapter.model import BlockLoraModel
+from blocklora.adapter.registration import register
+from blocklora.adapter.theory import generalization_bound, trained_numbers
+
+__all__ = [
+    "BlockLoraConfig",
+    "BlockLoraLinear",
+    "BlockLoraModel",
+    "BlockLoraPeftType",
+    "check_peft_version",
+    "fold_to_lora",
+    "generalization_bound",
+    "param_groups",
+    "trained_numbers",
+    "unfold_lora",
+]
+
+register()

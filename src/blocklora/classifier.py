@@ -1,0 +1,334 @@
+"""What a user keeps: class names, prompts, an adapter and a temperature, behind scikit-learn's verbs.
+
+Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blocklora.clip import (
+    Clip,
+    Encoded,
+    ImageTower,
+    class_features,
+    encode_pictures,
+    image_features,
+    load_clip,
+    tokenize,
+)
+from blocklora.data import (
+    Dataset,
+    Example,
+    FewShotSplit,
+    Source,
+    Unreadable,
+    few_shot,
+    picture_from_array,
+    prompts,
+    readable,
+)
+from blocklora.errors import ConfigError, DataError, ImageError
+from blocklora.methods import METHODS, Fitted, Options, Task
+from blocklora.metrics import fit_temperature
+from blocklora.saved import Saved, read_classifier, write_classifier
+from blocklora.training import Checkpoint, make_accelerator
+
+__all__ = ["DEFAULT_MODEL", "FewShotClassifier"]
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+_DEFAULT_PROMPT = "a photo of a {}."
+Picture = str | Path | Any  # a path, a PIL picture, or a (H, W[, 3]) uint8 array
+
+
+class FewShotClassifier:
+    """A CLIP classifier fitted to a handful of labelled pictures.
+
+    Args:
+        model: A Hugging Face CLIP id, a local folder in the same format, or ``tiny`` (bundled, offline).
+        method: ``block-lora``, ``clip-lora`` or ``zero-shot``.
+        shots: Pictures a class to train on; None takes all.
+        seed: Where all randomness comes from: which pictures, their crops, the adapter's start, dropout.
+        prompt: The sentence that a class name stands in, with one ``{}``.
+        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        **options: The settings of ``blocklora.methods.Options``: iterations, batch_size, lr, r, ...
+
+    Attributes:
+        classes_: The N labels, in the order of the columns of ``predict_proba``.
+        temperature_: What the logits are divided by; 1 where there were no pictures left to fit it on.
+        notes_: What was decided on the way, in sentences.
+        unreadable_: Training and validation pictures that could not be read.
+
+    Raises:
+        ConfigError: An option is unknown or has a value that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = DEFAULT_MODEL,
+        method: str = "block-lora",
+        shots: int | None = None,
+        seed: int = 0,
+        prompt: str = _DEFAULT_PROMPT,
+        class_names: Mapping[Any, str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        **options: Any,
+    ) -> None:
+        if method not in METHODS:
+            raise ConfigError(f"method '{method}': expected one of {', '.join(METHODS)}.")
+        unknown = sorted(set(options) - {field.name for field in fields(Options)})
+        if unknown:
+            known = ", ".join(field.name for field in fields(Options))
+            raise ConfigError(f"unknown option '{unknown[0]}': expected some of {known}.")
+        self.model, self.method, self.shots, self.seed = model, method, shots, seed
+        self.prompt, self.class_names = prompt, class_names
+        self.options = Options(**options)
+        self._accelerator = make_accelerator(device, precision)
+        self.notes_: tuple[str, ...] = ()
+        self.unreadable_: tuple[Unreadable, ...] = ()
+        self._saved: Saved | None = None
+
+    def fit(self, images: Sequence[Picture], labels: Sequence[Any]) -> FewShotClassifier:
+        """Fit to labelled pictures.
+
+        Args:
+            images: Paths, PIL pictures, or uint8 arrays (H, W, 3) or (H, W).
+            labels: One a picture: strings, or numbers with ``class_names``.
+
+        Raises:
+            DataError: The two differ in length, there are fewer than two classes, or a class has no
+                readable picture.
+            ModelError: The model cannot be loaded.
+        """
+        if len(images) != len(labels):
+            raise DataError(f"{len(images)} images but {len(labels)} labels; expected one label an image.")
+        classes = sorted(set(np.asarray(labels).tolist()))
+        names = tuple(str((self.class_names or {}).get(label, label)) for label in classes)
+        index = {label: place for place, label in enumerate(classes)}
+        train = tuple(
+            Example(_name(image, place), index[label], _source(image))
+            for place, (image, label) in enumerate(zip(images, np.asarray(labels).tolist(), strict=True))
+        )
+        dataset = Dataset(name="images", class_names=names, train=train, val=(), test=(), prompt=self.prompt)
+        self.fit_split(dataset, few_shot(dataset, self.shots, self.seed))
+        self.classes_ = np.asarray(classes)
+        return self
+
+    def fit_split(
+        self,
+        dataset: Dataset,
+        split: FewShotSplit,
+        *,
+        checkpoint: Checkpoint | None = None,
+        on_step: Callable[[int, float, float], None] | None = None,
+    ) -> Fitted:
+        """Fit to the training part of a split; the validation part only sets the temperature.
+
+        The test part is not touched. Arguments beyond the split are ``blocklora.training.train``'s.
+        """
+        if len(dataset.class_names) < 2:
+            raise DataError(f"{dataset.name}: {len(dataset.class_names)} class; a classifier needs two or more.")
+        train, bad_train = readable(split.train)
+        val, bad_val = readable(split.val)
+        self.unreadable_ = (*bad_train, *bad_val)
+        _check_classes(dataset, train, bad_train)
+        clip = load_clip(self.model)
+        clip.model.to(self._accelerator.device)
+        sentences = tuple(prompts(dataset.class_names, self.prompt))
+        length = clip.model.config.text_config.max_position_embeddings
+        tokens, cut = tokenize(sentences, clip.tokenizer, length)
+        task = Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip)
+        zero_shot = class_features(clip.model, tokens)
+        fitted = METHODS[self.method](
+            task, clip, self.options, self.seed, self._accelerator, checkpoint=checkpoint, on_step=on_step
+        )
+        self.classes_ = np.asarray(dataset.class_names)
+        self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
+        self._fit_temperature(val)
+        self.notes_ = (*split.notes, *_prompt_notes(cut, length), *self._temperature_note(len(val)))
+        return fitted
+
+    def predict(self, images: Sequence[Picture]) -> NDArray[Any]:
+        """Return the most probable label of each picture (M,)."""
+        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
+
+    def predict_proba(self, images: Sequence[Picture]) -> NDArray[np.float64]:
+        """Return the probability of every class for each picture (M, N); rows sum to one.
+
+        Raises:
+            ImageError: A picture cannot be read; it is named.
+        """
+        named = [(_name(image, place), _source(image)) for place, image in enumerate(images)]
+        encoded = self.encode(named)
+        if encoded.unreadable:
+            more = f" ({len(encoded.unreadable)} pictures in all)" if len(encoded.unreadable) > 1 else ""
+            raise ImageError(f"{encoded.unreadable[0].reason}{more}")
+        return self.probabilities(encoded.features)
+
+    def score(self, images: Sequence[Picture], labels: Sequence[Any]) -> float:
+        """Return the share of pictures whose most probable label is right."""
+        return float(np.mean(self.predict(images) == np.asarray(labels)))
+
+    def encode(
+        self,
+        pictures: Sequence[tuple[str, Source]],
+        *,
+        zero_shot: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Encoded:
+        """Compute unit image features (M, D); with ``zero_shot`` (M, 2, D): adapted, and without the adapter."""
+        saved = self._fitted()
+        model = saved.model
+
+        def forward(pixel_values: torch.Tensor) -> torch.Tensor:
+            with self._accelerator.autocast():
+                adapted = image_features(_base(model), pixel_values)
+                if not zero_shot:
+                    return adapted
+                if not hasattr(model, "disable_adapter"):
+                    return torch.stack([adapted, adapted], dim=1)
+                with model.disable_adapter():
+                    return torch.stack([adapted, image_features(_base(model), pixel_values)], dim=1)
+
+        return encode_pictures(
+            pictures, forward, saved.processor, device=self._accelerator.device, on_batch=on_batch
+        )
+
+    def probabilities(self, features: torch.Tensor) -> NDArray[np.float64]:
+        """Turn adapted image features (M, D) into probabilities (M, N)."""
+        saved = self._fitted()
+        if not len(features):
+            return np.empty((0, len(saved.class_names)))
+        logits = self._logits(features) / saved.temperature
+        return np.asarray(logits.softmax(dim=1).numpy())
+
+    def zero_shot_labels(self, features: torch.Tensor) -> NDArray[np.int64]:
+        """Return the class index (M,) that plain CLIP gives image features (M, D) of its own tower."""
+        return np.asarray((features @ self._fitted().zero_shot_features.T).argmax(dim=1).numpy())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._accelerator.device
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        return {"no": "fp32"}.get(self._accelerator.mixed_precision, self._accelerator.mixed_precision)
+
+    @property
+    def temperature_(self) -> float:
+        """What the logits are divided by before the softmax."""
+        return self._fitted().temperature
+
+    def save(self, path: str | Path) -> None:
+        """Write the classifier to a folder: adapter/, class_features.safetensors, classifier.json.
+
+        Raises:
+            RunError: The folder holds something else.
+        """
+        write_classifier(Path(path), self._fitted(), self.classes_.tolist())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> FewShotClassifier:
+        """Read a classifier back; the text tower and the training pictures are not needed.
+
+        Raises:
+            RunError: The folder is missing, incomplete or damaged, or its base model has other weights now.
+            ModelError: The base model cannot be loaded.
+        """
+        saved, labels = read_classifier(Path(path))
+        classifier = cls(model=saved.model_id, method=saved.method, device=device, precision=precision)
+        saved.model.to(classifier._accelerator.device)
+        classifier._saved = saved
+        classifier.classes_ = np.asarray(labels)
+        return classifier
+
+    def _fitted(self) -> Saved:
+        """Return what was fitted or loaded."""
+        if self._saved is None:
+            raise ConfigError("this classifier is not fitted yet; call fit(images, labels) or load(path) first.")
+        return self._saved
+
+    def _logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return scaled cosines (M, N) in float64."""
+        saved = self._fitted()
+        return saved.logit_scale * features.double() @ saved.class_features.double().T
+
+    def _fit_temperature(self, val: Sequence[Example]) -> None:
+        """Set the temperature that makes the validation pictures most probable."""
+        if val:
+            encoded = self.encode([(example.image, example.source) for example in val])
+            labels = np.array([val[index].label for index in encoded.kept])
+            self._fitted().temperature = fit_temperature(self._logits(encoded.features).numpy(), labels)
+
+    def _temperature_note(self, n_val: int) -> tuple[str, ...]:
+        """Say where the temperature comes from."""
+        if n_val:
+            return ()
+        return ("No validation pictures were left, so probabilities are not calibrated (temperature 1).",)
+
+
+def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, method: str) -> Saved:
+    """Gather what a prediction needs."""
+    return Saved(
+        method=method,
+        model=fitted.model,
+        processor=clip.processor,
+        model_id=clip.model_id,
+        revision=clip.revision,
+        sha256=clip.sha256,
+        class_names=task.class_names,
+        prompts=task.prompts,
+        class_features=fitted.class_features,
+        zero_shot_features=zero_shot,
+        logit_scale=float(clip.model.logit_scale.detach().exp()),
+        temperature=1.0,
+    )
+
+
+def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unreadable]) -> None:
+    """Raise unless every class has a readable training picture."""
+    present = {example.label for example in train}
+    missing = [name for label, name in enumerate(dataset.class_names) if label not in present]
+    if missing:
+        reason = f" {len(bad)} could not be read, e.g. {bad[0].reason}" if bad else ""
+        raise DataError(
+            f"{dataset.name}: no readable training picture for class '{missing[0]}' ({len(missing)} such "
+            f"classes).{reason} Add pictures or remove the class."
+        )
+
+
+def _prompt_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
+    """Say which prompts were too long for the text tower."""
+    if not cut:
+        return ()
+    return (f"{len(cut)} prompts have more than {length} tokens and were cut at the end, e.g. '{cut[0]}'.",)
+
+
+def _base(model: Any) -> Any:
+    """Return the CLIP model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _name(image: Picture, place: int) -> str:
+    """Return what messages call a picture."""
+    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+
+
+def _source(image: Picture) -> Source:
+    """Return where a picture's pixels are."""
+    if isinstance(image, (str, Path)):
+        return Path(image)
+    return picture_from_array(image) if isinstance(image, np.ndarray) else image

@@ -1,0 +1,23 @@
+"""The two towers of CLIP: loading them, preparing pictures and prompts, and computing features."""
+
+from blocklora.clip.encode import Encoded, encode_pictures
+from blocklora.clip.features import class_features, image_features, text_features, tokenize
+from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower
+from blocklora.clip.preprocess import crop_size, pixels, random_crop
+
+__all__ = [
+    "TINY",
+    "Clip",
+    "Encoded",
+    "ImageTower",
+    "class_features",
+    "crop_size",
+    "encode_pictures",
+    "image_features",
+    "load_clip",
+    "load_image_tower",
+    "pixels",
+    "random_crop",
+    "text_features",
+    "tokenize",
+]

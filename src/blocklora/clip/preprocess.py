@@ -1,0 +1,77 @@
+"""From a picture to pixel values: the model's own processor, and the random crop of training.
+
+Axes: C = 3 colours, S = the side of the square that the model reads, in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+__all__ = ["crop_size", "pixels", "random_crop"]
+
+_SCALE = (0.08, 1.0)  # share of the picture's area
+_RATIO = (3 / 4, 4 / 3)  # width / height
+_TRIES = 10
+
+
+def crop_size(processor: Any) -> int:
+    """Return S, the side of the square picture that a CLIP image processor hands to its model."""
+    size = processor.crop_size if processor.do_center_crop else processor.size
+    return int(size["height"])
+
+
+def pixels(picture: Image.Image, processor: Any, *, resized: bool = False) -> torch.Tensor:
+    """Turn an RGB picture into normalised pixel values, as the checkpoint's processor does.
+
+    Args:
+        picture: An RGB picture of any size, or of S x S where ``resized``.
+        processor: The checkpoint's image processor.
+        resized: The picture already has the model's size: only rescale and normalise it.
+
+    Returns:
+        Float32 pixel values of shape (C, S, S).
+    """
+    steps = {"do_resize": False, "do_center_crop": False} if resized else {}
+    values = processor(images=picture, return_tensors="pt", **steps)["pixel_values"]
+    return values[0]  # type: ignore[no-any-return]
+
+
+def random_crop(picture: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
+    """Cut out a random rectangle and resize it to a square, bicubically.
+
+    The rectangle has 8% to 100% of the picture's area and a ratio of 3:4 to 4:3, log-uniformly (Szegedy et
+    al. 2015, section 6; the settings of CLIP-LoRA's recipe). Where no such rectangle fits in ten draws, the
+    middle of the picture is taken.
+
+    Args:
+        picture: An RGB picture.
+        size: The side of the result in pixels.
+        generator: Where the randomness comes from.
+
+    Returns:
+        A picture of ``size`` x ``size``.
+    """
+    left, top, width, height = _random_box(picture.width, picture.height, generator)
+    cut = picture.crop((left, top, left + width, top + height))
+    return cut.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw a box (left, top, width, height) in whole pixels inside a picture of width x height."""
+    low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
+    for _ in range(_TRIES):
+        area = width * height * generator.uniform(*_SCALE)
+        ratio = math.exp(generator.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(generator.integers(0, width - w + 1))
+            top = int(generator.integers(0, height - h + 1))
+            return left, top, w, h
+    w, h = min(width, round(height * _RATIO[1])), min(height, round(width / _RATIO[0]))
+    w, h = max(w, 1), max(h, 1)
+    return (width - w) // 2, (height - h) // 2, w, h

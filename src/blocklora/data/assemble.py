@@ -1,0 +1,144 @@
+"""From labelled images in parts to a checked ``Dataset``; shared by folders and tables."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from blocklora.data.types import Dataset, Example
+from blocklora.errors import DataError
+
+__all__ = ["SPLIT_NAMES", "assemble", "count", "in_order", "name_some", "tally"]
+
+SPLIT_NAMES: dict[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Spellings of a split, in lower case, and the part each one means."""
+
+TEST_SHARE = 0.25
+NAMES_IN_A_NOTE = 5
+
+
+def assemble(
+    name: str,
+    class_names: Sequence[str],
+    parts: Mapping[str, Sequence[Example]],
+    *,
+    seed: int,
+    notes: Iterable[str] = (),
+) -> Dataset:
+    """Check the parts of a data set and, where there is no test part, hold one out.
+
+    Args:
+        name: What messages call the data set.
+        class_names: In label order.
+        parts: Images of "train", "val" and "test"; a missing key is an empty part.
+        seed: Chooses the held-out images, by its own generator.
+        notes: What the reader already decided; more are added at the end.
+
+    Returns:
+        The data set, every class of which has a training image.
+
+    Raises:
+        DataError: If there are fewer than two classes, no training images, a class without training images,
+            or no class with enough images to give one to a test set.
+    """
+    train, val, test = (tuple(parts.get(part, ())) for part in ("train", "val", "test"))
+    notes = list(notes)
+    if not train:
+        raise DataError(f"{name}: there are no training images: add some, or name their split 'train'")
+    trained = {example.label for example in train}
+    for part, examples in (("validation", val), ("test", test)):
+        unknown = sorted({example.label for example in examples} - trained)
+        if unknown:
+            raise DataError(
+                f"{name}: {name_some(class_names[label] for label in unknown)} has {part} images but no "
+                f"training images: add training images, or remove the {part} images"
+            )
+    if len(class_names) < 2:
+        raise DataError(
+            f"{name}: all {count(len(train), 'image')} belong to one class, {class_names[0]!r}, but a "
+            "classifier needs two or more: add images of a second class"
+        )
+    held_out = not test
+    if held_out:
+        train, test, found = _hold_out(name, class_names, train, seed)
+        notes += found
+    else:
+        untested = [class_names[label] for label in sorted(trained - {example.label for example in test})]
+        if untested:
+            notes.append(
+                f"{count(len(untested), 'class', 'classes')} without test images: {name_some(untested)}"
+            )
+    return Dataset(name, tuple(class_names), train, val, test, notes=tuple(notes))
+
+
+def _hold_out(
+    name: str, class_names: Sequence[str], pool: Sequence[Example], seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...], list[str]]:
+    """Take a quarter of each class, at least one image, as the test part; a lone image stays for training."""
+    rng = random.Random(seed)
+    groups: dict[int, list[int]] = {}
+    for place, example in enumerate(pool):
+        groups.setdefault(example.label, []).append(place)
+    held: set[int] = set()
+    for label in sorted(groups):
+        places = groups[label]
+        if len(places) > 1:
+            held.update(rng.sample(places, max(1, int(len(places) * TEST_SHARE + 0.5))))
+    if not held:
+        raise DataError(
+            f"{name}: there is no test split and every class has one image, so nothing is left to test on: "
+            "add a second image to a class, or a test split"
+        )
+    notes = [
+        f"no test split found: {TEST_SHARE:.0%} of each class ({len(held)} of {count(len(pool), 'image')}) "
+        f"is held out as the test set with seed {seed}; both sides come from the same pool, so similar shots "
+        "of one scene may stand on both"
+    ]
+    lone = [class_names[label] for label in sorted(groups) if len(groups[label]) == 1]
+    if lone:
+        notes.append(
+            f"{count(len(lone), 'class', 'classes')} with one image, used for training: {name_some(lone)}"
+        )
+    train = tuple(example for place, example in enumerate(pool) if place not in held)
+    return train, tuple(pool[place] for place in sorted(held)), notes
+
+
+def in_order(class_names: Iterable[str]) -> list[str]:
+    """Sort distinct names alike on every system: case ignored, numbers by value (2 before 10)."""
+
+    def key(name: str) -> tuple[list[tuple[int, str]], str]:
+        # "a10b" -> [(-1, "a"), (10, ""), (-1, "b")]: pairs compare whatever stands at one place
+        pieces = re.split(r"([0-9]+)", name.casefold())
+        return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)], name
+
+    return sorted({unicodedata.normalize("NFC", name) for name in class_names}, key=key)
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Quote up to five names, and count the rest."""
+    listed = list(names)
+    more = len(listed) - NAMES_IN_A_NOTE
+    return ", ".join(repr(name) for name in listed[:NAMES_IN_A_NOTE]) + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """Write a number with its noun: "1 image", "2 images"."""
+    return f"{n} {one}" if n == 1 else f"{n} {many or one + 's'}"
+
+
+def tally(endings: Counter[str]) -> str:
+    """List up to five file endings, most frequent first: ".txt (3), .heic (1)"."""
+    return ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in endings.most_common(NAMES_IN_A_NOTE))

@@ -1,0 +1,37 @@
+"""From class names to the sentences that CLIP's text tower reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blocklora.errors import ConfigError
+
+__all__ = ["prompts"]
+
+
+def prompts(class_names: Sequence[str], template: str) -> list[str]:
+    """Put each class name into a prompt template.
+
+    Underscores become spaces, as in CoOp's published prompts, and outer blanks go.
+
+    Args:
+        class_names: One name a class, in label order.
+        template: A sentence with "{}" exactly once, such as "a photo of a {}.". Other braces stay as written.
+
+    Returns:
+        One prompt a class, in the same order.
+
+    Raises:
+        ConfigError: If the template does not hold "{}" exactly once, or a class name is blank.
+    """
+    found = template.count("{}")
+    if found != 1:
+        raise ConfigError(
+            f"prompt template {template!r} holds '{{}}' {found} times: write '{{}}' exactly once, where the "
+            "class name goes, as in 'a photo of a {}.'; names or numbers inside the braces are not filled in"
+        )
+    names = [name.replace("_", " ").strip() for name in class_names]
+    for raw, name in zip(class_names, names, strict=True):
+        if not name:
+            raise ConfigError(f"class name {raw!r} is blank in a prompt: rename the class")
+    return [template.replace("{}", name) for name in names]

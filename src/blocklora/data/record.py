@@ -1,0 +1,157 @@
+"""Checks on the images of a run: which can be read, which stand on both sides, and a record with a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from blocklora.data.images import open_image
+from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
+from blocklora.errors import ImageError
+
+__all__ = ["leaks", "readable", "split_record"]
+
+
+def readable(
+    examples: Iterable[Example],
+    decode: Callable[[Source], Image.Image] = open_image,
+    *,
+    workers: int | None = None,
+) -> tuple[list[Example], list[Unreadable]]:
+    """Open every picture once, in threads, and part those that can be read from those that cannot.
+
+    Args:
+        examples: Pictures to try.
+        decode: Opens one source or raises ``ImageError``.
+        workers: Threads, 1 or more; by default one a processor core, at most 8.
+
+    Returns:
+        The readable examples and the unreadable ones with the reason, both in the order given.
+    """
+    examples = list(examples)
+
+    def reason(example: Example) -> str | None:
+        try:
+            decode(example.source)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(workers or _workers()) as pool:
+        reasons = list(pool.map(reason, examples))
+    good = [example for example, why in zip(examples, reasons, strict=True) if why is None]
+    bad = [Unreadable(e.image, why) for e, why in zip(examples, reasons, strict=True) if why is not None]
+    return good, bad
+
+
+def split_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str, Any]:
+    """Describe a split for ``split.json``.
+
+    Args:
+        split: The images of a run.
+        class_names: In label order.
+
+    Returns:
+        ``{"train" | "val" | "test": [{"image", "label", "class_name"}, ...], "hash": hex}``, ready for JSON.
+        The hash is a SHA-256 over class names, parts, image names, labels and the content of every picture,
+        equal on every system for equal data.
+
+    Raises:
+        ImageError: If a file can no longer be read.
+    """
+    record: dict[str, Any] = {}
+    total = hashlib.sha256(_line(list(class_names)))
+    for part, examples in _parts(split):
+        record[part] = [
+            {"image": example.image, "label": example.label, "class_name": class_names[example.label]}
+            for example in examples
+        ]
+        for example, digest in zip(examples, _digests(examples), strict=True):
+            total.update(_line([part, example.image, example.label, digest]))
+    return {**record, "hash": total.hexdigest()}
+
+
+def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
+    """Find pictures, identical byte by byte, that stand both in training or validation and in the test part.
+
+    Args:
+        split: The images of a run.
+
+    Returns:
+        Pairs of names (training or validation image, test image), in the order of the test part. A picture
+        saved anew with other bytes is not found.
+
+    Raises:
+        ImageError: If a file can no longer be read.
+    """
+    seen = [*split.train, *split.val]
+    sizes = {_size(example) for example in seen} & {_size(example) for example in split.test}
+    seen = [example for example in seen if _size(example) in sizes]  # only equal sizes can be equal
+    tested = [example for example in split.test if _size(example) in sizes]
+    first: dict[str, str] = {}
+    for example, digest in zip(seen, _digests(seen), strict=True):
+        first.setdefault(digest, example.image)
+    pairs = zip(tested, _digests(tested), strict=True)
+    return [(first[digest], example.image) for example, digest in pairs if digest in first]
+
+
+def _parts(split: FewShotSplit) -> list[tuple[str, tuple[Example, ...]]]:
+    return [("train", split.train), ("val", split.val), ("test", split.test)]
+
+
+def _line(values: list[Any]) -> bytes:
+    """Write values as one line of ASCII JSON: no two different lists give the same bytes."""
+    return json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _digests(examples: Sequence[Example]) -> list[str]:
+    with ThreadPoolExecutor(_workers()) as pool:
+        return list(pool.map(_digest, examples))
+
+
+def _digest(example: Example) -> str:
+    """Return the SHA-256 of a file's bytes, or of size and RGB pixels of a picture in memory."""
+    source = example.source
+    if isinstance(source, Image.Image):
+        picture = open_image(source, name=example.image)
+        return hashlib.sha256(_line([*picture.size]) + picture.tobytes()).hexdigest()
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    digest = hashlib.sha256()
+    try:
+        with open(source, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise _gone(source, error) from error
+    return digest.hexdigest()
+
+
+def _size(example: Example) -> tuple[int, ...]:
+    """Return a cheap number that equal pictures share: bytes of a file, or width and height."""
+    source = example.source
+    if isinstance(source, Image.Image):
+        return source.size
+    if isinstance(source, bytes):
+        return (len(source),)
+    try:
+        return (source.stat().st_size,)
+    except OSError as error:
+        raise _gone(source, error) from error
+
+
+def _gone(path: Path, error: OSError) -> ImageError:
+    return ImageError(
+        f"{path}: the file can no longer be read ({error.strerror}): put it back, or load the data anew"
+    )
+
+
+def _workers() -> int:
+    return min(8, os.cpu_count() or 1)

@@ -1,0 +1,40 @@
+"""The one exception tree of blocklora.
+
+    BlockloraError
+    ├── ConfigError (ValueError)   an option or argument has a value that cannot work
+    ├── DataError (ValueError)     a data set, image or label is missing or unusable
+    │   └── ImageError             one image file cannot be read
+    ├── ModelError (ValueError)    a CLIP checkpoint cannot be loaded or is of another kind
+    └── RunError (ValueError)      a RUN folder is missing, incomplete, damaged or in the way
+
+Every message names the file or value, says what was expected, and what to do. The command line prints it as
+one line and exits with 1; anything that is not a ``BlockloraError`` is a bug or the machine's own failure.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BlockloraError", "ConfigError", "DataError", "ImageError", "ModelError", "RunError"]
+
+
+class BlockloraError(Exception):
+    """Base of every error that blocklora raises on purpose."""
+
+
+class ConfigError(BlockloraError, ValueError):
+    """An option or argument has a value that cannot work."""
+
+
+class DataError(BlockloraError, ValueError):
+    """A data set, image or label is missing or unusable."""
+
+
+class ImageError(DataError):
+    """One image file cannot be read as a picture."""
+
+
+class ModelError(BlockloraError, ValueError):
+    """A CLIP checkpoint cannot be loaded, or is not a CLIP model."""
+
+
+class RunError(BlockloraError, ValueError):
+    """A RUN folder is missing, incomplete, damaged, or in the way."""

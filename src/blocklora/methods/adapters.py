@@ -1,0 +1,81 @@
+"""What Block-LoRA and LoRA have in common: an adapter in CLIP's layers, trained by the loop."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import PeftConfig, get_peft_model
+
+from blocklora.adapter import param_groups
+from blocklora.clip import Clip, class_features
+from blocklora.methods.options import TARGETS, Options, chosen_layers
+from blocklora.methods.task import Fitted, Task
+from blocklora.training import Checkpoint, TrainingPictures, train
+
+__all__ = ["fit_adapter", "target_pattern"]
+
+
+def target_pattern(options: Options, clip: Clip) -> str:
+    """Return the regular expression that names the adapted layers of a ``CLIPModel``."""
+    config = clip.model.config
+    depths = {"vision": config.vision_config.num_hidden_layers, "text": config.text_config.num_hidden_layers}
+    towers = list(depths) if options.towers == "both" else [options.towers]
+    blocks = [
+        rf"{tower}_model\.encoder\.layers\.({'|'.join(map(str, chosen_layers(options.layers, depths[tower])))})"
+        for tower in towers
+    ]
+    leaves = "|".join(re.escape(TARGETS[target]) for target in options.targets)
+    return rf"({'|'.join(blocks)})\.({leaves})"
+
+
+def fit_adapter(
+    config: PeftConfig,
+    task: Task,
+    clip: Clip,
+    options: Options,
+    seed: int,
+    accelerator: Accelerator,
+    *,
+    checkpoint: Checkpoint | None,
+    on_step: Callable[[int, float, float], None] | None,
+) -> Fitted:
+    """Put an adapter into both towers, train it, and compute the class features it leads to."""
+    model = _with_adapter(clip.model, config, seed)
+    counts = [sum(example.label == label for example in task.train) for label in range(len(task.class_names))]
+    augment = options.augment or ("crop-flip" if task.flip else "crop")
+    steps = options.steps(max(counts))
+    training = train(
+        model.get_base_model(),
+        param_groups(model, lr=options.lr, weight_decay=options.weight_decay),
+        task.tokens,
+        TrainingPictures(
+            task.train, clip.processor, batch_size=options.batch_size, augment=augment, seed=seed
+        ),
+        accelerator,
+        iterations=steps,
+        lr=options.lr,
+        seed=seed,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
+    return Fitted(
+        model=model,
+        class_features=class_features(model.get_base_model(), task.tokens),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        training=training,
+        selection={
+            "kept step": f"the last of {steps}, fixed beforehand; no step was chosen by accuracy",
+            "settings": "fixed beforehand: the published recipe of CLIP-LoRA, or what the command line gave",
+        },
+    )
+
+
+def _with_adapter(model: Any, config: PeftConfig, seed: int) -> Any:
+    """Return a PEFT model whose adapter starts from ``seed``; torch's own random state is left alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)

@@ -1,0 +1,39 @@
+"""CLIP-LoRA: plain LoRA in both towers of CLIP (Zanella & Ben Ayed, 2024), on PEFT's own LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from accelerate import Accelerator
+from peft import LoraConfig
+
+from blocklora.clip import Clip
+from blocklora.methods.adapters import fit_adapter, target_pattern
+from blocklora.methods.options import Options
+from blocklora.methods.task import Fitted, Task
+from blocklora.training import Checkpoint
+
+__all__ = ["fit"]
+
+
+def fit(
+    task: Task,
+    clip: Clip,
+    options: Options,
+    seed: int,
+    accelerator: Accelerator,
+    *,
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[int, float, float], None] | None = None,
+) -> Fitted:
+    """Fit LoRA; see ``Method``."""
+    config = LoraConfig(
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        use_rslora=True,
+        target_modules=target_pattern(options, clip),
+    )
+    return fit_adapter(
+        config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step
+    )

@@ -1,0 +1,34 @@
+"""Zero-shot: CLIP as it is, from the class names alone (Radford et al., 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from accelerate import Accelerator
+
+from blocklora.clip import Clip, class_features
+from blocklora.methods.options import Options
+from blocklora.methods.task import Fitted, Task
+from blocklora.training import Checkpoint
+
+__all__ = ["fit"]
+
+
+def fit(
+    task: Task,
+    clip: Clip,
+    options: Options,
+    seed: int,
+    accelerator: Accelerator,
+    *,
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[int, float, float], None] | None = None,
+) -> Fitted:
+    """Compute the class features; nothing is trained. See ``Method``."""
+    return Fitted(
+        model=clip.model,
+        class_features=class_features(clip.model, task.tokens),
+        trainable_parameters=0,
+        training=None,
+        selection={"settings": "nothing was trained or chosen"},
+    )

@@ -1,0 +1,112 @@
+"""How sure a count of right answers makes us: intervals, and a test for two models on the same pictures."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from scipy.stats import binomtest
+
+from blocklora.errors import ConfigError, DataError
+
+__all__ = ["mcnemar_exact", "paired_difference_interval", "wilson_interval"]
+
+
+def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, without continuity correction.
+
+    It stays inside [0, 1] and keeps its coverage near 0 and 1 and for few pictures, where the usual
+    "plus or minus two standard errors" fails.
+
+    Args:
+        n_correct: Right answers, 0..n.
+        n: Answers, at least 1.
+        confidence: In (0, 1).
+
+    Returns:
+        The lower and the upper limit, in [0, 1].
+
+    Raises:
+        ConfigError: The confidence is not strictly between 0 and 1.
+        DataError: The counts are impossible.
+
+    Source:
+        Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212; recommended by Brown, Cai and DasGupta,
+        Statistical Science 16 (2001) 101-133.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; expected a value between 0 and 1, such as 0.95.")
+    if not 0 <= n_correct <= n or n < 1:
+        raise DataError(
+            f"{n_correct} right of {n} has no interval; expected at least one answer, and 0 to n right."
+        )
+    limits = binomtest(int(n_correct), int(n)).proportion_ci(confidence, method="wilson")
+    return float(limits.low), float(limits.high)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """The exact McNemar test of two models on the same pictures.
+
+    Only the pictures that one model gets right and the other wrong say which is better. If the models were
+    equally good, either would win such a picture with probability 1/2: a two-sided binomial test.
+
+    Args:
+        only_first: Pictures that only the first model gets right.
+        only_second: Pictures that only the second model gets right.
+
+    Returns:
+        The p-value, in (0, 1]; 1 if the models are right on the same pictures.
+
+    Source:
+        McNemar, Psychometrika 12 (1947) 153-157, with the binomial distribution in place of chi-squared.
+    """
+    discordant = only_first + only_second
+    return float(binomtest(int(only_first), int(discordant), 0.5).pvalue) if discordant else 1.0
+
+
+def paired_difference_interval(
+    both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Newcombe's interval of the difference of two accuracies on the same pictures (his method 10).
+
+    It joins the two Wilson intervals by the correlation of the models' answers, so that, unlike the Wald
+    interval, it neither collapses to a point where the models agree nor leaves [-1, 1].
+
+    Args:
+        both: Pictures that both models get right.
+        only_first: Pictures that only the first gets right.
+        only_second: Pictures that only the second gets right.
+        neither: Pictures that both get wrong.
+        confidence: In (0, 1).
+
+    Returns:
+        The lower and upper limit of (accuracy of the first - accuracy of the second), in [-1, 1].
+
+    Raises:
+        ConfigError: The confidence is not strictly between 0 and 1.
+        DataError: There is no picture.
+
+    Source:
+        Newcombe, Statistics in Medicine 17 (1998) 2635-2650.
+    """
+    n = both + only_first + only_second + neither
+    first, second = both + only_first, both + only_second
+    low_1, high_1 = wilson_interval(first, n, confidence)
+    low_2, high_2 = wilson_interval(second, n, confidence)
+    down_1, up_1 = first / n - low_1, high_1 - first / n
+    down_2, up_2 = second / n - low_2, high_2 - second / n
+    phi = _correlation(both, only_first, only_second, neither)
+    difference = (only_first - only_second) / n
+    # max(.., 0): a sum of squares in exact arithmetic, which rounding may bring just below 0
+    below = sqrt(max(down_1**2 - 2 * phi * down_1 * up_2 + up_2**2, 0.0))
+    above = sqrt(max(up_1**2 - 2 * phi * up_1 * down_2 + down_2**2, 0.0))
+    return difference - below, difference + above
+
+
+def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
+    """Newcombe's phi: the correlation of right answers, drawn towards 0 by n/2 where it is positive."""
+    n = both + only_first + only_second + neither
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    covariance = float(both * neither - only_first * only_second)
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0.0)
+    return covariance / sqrt(margins) if margins else 0.0

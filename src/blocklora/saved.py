@@ -1,0 +1,183 @@
+"""A fitted classifier on disk: ``adapter/``, ``class_features.safetensors`` and ``classifier.json``.
+
+``classifier.json`` is written last: a folder without it is not a classifier. It names the base model, its
+revision and a hash of its image tower, so an adapter never meets weights it was not trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+import blocklora.adapter  # noqa: F401  (makes Block-LoRA known to PEFT)
+from blocklora.clip import load_image_tower
+from blocklora.errors import RunError
+from blocklora.files import write_bytes, write_folder, write_json
+
+__all__ = ["CLASSIFIER", "Saved", "read_classifier", "versions", "write_classifier"]
+
+CLASSIFIER = "classifier.json"
+_FORMAT = 1
+_ADAPTER, _FEATURES = "adapter", "class_features.safetensors"
+_PACKAGES = ("blocklora", "torch", "transformers", "peft", "accelerate", "safetensors", "pillow", "numpy")
+
+
+@dataclass
+class Saved:
+    """A fitted classifier in memory.
+
+    Attributes:
+        method: How it was fitted.
+        model: A ``CLIPModel`` or ``CLIPVisionModelWithProjection``, or a ``PeftModel`` around one.
+        processor: The image processor.
+        model_id: The base model: a hub id, an absolute folder, or ``tiny``.
+        revision: The hub's commit.
+        sha256: ``image_tower_hash`` of the base model.
+        class_names: N names.
+        prompts: N sentences.
+        class_features: Unit features (N, D) of the adapted text tower.
+        zero_shot_features: Unit features (N, D) of the text tower as it was.
+        logit_scale: What cosines are multiplied by.
+        temperature: What logits are divided by.
+    """
+
+    method: str
+    model: Any
+    processor: Any
+    model_id: str
+    revision: str | None
+    sha256: str
+    class_names: tuple[str, ...]
+    prompts: tuple[str, ...]
+    class_features: torch.Tensor
+    zero_shot_features: torch.Tensor
+    logit_scale: float
+    temperature: float
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
+    """Write a classifier into a folder, which is made if need be; other files in it are left alone."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: this is a file; expected a folder, or a new name for one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(saved.model, PeftModel):
+        with write_folder(folder / _ADAPTER) as adapter:
+            _write_adapter(adapter, saved)
+    features = {"adapted": saved.class_features, "zero_shot": saved.zero_shot_features}
+    write_bytes(folder / _FEATURES, save({name: value.contiguous() for name, value in features.items()}))
+    write_json(
+        folder / CLASSIFIER,
+        {
+            "format": _FORMAT,
+            "method": saved.method,
+            "model": saved.model_id,
+            "revision": saved.revision,
+            "image_tower_sha256": saved.sha256,
+            "image_tower_adapted": _adapts_image_tower(saved.model),
+            "labels": labels,
+            "class_names": list(saved.class_names),
+            "prompts": list(saved.prompts),
+            "logit_scale": saved.logit_scale,
+            "temperature": saved.temperature,
+            "preprocessing": json.loads(saved.processor.to_json_string()),
+            "versions": versions(),
+        },
+    )
+
+
+def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
+    """Read a classifier back: the image tower only, without the text tower or any training data.
+
+    Returns:
+        The classifier, and its labels.
+
+    Raises:
+        RunError: The folder is missing, incomplete or damaged, or the base model has other weights now.
+        ModelError: The base model cannot be loaded.
+    """
+    record, features = _read_record(folder)
+    tower = load_image_tower(record["model"], record["revision"])
+    if tower.sha256 != record["image_tower_sha256"]:
+        raise RunError(
+            f"{folder}: the base model '{record['model']}' has other weights than when this classifier was "
+            "made; fit it again, or put the old weights back."
+        )
+    model = _with_adapter(tower.model, folder / _ADAPTER) if record["image_tower_adapted"] else tower.model
+    saved = Saved(
+        method=record["method"],
+        model=model,
+        processor=tower.processor,
+        model_id=record["model"],
+        revision=record["revision"],
+        sha256=tower.sha256,
+        class_names=tuple(record["class_names"]),
+        prompts=tuple(record["prompts"]),
+        class_features=features["adapted"],
+        zero_shot_features=features["zero_shot"],
+        logit_scale=record["logit_scale"],
+        temperature=record["temperature"],
+    )
+    return saved, record["labels"]
+
+
+def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read classifier.json and the class features."""
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder; expected a RUN folder that 'blocklora fit' has written.")
+    if not (folder / CLASSIFIER).is_file():
+        raise RunError(
+            f"{folder}: holds no {CLASSIFIER}, so it is not a finished run; finish it with 'blocklora fit ... "
+            "--resume', or name another folder."
+        )
+    try:
+        record = json.loads((folder / CLASSIFIER).read_text(encoding="utf-8"))
+        features = load_file(folder / _FEATURES)
+        if record["format"] != _FORMAT:
+            raise RunError(
+                f"{folder}: format {record['format']} of {CLASSIFIER} is not known to this version of blocklora; "
+                "upgrade blocklora."
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RunError(f"{folder}: this classifier is damaged ({error}); fit it again.") from error
+    return record, features
+
+
+def _adapts_image_tower(model: Any) -> bool:
+    """Return whether any of an adapter's layers stands in the image tower."""
+    return isinstance(model, PeftModel) and any(
+        "vision_model." in name and isinstance(module, BaseTunerLayer) for name, module in model.named_modules()
+    )
+
+
+def _write_adapter(folder: Path, saved: Saved) -> None:
+    """Write PEFT's files, naming the base model as the user knows it."""
+    config = saved.model.peft_config["default"]
+    config.base_model_name_or_path, config.revision = saved.model_id, saved.revision
+    saved.model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card says nothing of this run
+
+
+def _with_adapter(tower: torch.nn.Module, folder: Path) -> Any:
+    """Load an adapter into the image tower; the text tower's part of it is left in the file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return PeftModel.from_pretrained(tower, str(folder)).eval()
+        except Exception as error:
+            raise RunError(f"{folder}: this adapter cannot be read ({error}); fit it again.") from error

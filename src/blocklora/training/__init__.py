@@ -1,0 +1,16 @@
+"""Training: the device, the pictures of every step, the loop, and its checkpoint."""
+
+from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.device import make_accelerator, peak_memory_bytes, resolve_precision
+from blocklora.training.loop import Training, train
+from blocklora.training.pictures import TrainingPictures
+
+__all__ = [
+    "Checkpoint",
+    "Training",
+    "TrainingPictures",
+    "make_accelerator",
+    "peak_memory_bytes",
+    "resolve_precision",
+    "train",
+]

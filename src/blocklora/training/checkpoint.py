@@ -1,0 +1,111 @@
+"""The state of a training run in one safetensors file, always whole.
+
+torch and accelerate save optimizer state by pickle, which blocklora neither writes nor reads; so the few
+tensors of it are stored by name, and the plain numbers as JSON in the file's header.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from blocklora.errors import RunError
+from blocklora.files import write_bytes
+
+__all__ = ["Checkpoint"]
+
+_PARAMETER, _OPTIMIZER, _LOSSES = "parameter/", "optimizer/", "losses"
+
+
+class Checkpoint:
+    """Where a run keeps its state.
+
+    Args:
+        path: The file; its folder must exist.
+        fingerprint: What the run is, as a string: a state is only resumed by the very same run.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self._fingerprint = fingerprint
+
+    def save(
+        self,
+        step: int,
+        parameters: dict[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        losses: torch.Tensor,
+        scaler: dict[str, Any] | None,
+    ) -> None:
+        """Write the state after ``step`` steps; the file before it is replaced only once this one is whole."""
+        tensors = {_PARAMETER + name: parameter.detach() for name, parameter in parameters.items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{_OPTIMIZER}{index}/{key}": value for key, value in state.items()}
+        tensors[_LOSSES] = losses[:step]
+        header = {
+            "step": step,
+            "fingerprint": self._fingerprint,
+            "scheduler": scheduler.state_dict(),
+            "scaler": scaler,
+        }
+        content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(self.path, save(content, metadata={"state": json.dumps(header)}))
+
+    def restore(
+        self,
+        parameters: dict[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        losses: torch.Tensor,
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Put everything back as it was saved.
+
+        Returns:
+            How many steps were done, and the loss scaler's state if there is one.
+
+        Raises:
+            RunError: The file is damaged, or belongs to a run with other settings or other pictures.
+        """
+        header, tensors = self._read()
+        if header["fingerprint"] != self._fingerprint:
+            raise RunError(
+                f"{self.path}: this checkpoint was made with other settings or other pictures; resume with the "
+                "same command that started the run, or start anew with another --out."
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[_PARAMETER + name])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(_OPTIMIZER):
+                index, key = name.removeprefix(_OPTIMIZER).split("/")
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        scheduler.load_state_dict(header["scheduler"])
+        for group, lr in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr
+        step = int(header["step"])
+        losses[:step] = tensors[_LOSSES].to(losses)
+        return step, header["scaler"]
+
+    def remove(self) -> None:
+        """Delete the file, if it is there."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Return the header's JSON and all tensors."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path}: this checkpoint is damaged ({error}); delete it to start the run anew."
+            ) from error
+        return header, tensors

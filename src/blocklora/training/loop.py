@@ -1,0 +1,192 @@
+"""The training loop: pictures and class prompts in, an adapter that tells the classes apart out.
+
+Axes: B = pictures of a batch, N = classes, D = the width of the shared space.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from blocklora.clip.features import image_features, read_ahead, text_features
+from blocklora.errors import ConfigError
+from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.pictures import TrainingPictures
+
+__all__ = ["Training", "cosine", "train"]
+
+_LAST_LR = 1e-6  # where the cosine ends
+_BETAS = (0.9, 0.999)
+_DROPOUT = 2  # what a random stream is for, beside those of training/pictures.py
+_SHOW_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training run leaves behind, beside the trained parameters in the model.
+
+    Attributes:
+        losses: The cross-entropy of every step, (steps,), float64 on the CPU.
+        lr: The learning rate.
+        seconds: Time in the loop; of a resumed run, since it was resumed.
+    """
+
+    losses: torch.Tensor
+    lr: float
+    seconds: float
+
+    def history(self, points: int = 200) -> list[dict[str, float]]:
+        """Return up to about ``points`` rows of step, mean loss since the last row, and learning rate."""
+        steps = len(self.losses)
+        width = max(1, math.ceil(steps / points))
+        return [
+            {
+                "step": min(start + width, steps),
+                "loss": float(self.losses[start : start + width].mean()),
+                "lr": self.lr * cosine(start, steps, self.lr),
+            }
+            for start in range(0, steps, width)
+        ]
+
+
+def cosine(step: int, steps: int, lr: float) -> float:
+    """Return the factor on the learning rate at a step: half a cosine from 1 down to 1e-6 / ``lr``."""
+    last = min(_LAST_LR / lr, 1.0)
+    return last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def train(
+    model: Any,
+    groups: list[dict[str, Any]],
+    tokens: torch.Tensor,
+    pictures: TrainingPictures,
+    accelerator: Accelerator,
+    *,
+    iterations: int,
+    lr: float,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    save_seconds: float = 20.0,
+    on_step: Callable[[int, float, float], None] | None = None,
+) -> Training:
+    """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
+
+    Args:
+        model: A ``CLIPModel`` on the accelerator's device, with an adapter in its layers.
+        groups: Parameter groups for AdamW, with their learning rates and weight decays.
+        tokens: Token ids of the class prompts (N, L).
+        pictures: The batches.
+        accelerator: Device and precision.
+        iterations: Steps in all.
+        lr: The learning rate that the schedule's end, 1e-6, refers to.
+        seed: Where the dropout masks come from.
+        checkpoint: Where to keep the state; if it is there already, the run goes on from it.
+        save_seconds: How often to keep it. It is also kept when Ctrl-C stops the run between two steps.
+        on_step: Told the step, its loss and its learning rate, a few times a second.
+
+    Raises:
+        ConfigError: The loss is no longer a number.
+        RunError: The checkpoint is damaged or belongs to another run.
+        KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
+    """
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(groups, betas=_BETAS)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(cosine, steps=iterations, lr=lr))
+    device = accelerator.device
+    losses = torch.zeros(iterations, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    scaler, start = accelerator.scaler, 0
+    if checkpoint and checkpoint.path.exists():
+        start, scaler_state = checkpoint.restore(parameters, optimizer, scheduler, losses)
+        if scaler and scaler_state:
+            scaler.load_state_dict(scaler_state)
+    prepared = accelerator.prepare_optimizer(optimizer)
+    tokens, scale = tokens.to(device), model.logit_scale.detach().exp()
+
+    def save(step: int) -> None:
+        if checkpoint:
+            state = scaler.state_dict() if scaler else None
+            checkpoint.save(step, parameters, optimizer, scheduler, losses, state)
+
+    model.train()
+    began = shown = saved = time.monotonic()
+    batches = read_ahead(pictures.batch, range(start, iterations), ahead=3, workers=2)
+    with _own_random_stream(device), _stop_between_steps() as stop:
+        for step, (pixel_values, labels) in enumerate(batches, start):
+            torch.manual_seed(_dropout_seed(seed, step))
+            with accelerator.autocast():
+                images = image_features(model, pixel_values.to(device))  # (B, D)
+                classes = text_features(model, tokens)  # (N, D)
+                logits = scale * images @ classes.T  # (B, N)
+            loss = F.cross_entropy(logits.float(), labels.to(device))
+            accelerator.backward(loss)
+            lr_now = scheduler.get_last_lr()[0]
+            prepared.step()
+            prepared.zero_grad()
+            scheduler.step()
+            losses[step] = loss.detach()
+            now, last = time.monotonic(), step + 1 == iterations
+            if last or now - shown >= _SHOW_SECONDS:
+                shown = now
+                _show(step + 1, loss.item(), lr_now, on_step)
+            if stop.is_set() or last or now - saved >= save_seconds:
+                saved = now
+                save(step + 1)
+            if stop.is_set() and not last:
+                raise KeyboardInterrupt
+    model.eval()
+    return Training(losses.cpu().double(), lr, time.monotonic() - began)
+
+
+def _show(step: int, loss: float, lr: float, on_step: Callable[[int, float, float], None] | None) -> None:
+    """Report a step, and stop a run whose loss has left the numbers."""
+    if not math.isfinite(loss):
+        raise ConfigError(
+            f"the loss became {loss} at step {step}: lower the learning rate (--lr) or use --precision fp32."
+        )
+    if on_step:
+        on_step(step, loss, lr)
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    """Return the seed of a step's dropout masks."""
+    return int(np.random.SeedSequence((seed, _DROPOUT, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _own_random_stream(device: torch.device) -> Iterator[None]:
+    """Seed torch inside, and leave the caller's random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def _stop_between_steps() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that no step is cut in half; a second one stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def on_signal(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,89 @@
+"""The training pictures of every step: which ones, and how they are cut and flipped.
+
+Everything follows from (seed, step) alone, so a resumed run sees what an uninterrupted one would have seen.
+Axes: B = pictures of a batch, S = the side that the model reads, in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from blocklora.clip import crop_size, pixels, random_crop
+from blocklora.data import Example, open_image
+
+__all__ = ["Augment", "TrainingPictures"]
+
+Augment = Literal["crop-flip", "crop", "none"]
+_ORDER, _CUT = 0, 1  # what a random stream is for
+_KEPT_BYTES = 2 * 1024**3
+_LARGER = 4  # photos are decoded at no less than this many times S, enough for the smallest crop
+
+
+class TrainingPictures:
+    """Batches of pixel values, by step.
+
+    Every epoch shuffles all pictures and cuts them into batches; the last batch may be smaller.
+
+    Args:
+        examples: Readable pictures with their labels.
+        processor: The checkpoint's image processor.
+        batch_size: The largest B.
+        augment: ``crop-flip`` (a random crop of 8% to 100% of the area, then a mirror image half of the
+            time), ``crop`` (no mirror image), or ``none`` (what a test picture gets).
+        seed: Where all randomness comes from.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], processor: Any, *, batch_size: int, augment: Augment, seed: int
+    ) -> None:
+        self._examples = examples
+        self._processor = processor
+        self._batch_size = min(batch_size, len(examples))
+        self._augment = augment
+        self._seed = seed
+        self._size = crop_size(processor)
+        self._kept: dict[int, Image.Image] = {}
+        self._kept_bytes = 0
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0."""
+        chosen = self.indices(step)
+        values = [self._pixels(index, step, place) for place, index in enumerate(chosen)]
+        labels = [self._examples[index].label for index in chosen]
+        return torch.stack(values), torch.tensor(labels)
+
+    def indices(self, step: int) -> list[int]:
+        """Return which examples make up the batch of a step."""
+        batches = -(-len(self._examples) // self._batch_size)
+        epoch, batch = divmod(step, batches)
+        order = np.random.default_rng((self._seed, _ORDER, epoch)).permutation(len(self._examples))
+        chosen: list[int] = order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
+        return chosen
+
+    def _pixels(self, index: int, step: int, place: int) -> torch.Tensor:
+        """Return the pixel values (3, S, S) of one example at one place of one step."""
+        picture = self._open(index)
+        if self._augment == "none":
+            return pixels(picture, self._processor)
+        generator = np.random.default_rng((self._seed, _CUT, step, place))
+        cut = random_crop(picture, self._size, generator)
+        if self._augment == "crop-flip" and generator.random() < 0.5:
+            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return pixels(cut, self._processor, resized=True)
+
+    def _open(self, index: int) -> Image.Image:
+        """Decode a picture, and keep it while there is room."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        picture = open_image(self._examples[index].source, min_side=_LARGER * self._size)
+        size = 3 * picture.width * picture.height
+        if self._kept_bytes + size <= _KEPT_BYTES:
+            self._kept[index] = picture
+            self._kept_bytes += size
+        return picture

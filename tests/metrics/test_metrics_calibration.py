@@ -1,0 +1,194 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import log_loss
+
+from blocklora.errors import ConfigError, DataError
+from blocklora.metrics import (
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability_bins,
+)
+
+
+@st.composite
+def cases(draw):
+    """(N, C) logits and (N,) labels, drawn from a seed."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n, n_classes = draw(st.integers(1, 60)), draw(st.integers(2, 6))
+    logits = rng.normal(size=(n, n_classes)) * draw(st.floats(0.1, 8))
+    return logits, rng.integers(0, n_classes, n)
+
+
+def slow_ece(probabilities, labels, n_bins):
+    """Guo et al., equation 3, word for word."""
+    total = 0.0
+    for b in range(n_bins):
+        inside = [
+            (max(row), int(np.argmax(row)) == label)
+            for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True)
+            if b < max(row) * n_bins <= b + 1
+        ]
+        if inside:
+            confidence = sum(c for c, _ in inside) / len(inside)
+            accuracy = sum(right for _, right in inside) / len(inside)
+            total += len(inside) / len(labels) * abs(accuracy - confidence)
+    return total
+
+
+def grid_temperature(logits, labels, weight):
+    """The best of 5,001 temperatures, spaced evenly in 1/T."""
+    inverses = np.linspace(1 / 20, 1 / 0.05, 5_001)
+    losses = [
+        -log_softmax(logits * b, axis=1)[np.arange(len(labels)), labels].sum()
+        + weight * (b - 1 - math.log(b))
+        for b in inverses
+    ]
+    return 1 / inverses[int(np.argmin(losses))], inverses
+
+
+@given(cases(), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_ece_is_that_of_the_formula_and_a_share(case, n_bins):
+    probabilities, labels = softmax(case[0], axis=1), case[1]
+    ece = expected_calibration_error(probabilities, labels, n_bins)
+    assert ece == pytest.approx(slow_ece(probabilities, labels, n_bins), abs=1e-12)
+    assert 0 <= ece <= 1
+
+
+@given(cases(), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_order_of_pictures_does_not_matter(case, seed):
+    logits, labels = case
+    order = np.random.default_rng(seed).permutation(len(labels))
+    probabilities = softmax(logits, axis=1)
+    for metric in (expected_calibration_error, negative_log_likelihood):
+        assert metric(probabilities[order], labels[order]) == pytest.approx(metric(probabilities, labels))
+    assert fit_temperature(logits[order], labels[order]) == pytest.approx(
+        fit_temperature(logits, labels), rel=1e-4
+    )
+
+
+@given(cases(), st.integers(1, 20))
+@settings(max_examples=40, deadline=None)
+def test_bins_hold_every_picture_once(case, n_bins):
+    probabilities, labels = softmax(case[0], axis=1), case[1]
+    bins = reliability_bins(probabilities, labels, n_bins)
+    assert len(bins["edges"]) == n_bins + 1
+    assert sum(bins["counts"]) == len(labels)
+    right = sum(n * a for n, a in zip(bins["counts"], bins["accuracy"], strict=True) if n)
+    assert right == pytest.approx((probabilities.argmax(1) == labels).sum())
+    for low, high, n, confidence in zip(
+        bins["edges"], bins["edges"][1:], bins["counts"], bins["confidence"], strict=False
+    ):
+        assert (n == 0) == (confidence is None)
+        assert n == 0 or low - 1e-12 <= confidence <= high + 1e-12
+
+
+def test_an_edge_belongs_to_the_bin_below():
+    bins = reliability_bins([[0.5, 0.5], [0.5000001, 0.4999999], [1.0, 0.0]], [0, 0, 0], n_bins=2)
+    assert bins["counts"] == [1, 2]
+    assert bins["edges"] == [0.0, 0.5, 1.0]
+
+
+def test_perfect_and_always_wrong_classifiers():
+    sure, labels = np.eye(3)[[0, 1, 2, 1]], np.array([0, 1, 2, 1])
+    assert expected_calibration_error(sure, labels) == 0
+    assert negative_log_likelihood(sure, labels) == 0
+    assert expected_calibration_error(sure, (labels + 1) % 3) == 1
+    assert negative_log_likelihood(sure, (labels + 1) % 3) == pytest.approx(87.3365, abs=1e-3)  # finite
+
+
+def test_constant_classifier_is_as_wrong_as_its_confidence_is_far_from_its_accuracy():
+    probabilities, labels = np.tile([0.7, 0.3], (10, 1)), np.array([0] * 4 + [1] * 6)
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.3)
+
+
+def test_rounding_above_one_is_accepted():
+    rows = np.array([[1.0000002, 0.0]], dtype=np.float32)
+    assert reliability_bins(rows, [0])["confidence"][-1] == 1.0
+    assert negative_log_likelihood(rows, [0]) == 0
+
+
+@given(cases())
+@settings(max_examples=40, deadline=None)
+def test_nll_is_the_log_loss_of_scikit_learn(case):
+    probabilities, labels = softmax(case[0], axis=1), case[1]
+    theirs = log_loss(labels, probabilities, labels=range(probabilities.shape[1]))
+    assert negative_log_likelihood(probabilities, labels) == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+
+
+@given(cases())
+@settings(max_examples=8, deadline=None)
+def test_temperature_is_the_best_of_a_grid(case):
+    logits, labels = case
+    expected, inverses = grid_temperature(logits, labels, weight=1)
+    ours = fit_temperature(logits, labels)
+    assert abs(1 / ours - 1 / expected) <= inverses[1] - inverses[0]
+
+
+@given(cases())
+@settings(max_examples=30, deadline=None)
+def test_temperature_stays_in_bounds_and_keeps_the_answers(case):
+    logits, labels = case
+    temperature = fit_temperature(logits, labels)
+    assert 0.05 <= temperature <= 20
+    assert (logits / temperature).argmax(axis=1).tolist() == logits.argmax(axis=1).tolist()
+
+
+def test_temperature_undoes_a_known_scale_and_many_pictures_outweigh_the_second_term():
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(4000, 5))
+    labels = np.array([rng.choice(5, p=row) for row in softmax(honest, axis=1)])
+    assert fit_temperature(3 * honest, labels) == pytest.approx(3, rel=0.06)
+    plain, _ = grid_temperature(3 * honest[:1000], labels[:1000], weight=0)
+    assert fit_temperature(3 * honest[:1000], labels[:1000]) == pytest.approx(plain, rel=0.02)
+
+
+def test_few_pictures_move_the_temperature_a_little():
+    logits = np.array([[3.0, 0.0, 0.0]])
+    assert 0.7 < fit_temperature(logits, [0]) < 1
+    assert 1 < fit_temperature(logits, [1]) < 4
+    all_right = [fit_temperature(np.tile(logits, (n, 1)), [0] * n) for n in (1, 10, 100, 1000)]
+    assert all_right == sorted(all_right, reverse=True)
+    assert all_right[-1] > 0.25
+
+
+def test_bounds_hold_for_absurd_logits():
+    many_wrong = np.tile([1000.0, 0.0], (50, 1))
+    assert fit_temperature(many_wrong, [1] * 50) == pytest.approx(20, rel=1e-4)
+    many_right = np.tile([1e-2, 0.0], (10**5, 1))
+    assert fit_temperature(many_right, np.zeros(10**5, int)) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_temperature_is_one_without_evidence():
+    assert fit_temperature(np.empty((0, 4)), []) == 1.0
+    assert fit_temperature([[2.0], [5.0]], [0, 0]) == 1.0
+
+
+@pytest.mark.parametrize("n_bins", [0, -3])
+def test_no_bins_is_refused(n_bins):
+    with pytest.raises(ConfigError, match=f"n_bins is {n_bins}; expected 1 or more"):
+        reliability_bins([[1.0, 0.0]], [0], n_bins)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        ([1.0, 2.0], [0, 1], r"logits has shape \(2,\)"),
+        (np.empty((3, 0)), [0, 0, 0], r"logits has shape \(3, 0\)"),
+        ([[0.0, 1.0], [math.nan, 1.0]], [0, 1], "not finite, in row 1"),
+        ([[0.0, math.inf]], [0], "not finite, in row 0"),
+        ([[0.0, 1.0]], [0, 1], r"labels has shape \(2,\); expected \(1,\)"),
+        ([[0.0, 1.0]], [2], "labels holds 2; expected 0 to 1"),
+        ([[0.0, 1.0]], [0.5], "labels holds float64 values"),
+    ],
+)
+def test_unusable_logits_are_refused(logits, labels, message):
+    with pytest.raises(DataError, match=message):
+        fit_temperature(logits, labels)
