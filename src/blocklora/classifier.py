@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from blocklora.clip import (
     Clip,
     Encoded,
-    ImageTower,
     class_features,
     encode_pictures,
     image_features,
@@ -138,7 +137,9 @@ class FewShotClassifier:
         The test part is not touched. Arguments beyond the split are ``blocklora.training.train``'s.
         """
         if len(dataset.class_names) < 2:
-            raise DataError(f"{dataset.name}: {len(dataset.class_names)} class; a classifier needs two or more.")
+            raise DataError(
+                f"{dataset.name}: {len(dataset.class_names)} class; a classifier needs two or more."
+            )
         train, bad_train = readable(split.train)
         val, bad_val = readable(split.val)
         self.unreadable_ = (*bad_train, *bad_val)
@@ -146,8 +147,7 @@ class FewShotClassifier:
         clip = load_clip(self.model)
         clip.model.to(self._accelerator.device)
         sentences = tuple(prompts(dataset.class_names, self.prompt))
-        length = clip.model.config.text_config.max_position_embeddings
-        tokens, cut = tokenize(sentences, clip.tokenizer, length)
+        tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
         task = Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip)
         zero_shot = class_features(clip.model, tokens)
         fitted = METHODS[self.method](
@@ -156,7 +156,11 @@ class FewShotClassifier:
         self.classes_ = np.asarray(dataset.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
         self._fit_temperature(val)
-        self.notes_ = (*split.notes, *_prompt_notes(cut, length), *self._temperature_note(len(val)))
+        self.notes_ = (
+            *split.notes,
+            *_prompt_notes(cut, clip.context_length),
+            *self._temperature_note(len(val)),
+        )
         return fitted
 
     def predict(self, images: Sequence[Picture]) -> NDArray[Any]:
@@ -174,7 +178,7 @@ class FewShotClassifier:
         if encoded.unreadable:
             more = f" ({len(encoded.unreadable)} pictures in all)" if len(encoded.unreadable) > 1 else ""
             raise ImageError(f"{encoded.unreadable[0].reason}{more}")
-        return self.probabilities(encoded.features)
+        return self.fitted.probabilities(encoded.features)
 
     def score(self, images: Sequence[Picture], labels: Sequence[Any]) -> float:
         """Return the share of pictures whose most probable label is right."""
@@ -188,7 +192,7 @@ class FewShotClassifier:
         on_batch: Callable[[int], None] | None = None,
     ) -> Encoded:
         """Compute unit image features (M, D); with ``zero_shot`` (M, 2, D): adapted, and without the adapter."""
-        saved = self._fitted()
+        saved = self.fitted
         model = saved.model
 
         def forward(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -205,32 +209,34 @@ class FewShotClassifier:
             pictures, forward, saved.processor, device=self._accelerator.device, on_batch=on_batch
         )
 
-    def probabilities(self, features: torch.Tensor) -> NDArray[np.float64]:
-        """Turn adapted image features (M, D) into probabilities (M, N)."""
-        saved = self._fitted()
-        if not len(features):
-            return np.empty((0, len(saved.class_names)))
-        logits = self._logits(features) / saved.temperature
-        return np.asarray(logits.softmax(dim=1).numpy())
+    @property
+    def fitted(self) -> Saved:
+        """What was fitted or loaded: class features, temperature, and what turns features into probabilities.
 
-    def zero_shot_labels(self, features: torch.Tensor) -> NDArray[np.int64]:
-        """Return the class index (M,) that plain CLIP gives image features (M, D) of its own tower."""
-        return np.asarray((features @ self._fitted().zero_shot_features.T).argmax(dim=1).numpy())
+        Raises:
+            ConfigError: Nothing was, yet.
+        """
+        if self._saved is None:
+            raise ConfigError(
+                "this classifier is not fitted yet; call fit(images, labels) or load(path) first."
+            )
+        return self._saved
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self._accelerator.device
+        return torch.device(self._accelerator.device)
 
     @property
     def precision(self) -> str:
         """What it computes in: ``fp32``, ``bf16`` or ``fp16``."""
-        return {"no": "fp32"}.get(self._accelerator.mixed_precision, self._accelerator.mixed_precision)
+        name = str(self._accelerator.mixed_precision)
+        return "fp32" if name == "no" else name
 
     @property
     def temperature_(self) -> float:
         """What the logits are divided by before the softmax."""
-        return self._fitted().temperature
+        return self.fitted.temperature
 
     def save(self, path: str | Path) -> None:
         """Write the classifier to a folder: adapter/, class_features.safetensors, classifier.json.
@@ -238,7 +244,7 @@ class FewShotClassifier:
         Raises:
             RunError: The folder holds something else.
         """
-        write_classifier(Path(path), self._fitted(), self.classes_.tolist())
+        write_classifier(Path(path), self.fitted, self.classes_.tolist())
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> FewShotClassifier:
@@ -255,23 +261,12 @@ class FewShotClassifier:
         classifier.classes_ = np.asarray(labels)
         return classifier
 
-    def _fitted(self) -> Saved:
-        """Return what was fitted or loaded."""
-        if self._saved is None:
-            raise ConfigError("this classifier is not fitted yet; call fit(images, labels) or load(path) first.")
-        return self._saved
-
-    def _logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Return scaled cosines (M, N) in float64."""
-        saved = self._fitted()
-        return saved.logit_scale * features.double() @ saved.class_features.double().T
-
     def _fit_temperature(self, val: Sequence[Example]) -> None:
         """Set the temperature that makes the validation pictures most probable."""
         if val:
             encoded = self.encode([(example.image, example.source) for example in val])
             labels = np.array([val[index].label for index in encoded.kept])
-            self._fitted().temperature = fit_temperature(self._logits(encoded.features).numpy(), labels)
+            self.fitted.temperature = fit_temperature(self.fitted.logits(encoded.features).numpy(), labels)
 
     def _temperature_note(self, n_val: int) -> tuple[str, ...]:
         """Say where the temperature comes from."""

@@ -1,9 +1,4 @@
-"""One run from a data set to a RUN folder: sample, fit, and only then look at the test pictures.
-
-A RUN folder fills in this order: config.json and split.json (what will be done), checkpoint.safetensors (while
-training), adapter/, class_features.safetensors and classifier.json (what was learned), report.html, and last
-metrics.json: a folder that has it is finished.
-"""
+"""One run from a data set to a RUN folder: sample, fit, and only then look at the test pictures."""
 
 from __future__ import annotations
 
@@ -29,18 +24,17 @@ from blocklora.data import (
     open_image,
     split_record,
 )
-from blocklora.errors import DataError, ImageError, RunError
+from blocklora.errors import DataError, ImageError
 from blocklora.files import write_json
 from blocklora.methods import Fitted
 from blocklora.metrics import evaluate
 from blocklora.report import write_report
+from blocklora.run_folder import CHECKPOINT, CONFIG, METRICS, REPORT, SPLIT, prepare_run, read_json
 from blocklora.saved import versions
 from blocklora.training import Checkpoint, peak_memory_bytes
 
 __all__ = ["Progress", "evaluate_run", "fit_run"]
 
-_CONFIG, _SPLIT, _METRICS, _REPORT = "config.json", "split.json", "metrics.json", "report.html"
-_CHECKPOINT = "checkpoint.safetensors"
 _MISTAKES = 24
 
 
@@ -89,11 +83,11 @@ def fit_run(
     config = _config(data, classifier)
     record = split_record(split, dataset.class_names)
     out = out or _default_out(dataset.name, classifier)
-    finished = _prepare(out, config, record, resume)
+    finished = prepare_run(out, config, record, resume)
     if finished:
         return out, finished
     fingerprint = hashlib.sha256(json.dumps([config, record["hash"]], sort_keys=True).encode()).hexdigest()
-    checkpoint = Checkpoint(out / _CHECKPOINT, fingerprint)
+    checkpoint = Checkpoint(out / CHECKPOINT, fingerprint)
     steps = classifier.options.steps(_largest_class(split))
     fitted = classifier.fit_split(
         dataset,
@@ -125,7 +119,7 @@ def evaluate_run(
         DataError: The data set has a class that the run does not know, or the run's pictures are gone.
     """
     classifier = FewShotClassifier.load(run, device=device)
-    config, record = _read_json(run / _CONFIG), _read_json(run / _SPLIT)
+    config, record = read_json(run / CONFIG), read_json(run / SPLIT)
     if data is None:
         dataset = load_dataset(config["data"], seed=config["seed"])
         names = {item["image"] for item in record["test"]}
@@ -158,8 +152,8 @@ def _measure(
         raise DataError(f"{dataset.name}: none of the {total} test pictures can be read.")
     kept = [split.test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    probabilities = classifier.probabilities(encoded.features[:, 0])
-    zero_shot = classifier.zero_shot_labels(encoded.features[:, 1])
+    probabilities = classifier.fitted.probabilities(encoded.features[:, 0])
+    zero_shot = classifier.fitted.zero_shot_labels(encoded.features[:, 1])
     names = [str(name) for name in classifier.classes_]
     return evaluate(probabilities, labels, names, zero_shot) | {
         "temperature": classifier.temperature_,
@@ -169,7 +163,10 @@ def _measure(
 
 
 def _mistakes(
-    examples: Sequence[Example], labels: NDArray[Any], probabilities: NDArray[np.float64], names: Sequence[str]
+    examples: Sequence[Example],
+    labels: NDArray[Any],
+    probabilities: NDArray[np.float64],
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return the wrongly classified pictures, most confident first."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -190,7 +187,11 @@ def _mistakes(
 
 
 def _what_was_done(
-    dataset: Dataset, split: FewShotSplit, classifier: FewShotClassifier, fitted: Fitted, measured: dict[str, Any]
+    dataset: Dataset,
+    split: FewShotSplit,
+    classifier: FewShotClassifier,
+    fitted: Fitted,
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
     """Return everything a reader needs to judge the figures."""
     bad = [{"image": item.image, "reason": item.reason} for item in classifier.unreadable_]
@@ -218,9 +219,16 @@ def _what_was_done(
         "precision": classifier.precision,
         "history": training.history() if training else [],
         "selection": selection,
-        "notes": [*dataset.notes, *classifier.notes_, *_leak_notes(split)],
+        "notes": [
+            *dataset.notes,
+            *classifier.notes_,
+            *_leak_notes(split),
+            *_mirror_notes(dataset, classifier),
+        ],
         "unreadable": bad + measured["unreadable"],
-        "files": {part: [example.image for example in getattr(split, part)] for part in ("train", "val", "test")},
+        "files": {
+            part: [example.image for example in getattr(split, part)] for part in ("train", "val", "test")
+        },
         "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -235,6 +243,16 @@ def _leak_notes(split: FewShotSplit) -> list[str]:
     return [
         f"{len(pairs)} test pictures are identical, byte for byte, to training or validation pictures, e.g. "
         f"{tested} and {trained}: the accuracy is flattered by them."
+    ]
+
+
+def _mirror_notes(dataset: Dataset, classifier: FewShotClassifier) -> list[str]:
+    """Say that training pictures were mirrored, where nobody asked for it."""
+    if classifier.options.augment or not dataset.flip or classifier.method == "zero-shot":
+        return []
+    return [
+        "training pictures were mirrored half of the time; where a mirror image is another class (digits, letters, "
+        "signs, left and right), fit again with --augment crop"
     ]
 
 
@@ -266,43 +284,6 @@ def _largest_class(split: FewShotSplit) -> int:
     return int(counts.max())
 
 
-def _prepare(out: Path, config: dict[str, Any], record: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Make the RUN folder, or check that it may be resumed; return the metrics if the run is finished."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: this is a file; --out takes a folder to make.")
-    holds = {entry.name for entry in out.iterdir() if not entry.name.startswith(".")} if out.exists() else set()
-    if _METRICS in holds:
-        if resume:
-            return _read_json(out / _METRICS)
-        raise RunError(f"{out}: holds a finished run; choose another --out, or delete it.")
-    if holds and _CONFIG not in holds:
-        raise RunError(f"{out}: this folder is not empty and holds no run; choose another --out.")
-    if holds and not resume:
-        raise RunError(f"{out}: holds an unfinished run; add --resume to go on with it, or choose another --out.")
-    if resume and not holds:
-        raise RunError(f"{out}: there is no run to resume; leave --resume out to start one.")
-    if resume:
-        _check_same(out, config, record)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / _CONFIG, config)
-    write_json(out / _SPLIT, record)
-    return None
-
-
-def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Raise unless the run in a folder is the one that is asked for."""
-    before = _read_json(out / _CONFIG)
-    changed = [name for name in config if before.get(name) != config[name]]
-    if changed:
-        name = changed[0]
-        raise RunError(
-            f"{out}: was started with {name} = {before.get(name)}, not {config[name]}; resume with the same "
-            "settings, or choose another --out."
-        )
-    if (out / _SPLIT).is_file() and _read_json(out / _SPLIT)["hash"] != record["hash"]:
-        raise RunError(f"{out}: the pictures have changed since this run was started; choose another --out.")
-
-
 def _finish(out: Path, metrics: dict[str, Any], examples: dict[str, Example]) -> None:
     """Write the report, and metrics.json as the very last."""
 
@@ -312,14 +293,18 @@ def _finish(out: Path, metrics: dict[str, Any], examples: dict[str, Example]) ->
         except (KeyError, ImageError):
             return None
 
-    write_report(metrics, out / _REPORT, open_picture)
-    write_json(out / _METRICS, metrics)
+    write_report(metrics, out / REPORT, open_picture)
+    write_json(out / METRICS, metrics)
 
 
 def _relabel(test: Sequence[Example], dataset: Dataset, names: tuple[Any, ...]) -> tuple[Example, ...]:
     """Give the pictures of a data set the labels of a classifier, by class name."""
     known = {str(name): label for label, name in enumerate(names)}
-    unknown = [dataset.class_names[example.label] for example in test if dataset.class_names[example.label] not in known]
+    unknown = [
+        dataset.class_names[example.label]
+        for example in test
+        if dataset.class_names[example.label] not in known
+    ]
     if unknown:
         raise DataError(
             f"{dataset.name}: class '{unknown[0]}' is not one that the run knows: {', '.join(list(known)[:10])}"
@@ -328,12 +313,3 @@ def _relabel(test: Sequence[Example], dataset: Dataset, names: tuple[Any, ...]) 
     return tuple(
         Example(example.image, known[dataset.class_names[example.label]], example.source) for example in test
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a RUN folder."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); this is not a whole RUN folder.") from error
-    return content

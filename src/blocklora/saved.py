@@ -1,5 +1,7 @@
 """A fitted classifier on disk: ``adapter/``, ``class_features.safetensors`` and ``classifier.json``.
 
+Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
+
 ``classifier.json`` is written last: a folder without it is not a classifier. It names the base model, its
 revision and a hash of its image tower, so an adapter never meets weights it was not trained on.
 """
@@ -14,7 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
@@ -64,6 +68,20 @@ class Saved:
     zero_shot_features: torch.Tensor
     logit_scale: float
     temperature: float
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Turn adapted image features (M, D) into scaled cosines (M, N), in float64."""
+        return self.logit_scale * features.double() @ self.class_features.double().T
+
+    def probabilities(self, features: torch.Tensor) -> NDArray[np.float64]:
+        """Turn adapted image features (M, D) into probabilities (M, N)."""
+        if not len(features):
+            return np.empty((0, len(self.class_names)))
+        return np.asarray((self.logits(features) / self.temperature).softmax(dim=1).numpy())
+
+    def zero_shot_labels(self, features: torch.Tensor) -> NDArray[np.int64]:
+        """Return the class index (M,) that plain CLIP gives image features (M, D) of its own tower."""
+        return np.asarray((features @ self.zero_shot_features.T).argmax(dim=1).numpy())
 
 
 def versions() -> dict[str, str]:
@@ -161,7 +179,8 @@ def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
 def _adapts_image_tower(model: Any) -> bool:
     """Return whether any of an adapter's layers stands in the image tower."""
     return isinstance(model, PeftModel) and any(
-        "vision_model." in name and isinstance(module, BaseTunerLayer) for name, module in model.named_modules()
+        "vision_model." in name and isinstance(module, BaseTunerLayer)
+        for name, module in model.named_modules()
     )
 
 

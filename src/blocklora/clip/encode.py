@@ -61,7 +61,9 @@ def encode_pictures(
     features, kept, unreadable = [], [], []
     starts = range(0, len(pictures), batch_size)
     for start, batch in zip(starts, read_ahead(prepare, starts, ahead=3, workers=2), strict=True):
-        good = [(start + place, value) for place, value in enumerate(batch) if isinstance(value, torch.Tensor)]
+        good = [
+            (start + place, value) for place, value in enumerate(batch) if isinstance(value, torch.Tensor)
+        ]
         unreadable += [value for value in batch if isinstance(value, Unreadable)]
         if good:
             kept += [index for index, _ in good]

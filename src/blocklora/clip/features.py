@@ -80,10 +80,14 @@ def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
 def class_features(model: Any, tokens: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
     """Run the text tower over many prompts, ``batch_size`` at a time, without gradients: (N, D) on the CPU."""
     device = next(model.parameters()).device
-    return torch.cat([text_features(model, part.to(device)).float().cpu() for part in tokens.split(batch_size)])
+    return torch.cat(
+        [text_features(model, part.to(device)).float().cpu() for part in torch.split(tokens, batch_size)]
+    )
 
 
-def read_ahead(work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int, workers: int) -> Iterator[_Out]:
+def read_ahead(
+    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int, workers: int
+) -> Iterator[_Out]:
     """Yield ``work(item)`` for each item, in order, while threads prepare the next ones.
 
     Args:

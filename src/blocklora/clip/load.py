@@ -57,6 +57,19 @@ class Clip:
     revision: str | None
     sha256: str
 
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the text tower reads, both special tokens included."""
+        return int(self.model.text_model.config.max_position_embeddings)
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """How many transformer blocks each tower has: ``vision`` and ``text``."""
+        return {
+            "vision": int(self.model.vision_model.config.num_hidden_layers),
+            "text": int(self.model.text_model.config.num_hidden_layers),
+        }
+
 
 @dataclass(frozen=True)
 class ImageTower:
@@ -169,7 +182,7 @@ def _load(model: str, revision: str | None, read: Callable[[_Source], _T]) -> _T
         return read(_Source(model, model, options))
 
 
-def _read_config(source: _Source) -> CLIPConfig:
+def _read_config(source: _Source) -> Any:
     """Read the config and refuse other kinds of model."""
     config = source.read(AutoConfig)
     if not isinstance(config, CLIPConfig):
@@ -182,7 +195,9 @@ def _read_config(source: _Source) -> CLIPConfig:
 
 def _ask_hub(model: str, revision: str | None) -> None:
     """Ask the hub once, briefly, whether it has the model; say clearly why not."""
-    hint = "Check the spelling, or give a local folder that holds the model; '--model tiny' needs no download."
+    hint = (
+        "Check the spelling, or give a local folder that holds the model; '--model tiny' needs no download."
+    )
     try:
         HfApi().model_info(model, revision=revision, timeout=_HUB_SECONDS)
     except GatedRepoError as error:
@@ -206,11 +221,11 @@ def _quiet() -> Iterator[None]:
     """Silence transformers' progress bars and load reports, and leave its settings as they were."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,9 @@ __all__ = ["fit_adapter", "target_pattern"]
 
 def target_pattern(options: Options, clip: Clip) -> str:
     """Return the regular expression that names the adapted layers of a ``CLIPModel``."""
-    config = clip.model.config
-    depths = {"vision": config.vision_config.num_hidden_layers, "text": config.text_config.num_hidden_layers}
-    towers = list(depths) if options.towers == "both" else [options.towers]
+    towers = list(clip.depths) if options.towers == "both" else [options.towers]
     blocks = [
-        rf"{tower}_model\.encoder\.layers\.({'|'.join(map(str, chosen_layers(options.layers, depths[tower])))})"
+        rf"{tower}_model\.encoder\.layers\.({'|'.join(map(str, chosen_layers(options.layers, clip.depths[tower])))})"
         for tower in towers
     ]
     leaves = "|".join(re.escape(TARGETS[target]) for target in options.targets)
@@ -78,4 +77,7 @@ def _with_adapter(model: Any, config: PeftConfig, seed: int) -> Any:
     """Return a PEFT model whose adapter starts from ``seed``; torch's own random state is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # transformers renamed gradient checkpointing; PEFT still asks for it by the old name.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            return get_peft_model(model, config)

@@ -36,6 +36,4 @@ def fit(
         parametrization=options.parametrization,
         target_modules=target_pattern(options, clip),
     )
-    return fit_adapter(
-        config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step
-    )
+    return fit_adapter(config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step)

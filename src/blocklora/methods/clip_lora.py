@@ -29,11 +29,9 @@ def fit(
     """Fit LoRA; see ``Method``."""
     config = LoraConfig(
         r=options.r,
-        lora_alpha=options.alpha,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # PEFT says int and computes with any number
         lora_dropout=options.dropout,
         use_rslora=True,
         target_modules=target_pattern(options, clip),
     )
-    return fit_adapter(
-        config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step
-    )
+    return fit_adapter(config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step)

@@ -105,7 +105,9 @@ def chosen_layers(layers: str, depth: int) -> list[int]:
         return list(range(depth))
     side, _, number = layers.partition("-")
     if side not in ("top", "bottom") or not number.isdecimal() or int(number) < 1:
-        raise ConfigError(f"layers '{layers}': expected all, top-N or bottom-N with N of at least 1, e.g. top-3.")
+        raise ConfigError(
+            f"layers '{layers}': expected all, top-N or bottom-N with N of at least 1, e.g. top-3."
+        )
     n = min(int(number), depth)
     return list(range(depth - n, depth)) if side == "top" else list(range(n))
 

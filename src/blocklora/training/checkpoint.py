@@ -103,7 +103,7 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 header = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"{self.path}: this checkpoint is damaged ({error}); delete it to start the run anew."

@@ -41,7 +41,12 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     chosen = Accelerator(cpu=kind == "cpu").device
     AcceleratorState._reset_state(reset_partial_state=True)
     name = _ACCELERATE_NAMES[resolve_precision(precision, chosen)]
-    return Accelerator(cpu=kind == "cpu", mixed_precision=name)
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=name)
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"{accelerator.num_processes} processes were started; blocklora trains in one: run it without a launcher."
+        )
+    return accelerator
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

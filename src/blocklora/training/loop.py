@@ -101,24 +101,11 @@ def train(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(groups, betas=_BETAS)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(cosine, steps=iterations, lr=lr))
     device = accelerator.device
-    losses = torch.zeros(iterations, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-    scaler, start = accelerator.scaler, 0
-    if checkpoint and checkpoint.path.exists():
-        start, scaler_state = checkpoint.restore(parameters, optimizer, scheduler, losses)
-        if scaler and scaler_state:
-            scaler.load_state_dict(scaler_state)
-    prepared = accelerator.prepare_optimizer(optimizer)
+    state = _State(model, groups, accelerator, iterations, lr, checkpoint)
+    start = state.restore()
+    optimizer = accelerator.prepare_optimizer(state.optimizer)
     tokens, scale = tokens.to(device), model.logit_scale.detach().exp()
-
-    def save(step: int) -> None:
-        if checkpoint:
-            state = scaler.state_dict() if scaler else None
-            checkpoint.save(step, parameters, optimizer, scheduler, losses, state)
-
     model.train()
     began = shown = saved = time.monotonic()
     batches = read_ahead(pictures.batch, range(start, iterations), ahead=3, workers=2)
@@ -131,22 +118,60 @@ def train(
                 logits = scale * images @ classes.T  # (B, N)
             loss = F.cross_entropy(logits.float(), labels.to(device))
             accelerator.backward(loss)
-            lr_now = scheduler.get_last_lr()[0]
-            prepared.step()
-            prepared.zero_grad()
-            scheduler.step()
-            losses[step] = loss.detach()
+            optimizer.step()
+            optimizer.zero_grad()
+            state.losses[step] = loss.detach()
             now, last = time.monotonic(), step + 1 == iterations
             if last or now - shown >= _SHOW_SECONDS:
                 shown = now
-                _show(step + 1, loss.item(), lr_now, on_step)
+                _show(step + 1, state.losses[step].item(), state.scheduler.get_last_lr()[0], on_step)
+            state.scheduler.step()
             if stop.is_set() or last or now - saved >= save_seconds:
                 saved = now
-                save(step + 1)
+                state.save(step + 1)
             if stop.is_set() and not last:
                 raise KeyboardInterrupt
     model.eval()
-    return Training(losses.cpu().double(), lr, time.monotonic() - began)
+    return Training(state.losses.cpu().double(), lr, time.monotonic() - began)
+
+
+class _State:
+    """Everything that a step changes, and the checkpoint that holds it."""
+
+    def __init__(
+        self,
+        model: Any,
+        groups: list[dict[str, Any]],
+        accelerator: Accelerator,
+        iterations: int,
+        lr: float,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        device = accelerator.device
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.optimizer = torch.optim.AdamW(groups, betas=_BETAS)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, partial(cosine, steps=iterations, lr=lr)
+        )
+        self.losses = torch.zeros(iterations, dtype=exact, device=device)
+        self._scaler = accelerator.scaler
+        self._checkpoint = checkpoint
+
+    def restore(self) -> int:
+        """Go back to the checkpoint, if there is one; return how many steps are done."""
+        if self._checkpoint is None or not self._checkpoint.path.exists():
+            return 0
+        step, scaler = self._checkpoint.restore(self.parameters, self.optimizer, self.scheduler, self.losses)
+        if self._scaler and scaler:
+            self._scaler.load_state_dict(scaler)
+        return step
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after ``step`` steps."""
+        if self._checkpoint:
+            scaler = self._scaler.state_dict() if self._scaler else None
+            self._checkpoint.save(step, self.parameters, self.optimizer, self.scheduler, self.losses, scaler)
 
 
 def _show(step: int, loss: float, lr: float, on_step: Callable[[int, float, float], None] | None) -> None:

@@ -1,0 +1,85 @@
+"""The RUN folder: what is in it, and whether a run may start, go on, or is finished.
+
+It fills in this order: config.json and split.json (what will be done), checkpoint.safetensors (while training),
+adapter/, class_features.safetensors and classifier.json (what was learned), report.html, and last metrics.json:
+a folder that has it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from blocklora.errors import RunError
+from blocklora.files import write_json
+
+__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "REPORT", "SPLIT", "prepare_run", "read_json"]
+
+CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def prepare_run(
+    out: Path, config: dict[str, Any], record: dict[str, Any], resume: bool
+) -> dict[str, Any] | None:
+    """Make the RUN folder, or check that it may be resumed.
+
+    Args:
+        out: The folder.
+        config: Every setting, for config.json.
+        record: The pictures, for split.json.
+        resume: Whether an unfinished run is to go on.
+
+    Returns:
+        The metrics if the run is finished, else None.
+
+    Raises:
+        RunError: The folder holds something else, or another run, or no run to resume.
+    """
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: this is a file; --out takes a folder to make.")
+    holds = (
+        {entry.name for entry in out.iterdir() if not entry.name.startswith(".")} if out.exists() else set()
+    )
+    if METRICS in holds:
+        if resume:
+            return read_json(out / METRICS)
+        raise RunError(f"{out}: holds a finished run; choose another --out, or delete it.")
+    if holds and CONFIG not in holds:
+        raise RunError(f"{out}: this folder is not empty and holds no run; choose another --out.")
+    if holds and not resume:
+        raise RunError(
+            f"{out}: holds an unfinished run; add --resume to go on with it, or choose another --out."
+        )
+    if resume and not holds:
+        raise RunError(f"{out}: there is no run to resume; leave --resume out to start one.")
+    if resume:
+        _check_same(out, config, record)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / CONFIG, config)
+    write_json(out / SPLIT, record)
+    return None
+
+
+def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:
+    """Raise unless the run in a folder is the one that is asked for."""
+    before = read_json(out / CONFIG)
+    changed = [name for name in config if before.get(name) != config[name]]
+    if changed:
+        name = changed[0]
+        raise RunError(
+            f"{out}: was started with {name} = {before.get(name)}, not {config[name]}; resume with the same "
+            "settings, or choose another --out."
+        )
+    if (out / SPLIT).is_file() and read_json(out / SPLIT)["hash"] != record["hash"]:
+        raise RunError(f"{out}: the pictures have changed since this run was started; choose another --out.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a RUN folder."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); this is not a whole RUN folder.") from error
+    return content
