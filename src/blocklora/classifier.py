@@ -6,7 +6,7 @@ Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import METHODS, Fitted, Options, Task
 from blocklora.metrics import fit_temperature
 from blocklora.saved import Saved, read_classifier, write_classifier
-from blocklora.training import Checkpoint, make_accelerator
+from blocklora.training import Checkpoint, OnStep, make_accelerator
 
-__all__ = ["DEFAULT_MODEL", "FewShotClassifier"]
+__all__ = ["DEFAULT_MODEL", "FewShotClassifier", "Prepared"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 _DEFAULT_PROMPT = "a photo of a {}."
@@ -120,21 +120,16 @@ class FewShotClassifier:
             for place, (image, label) in enumerate(zip(images, np.asarray(labels).tolist(), strict=True))
         )
         dataset = Dataset(name="images", class_names=names, train=train, val=(), test=(), prompt=self.prompt)
-        self.fit_split(dataset, few_shot(dataset, self.shots, self.seed))
+        self.train(self.prepare(dataset, few_shot(dataset, self.shots, self.seed)))
         self.classes_ = np.asarray(classes)
         return self
 
-    def fit_split(
-        self,
-        dataset: Dataset,
-        split: FewShotSplit,
-        *,
-        checkpoint: Checkpoint | None = None,
-        on_step: Callable[[int, float, float], None] | None = None,
-    ) -> Fitted:
-        """Fit to the training part of a split; the validation part only sets the temperature.
+    def prepare(self, dataset: Dataset, split: FewShotSplit) -> Prepared:
+        """Read the pictures and load the model: everything that can be wrong before training is found here.
 
-        The test part is not touched. Arguments beyond the split are ``blocklora.training.train``'s.
+        Raises:
+            DataError: There are fewer than two classes, or a class has no readable training picture.
+            ModelError: The model cannot be loaded.
         """
         if len(dataset.class_names) < 2:
             raise DataError(
@@ -142,25 +137,34 @@ class FewShotClassifier:
             )
         train, bad_train = readable(split.train)
         val, bad_val = readable(split.val)
-        self.unreadable_ = (*bad_train, *bad_val)
         _check_classes(dataset, train, bad_train)
-        clip = load_clip(self.model)
-        clip.model.to(self._accelerator.device)
         sentences = tuple(prompts(dataset.class_names, self.prompt))
+        clip = load_clip(self.model)
         tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
+        self.unreadable_ = (*bad_train, *bad_val)
+        self.notes_ = (*split.notes, *_prompt_notes(cut, clip.context_length), *_temperature_notes(len(val)))
         task = Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip)
-        zero_shot = class_features(clip.model, tokens)
+        return Prepared(clip, task, tuple(val))
+
+    def train(
+        self, prepared: Prepared, *, checkpoint: Checkpoint | None = None, on_step: OnStep | None = None
+    ) -> Fitted:
+        """Fit to the training pictures; the validation pictures only set the temperature.
+
+        Args:
+            prepared: What ``prepare`` gave.
+            checkpoint: Where to keep the state; a run that finds it there goes on from it.
+            on_step: Told of progress.
+        """
+        clip, task = prepared.clip, prepared.task
+        torch.nn.Module.to(clip.model, self.device)
+        zero_shot = class_features(clip.model, task.tokens)
         fitted = METHODS[self.method](
             task, clip, self.options, self.seed, self._accelerator, checkpoint=checkpoint, on_step=on_step
         )
-        self.classes_ = np.asarray(dataset.class_names)
+        self.classes_ = np.asarray(task.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
-        self._fit_temperature(val)
-        self.notes_ = (
-            *split.notes,
-            *_prompt_notes(cut, clip.context_length),
-            *self._temperature_note(len(val)),
-        )
+        self._fit_temperature(prepared.val)
         return fitted
 
     def predict(self, images: Sequence[Picture]) -> NDArray[Any]:
@@ -268,11 +272,20 @@ class FewShotClassifier:
             labels = np.array([val[index].label for index in encoded.kept])
             self.fitted.temperature = fit_temperature(self.fitted.logits(encoded.features).numpy(), labels)
 
-    def _temperature_note(self, n_val: int) -> tuple[str, ...]:
-        """Say where the temperature comes from."""
-        if n_val:
-            return ()
-        return ("No validation pictures were left, so probabilities are not calibrated (temperature 1).",)
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that training needs, read and checked.
+
+    Attributes:
+        clip: The model.
+        task: Classes, prompts, and readable training pictures.
+        val: Readable validation pictures.
+    """
+
+    clip: Clip
+    task: Task
+    val: tuple[Example, ...]
 
 
 def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, method: str) -> Saved:
@@ -305,11 +318,18 @@ def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unr
         )
 
 
+def _temperature_notes(n_val: int) -> tuple[str, ...]:
+    """Say where the temperature does not come from."""
+    if n_val:
+        return ()
+    return ("no validation pictures were left, so probabilities are not calibrated (temperature 1)",)
+
+
 def _prompt_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
     """Say which prompts were too long for the text tower."""
     if not cut:
         return ()
-    return (f"{len(cut)} prompts have more than {length} tokens and were cut at the end, e.g. '{cut[0]}'.",)
+    return (f"{len(cut)} prompts have more than {length} tokens and were cut at the end, e.g. '{cut[0]}'",)
 
 
 def _base(model: Any) -> Any:

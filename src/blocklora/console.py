@@ -39,7 +39,6 @@ class RunProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> RunProgress:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,6 +54,7 @@ class RunProgress:
 
     def _update(self, name: str, done: int, total: int, detail: str) -> None:
         """Move a bar; a bar that was full starts again as a new one."""
+        self._progress.start()
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, detail=detail)
         self._progress.update(self._tasks[name], completed=done, total=total, detail=detail)

@@ -39,7 +39,7 @@ def predict_files(
         raise DataError(f"{images[0]}: this folder holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
     classifier = FewShotClassifier.load(run, device=device)
     encoded = classifier.encode([(str(file), file) for file in files])
-    probabilities = classifier.probabilities(encoded.features)
+    probabilities = classifier.fitted.probabilities(encoded.features)
     labels = classifier.classes_.tolist()
     predictions = []
     for index, row in zip(encoded.kept, probabilities, strict=True):

@@ -14,21 +14,21 @@ from typing import Any
 from blocklora.errors import RunError
 from blocklora.files import write_json
 
-__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "REPORT", "SPLIT", "prepare_run", "read_json"]
+__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "REPORT", "SPLIT", "check_run", "read_json", "start_run"]
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def prepare_run(
+def check_run(
     out: Path, config: dict[str, Any], record: dict[str, Any], resume: bool
 ) -> dict[str, Any] | None:
-    """Make the RUN folder, or check that it may be resumed.
+    """Check that a run may start in a folder, or go on there; nothing is written.
 
     Args:
         out: The folder.
-        config: Every setting, for config.json.
-        record: The pictures, for split.json.
+        config: Every setting, as config.json will hold it.
+        record: The pictures, as split.json will hold them.
         resume: Whether an unfinished run is to go on.
 
     Returns:
@@ -42,24 +42,27 @@ def prepare_run(
     holds = (
         {entry.name for entry in out.iterdir() if not entry.name.startswith(".")} if out.exists() else set()
     )
-    if METRICS in holds:
-        if resume:
-            return read_json(out / METRICS)
-        raise RunError(f"{out}: holds a finished run; choose another --out, or delete it.")
     if holds and CONFIG not in holds:
         raise RunError(f"{out}: this folder is not empty and holds no run; choose another --out.")
-    if holds and not resume:
-        raise RunError(
-            f"{out}: holds an unfinished run; add --resume to go on with it, or choose another --out."
-        )
     if resume and not holds:
         raise RunError(f"{out}: there is no run to resume; leave --resume out to start one.")
+    if holds and not resume:
+        kind, hint = (
+            ("a finished", "")
+            if METRICS in holds
+            else ("an unfinished", "add --resume to go on with it, or ")
+        )
+        raise RunError(f"{out}: holds {kind} run; {hint}choose another --out, or delete it.")
     if resume:
         _check_same(out, config, record)
+    return read_json(out / METRICS) if METRICS in holds else None
+
+
+def start_run(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:
+    """Make the folder, and write what will be done."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / CONFIG, config)
     write_json(out / SPLIT, record)
-    return None
+    write_json(out / CONFIG, config)
 
 
 def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:

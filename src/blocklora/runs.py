@@ -29,7 +29,7 @@ from blocklora.files import write_json
 from blocklora.methods import Fitted
 from blocklora.metrics import evaluate
 from blocklora.report import write_report
-from blocklora.run_folder import CHECKPOINT, CONFIG, METRICS, REPORT, SPLIT, prepare_run, read_json
+from blocklora.run_folder import CHECKPOINT, CONFIG, METRICS, REPORT, SPLIT, check_run, read_json, start_run
 from blocklora.saved import versions
 from blocklora.training import Checkpoint, peak_memory_bytes
 
@@ -83,18 +83,14 @@ def fit_run(
     config = _config(data, classifier)
     record = split_record(split, dataset.class_names)
     out = out or _default_out(dataset.name, classifier)
-    finished = prepare_run(out, config, record, resume)
+    finished = check_run(out, config, record, resume)
     if finished:
         return out, finished
+    prepared = classifier.prepare(dataset, split)
+    start_run(out, config, record)
     fingerprint = hashlib.sha256(json.dumps([config, record["hash"]], sort_keys=True).encode()).hexdigest()
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint)
-    steps = classifier.options.steps(_largest_class(split))
-    fitted = classifier.fit_split(
-        dataset,
-        split,
-        checkpoint=checkpoint,
-        on_step=(lambda step, loss, lr: progress.step(step, steps, loss, lr)) if progress else None,
-    )
+    fitted = classifier.train(prepared, checkpoint=checkpoint, on_step=progress.step if progress else None)
     metrics = _measure(classifier, dataset, split, progress)
     metrics = metrics | _what_was_done(dataset, split, classifier, fitted, metrics)
     classifier.save(out)
@@ -276,12 +272,6 @@ def _default_out(name: str, classifier: FewShotClassifier) -> Path:
     """Return where a run goes when nobody says."""
     shots = "all" if classifier.shots is None else f"{classifier.shots}shot"
     return Path("runs") / f"{Path(name).stem}-{classifier.method}-{shots}-seed{classifier.seed}"
-
-
-def _largest_class(split: FewShotSplit) -> int:
-    """Return how many training pictures the largest class has."""
-    counts = np.bincount([example.label for example in split.train])
-    return int(counts.max())
 
 
 def _finish(out: Path, metrics: dict[str, Any], examples: dict[str, Example]) -> None:

@@ -7,6 +7,7 @@ otherwise keep fp16 files in fp16, which a CPU computes slowly and an optimizer 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -221,7 +222,7 @@ def _quiet() -> Iterator[None]:
     """Silence transformers' progress bars and load reports, and leave its settings as they were."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from blocklora.adapter import param_groups
 from blocklora.clip import Clip, class_features
 from blocklora.methods.options import TARGETS, Options, chosen_layers
 from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, TrainingPictures, train
+from blocklora.training import Checkpoint, OnStep, TrainingPictures, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -40,7 +39,7 @@ def fit_adapter(
     accelerator: Accelerator,
     *,
     checkpoint: Checkpoint | None,
-    on_step: Callable[[int, float, float], None] | None,
+    on_step: OnStep | None,
 ) -> Fitted:
     """Put an adapter into both towers, train it, and compute the class features it leads to."""
     model = _with_adapter(clip.model, config, seed)

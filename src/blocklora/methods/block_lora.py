@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from accelerate import Accelerator
 
 from blocklora.adapter import BlockLoraConfig
@@ -11,7 +9,7 @@ from blocklora.clip import Clip
 from blocklora.methods.adapters import fit_adapter, target_pattern
 from blocklora.methods.options import Options
 from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint
+from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["fit"]
 
@@ -24,7 +22,7 @@ def fit(
     accelerator: Accelerator,
     *,
     checkpoint: Checkpoint | None = None,
-    on_step: Callable[[int, float, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Fitted:
     """Fit Block-LoRA; see ``Method``."""
     config = BlockLoraConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from blocklora.clip import Clip
 from blocklora.data import Example
 from blocklora.methods.options import Options
-from blocklora.training import Checkpoint, Training
+from blocklora.training import Checkpoint, OnStep, Training
 
 __all__ = ["Fitted", "Method", "Task"]
 
@@ -67,7 +66,7 @@ class Method(Protocol):
         accelerator: Accelerator,
         *,
         checkpoint: Checkpoint | None = None,
-        on_step: Callable[[int, float, float], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Fitted:
         """Fit; ``checkpoint`` is where the state is kept, ``on_step`` is told of progress."""
         ...

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from accelerate import Accelerator
 
 from blocklora.clip import Clip, class_features
 from blocklora.methods.options import Options
 from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint
+from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["fit"]
 
@@ -22,7 +20,7 @@ def fit(
     accelerator: Accelerator,
     *,
     checkpoint: Checkpoint | None = None,
-    on_step: Callable[[int, float, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Fitted:
     """Compute the class features; nothing is trained. See ``Method``."""
     return Fitted(

@@ -2,11 +2,12 @@
 
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.device import make_accelerator, peak_memory_bytes, resolve_precision
-from blocklora.training.loop import Training, train
+from blocklora.training.loop import OnStep, Training, train
 from blocklora.training.pictures import TrainingPictures
 
 __all__ = [
     "Checkpoint",
+    "OnStep",
     "Training",
     "TrainingPictures",
     "make_accelerator",

@@ -25,7 +25,10 @@ from blocklora.errors import ConfigError
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.pictures import TrainingPictures
 
-__all__ = ["Training", "cosine", "train"]
+__all__ = ["OnStep", "Training", "cosine", "train"]
+
+OnStep = Callable[[int, int, float, float], None]
+"""Told a step, how many there are, its loss and its learning rate."""
 
 _LAST_LR = 1e-6  # where the cosine ends
 _BETAS = (0.9, 0.999)
@@ -79,7 +82,7 @@ def train(
     seed: int,
     checkpoint: Checkpoint | None = None,
     save_seconds: float = 20.0,
-    on_step: Callable[[int, float, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Training:
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
@@ -94,7 +97,7 @@ def train(
         seed: Where the dropout masks come from.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
         save_seconds: How often to keep it. It is also kept when Ctrl-C stops the run between two steps.
-        on_step: Told the step, its loss and its learning rate, a few times a second.
+        on_step: Told of progress a few times a second.
 
     Raises:
         ConfigError: The loss is no longer a number.
@@ -124,7 +127,13 @@ def train(
             now, last = time.monotonic(), step + 1 == iterations
             if last or now - shown >= _SHOW_SECONDS:
                 shown = now
-                _show(step + 1, state.losses[step].item(), state.scheduler.get_last_lr()[0], on_step)
+                _show(
+                    step + 1,
+                    iterations,
+                    float(state.losses[step]),
+                    float(state.scheduler.get_last_lr()[0]),
+                    on_step,
+                )
             state.scheduler.step()
             if stop.is_set() or last or now - saved >= save_seconds:
                 saved = now
@@ -174,14 +183,14 @@ class _State:
             self._checkpoint.save(step, self.parameters, self.optimizer, self.scheduler, self.losses, scaler)
 
 
-def _show(step: int, loss: float, lr: float, on_step: Callable[[int, float, float], None] | None) -> None:
+def _show(step: int, steps: int, loss: float, lr: float, on_step: OnStep | None) -> None:
     """Report a step, and stop a run whose loss has left the numbers."""
     if not math.isfinite(loss):
         raise ConfigError(
             f"the loss became {loss} at step {step}: lower the learning rate (--lr) or use --precision fp32."
         )
     if on_step:
-        on_step(step, loss, lr)
+        on_step(step, steps, loss, lr)
 
 
 def _dropout_seed(seed: int, step: int) -> int:
