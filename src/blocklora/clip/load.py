@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import (
     AutoConfig,
@@ -100,10 +100,10 @@ def load_clip(model: str, revision: str | None = None) -> Clip:
         network = source.read(CLIPModel, config=config, **_WEIGHTS)
         return Clip(
             model=network.eval().requires_grad_(False),
-            tokenizer=source.read(CLIPTokenizer),
+            tokenizer=_read_tokenizer(source, network),
             processor=source.read(CLIPImageProcessorPil),
             model_id=source.name,
-            revision=getattr(config, "_commit_hash", None),
+            revision=source.commit(),
             sha256=image_tower_hash(network),
         )
 
@@ -122,7 +122,7 @@ def load_image_tower(model: str, revision: str | None = None) -> ImageTower:
             model=network.eval().requires_grad_(False),
             processor=source.read(CLIPImageProcessorPil),
             model_id=source.name,
-            revision=getattr(config, "_commit_hash", None),
+            revision=source.commit(),
             sha256=image_tower_hash(network),
         )
 
@@ -168,6 +168,13 @@ class _Source:
                     "files and preprocessor_config.json."
                 ) from error
 
+    def commit(self) -> str | None:
+        """Return the hub's commit that the local cache holds, or None for a folder."""
+        if "revision" not in self.options:
+            return None
+        found = try_to_load_from_cache(self.place, "config.json", revision=self.options["revision"])
+        return Path(found).parent.name if isinstance(found, str) else None
+
 
 def _load(model: str, revision: str | None, read: Callable[[_Source], _T]) -> _T:
     """Read a model from its folder; or else from the local cache; or else from the hub."""
@@ -192,6 +199,21 @@ def _read_config(source: _Source) -> Any:
             "'clip': OpenAI, LAION, DataComp, DFN, MetaCLIP), for example openai/clip-vit-base-patch16."
         )
     return config
+
+
+def _read_tokenizer(source: _Source, network: CLIPModel) -> CLIPTokenizer:
+    """Read the tokenizer, and check that it is the model's: without its files, transformers makes an empty one."""
+    tokenizer: CLIPTokenizer = source.read(CLIPTokenizer)
+    config = network.text_model.config
+    # Old OpenAI configs say 2 for the end-of-text token and mean the last of the vocabulary.
+    end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
+    found = tokenizer("a")["input_ids"][-1]
+    if found != end:
+        raise ModelError(
+            f"{source.name}: its tokenizer ends a prompt with token {found}, but the model expects {end}; the "
+            "tokenizer files (tokenizer.json, or vocab.json and merges.txt) are missing or of another model."
+        )
+    return tokenizer
 
 
 def _ask_hub(model: str, revision: str | None) -> None:

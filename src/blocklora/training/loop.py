@@ -110,7 +110,8 @@ def train(
     optimizer = accelerator.prepare_optimizer(state.optimizer)
     tokens, scale = tokens.to(device), model.logit_scale.detach().exp()
     model.train()
-    began = shown = saved = time.monotonic()
+    began = saved = time.monotonic()
+    shown = -math.inf  # the first step is always shown
     batches = read_ahead(pictures.batch, range(start, iterations), ahead=3, workers=2)
     with _own_random_stream(device), _stop_between_steps() as stop:
         for step, (pixel_values, labels) in enumerate(batches, start):

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from blocklora.errors import ConfigError
+from blocklora.training import device, make_accelerator, peak_memory_bytes, resolve_precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_cpu_computes_in_fp32_by_default() -> None:
+    accelerator = make_accelerator("cpu")
+    assert accelerator.device == CPU
+    assert accelerator.mixed_precision == "no"
+    assert make_accelerator("cpu", "bf16").mixed_precision == "bf16"  # a second choice in one process
+    assert make_accelerator("cpu", "fp32").mixed_precision == "no"
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", ""])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        make_accelerator(name)
+
+
+def test_absent_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(ConfigError, match=rf"device '{name}': not found on this machine; it has: cpu\."):
+            make_accelerator(name)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_automatic_precision(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert resolve_precision("auto", CUDA) == expected
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("fp16", CUDA) == "fp16"
+
+
+def test_wrong_precisions() -> None:
+    with pytest.raises(ConfigError, match="precision 'int8': expected auto, fp32, bf16 or fp16"):
+        resolve_precision("int8", CPU)
+    with pytest.raises(ConfigError, match="precision 'fp16' needs a CUDA GPU, not 'cpu'"):
+        resolve_precision("fp16", CPU)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.Accelerator, "num_processes", 2)
+    with pytest.raises(ConfigError, match="2 processes were started; blocklora trains in one"):
+        make_accelerator("cpu")
+
+
+def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = peak_memory_bytes(CPU)
+    block = torch.zeros(30_000_000)
+    assert peak_memory_bytes(CPU) >= max(before, block.numel() * 4)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 123)
+    assert peak_memory_bytes(CUDA) == 123
+    monkeypatch.setattr(sys, "platform", "win32")
+    info = SimpleNamespace(peak_wset=456)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: info))
+    assert peak_memory_bytes(CPU) == 456
