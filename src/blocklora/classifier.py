@@ -169,7 +169,8 @@ class FewShotClassifier:
 
     def predict(self, images: Sequence[Picture]) -> NDArray[Any]:
         """Return the most probable label of each picture (M,)."""
-        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
+        best = self.predict_proba(images).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def predict_proba(self, images: Sequence[Picture]) -> NDArray[np.float64]:
         """Return the probability of every class for each picture (M, N); rows sum to one.

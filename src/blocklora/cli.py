@@ -1,7 +1,8 @@
 """The command line: ``blocklora demo | fit | evaluate | predict``.
 
 Heavy modules are imported inside the commands, so that ``--help`` answers at once. Results go to stdout, all
-else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2: the command was wrong.
+else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2: the command was wrong;
+130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a fa
 def main() -> None:
     """Run the command line; a failure is one line on stderr and exit code 1."""
     try:
-        app()
-    except KeyboardInterrupt:
-        _fail("stopped.")
+        app(prog_name="blocklora")
     except BlockloraError as error:
         _fail(str(error))
     except OSError as error:
@@ -108,13 +107,18 @@ def fit(
     from blocklora.runs import fit_run
 
     with RunProgress(_err) as progress:
-        run, metrics = fit_run(
-            data, out, model=model, method=method, shots=shots, seed=seed, iterations=iterations,
-            batch_size=batch_size, lr=lr, weight_decay=weight_decay, r=r, n_blocks=n_blocks, alpha=alpha,
-            dropout=dropout, parametrization=parametrization, towers=towers,
-            targets=tuple(part.strip() for part in targets.split(",")), layers=layers, prompt=prompt,
-            augment=augment, precision=precision, device=device, resume=resume, progress=progress,
-        )  # fmt: skip
+        try:
+            run, metrics = fit_run(
+                data, out, model=model, method=method, shots=shots, seed=seed, iterations=iterations,
+                batch_size=batch_size, lr=lr, weight_decay=weight_decay, r=r, n_blocks=n_blocks, alpha=alpha,
+                dropout=dropout, parametrization=parametrization, towers=towers,
+                targets=tuple(part.strip() for part in targets.split(",")), layers=layers, prompt=prompt,
+                augment=augment, precision=precision, device=device, resume=resume, progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt as stop:
+            if stop.args:  # training had begun, and its state is kept
+                _err.print(f"{stop}; go on with the same command and --resume.", soft_wrap=True)
+            raise
     if as_json:
         _print_json(metrics)
     else:

@@ -2,7 +2,7 @@
 
 Each picture is classified among all concepts (one freshly sampled phrase per concept, or the concept's blend of
 phrases), each phrase in the batch is classified among the batch's pictures, and a small head predicts the teacher's
-features. The first three quarters of the steps see only half of each picture's patches.
+features. Most of the steps see fewer than half of each picture's patches, the last ones see all.
 
 Axes: b pictures, k concepts, 256 the projection.
 """
@@ -38,10 +38,10 @@ from transformers import CLIPModel
 class ImageConfig:
     """Settings of the image tower's training; ``keep`` is the patches seen while ``drop_until`` lasts."""
 
-    n_steps: int = 5000
+    n_steps: int = 3200
     batch_size: int = 192
-    keep: int = 18
-    drop_until: float = 0.75
+    keep: int = 16
+    drop_until: float = 0.85
     scale: float = 20.0
     teacher_weight: float = 2.0
     warm_up: int = 200
@@ -124,7 +124,7 @@ def make_start(config: ImageConfig, data: PictureSet, grid: Tensor) -> tuple[CLI
     return model, nn.Linear(WIDTH, PROJECTION)
 
 
-def train(config: ImageConfig, *, save_every: int = 250) -> None:
+def train(config: ImageConfig, *, save_every: int = 100) -> None:
     """Train the image tower, or go on where an earlier call was cut off."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     grid = patch_grid()

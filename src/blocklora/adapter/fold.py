@@ -22,6 +22,7 @@ from blocklora.files import write_bytes, write_json
 __all__ = ["fold_to_lora", "unfold_lora"]
 
 _PREFIX = "base_model.model."
+_LORA_BIAS: dict[str, Any] = {"none": "none", "all": "all", "blocklora_only": "lora_only"}
 _SHARED = (
     "task_type", "base_model_name_or_path", "revision", "auto_mapping", "target_modules", "exclude_modules",
     "layers_to_transform", "layers_pattern", "lora_dropout", "modules_to_save", "fan_in_fan_out",
@@ -78,14 +79,15 @@ def fold_to_lora(
             tensors[key] = value
     k = config.r // config.n_blocks
     alpha = config.scale(LayerSettings(config.r, config.n_blocks, config.lora_alpha)) * k
+    settings: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     lora = LoraConfig(
         r=k,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a float works: only the quotient alpha / r is used
         rank_pattern=_pattern(ranks, k),
         alpha_pattern=_pattern(alphas, alpha),
-        bias="lora_only" if config.bias == "blocklora_only" else config.bias,
+        bias=_LORA_BIAS[config.bias],
         inference_mode=True,
-        **{name: getattr(config, name) for name in _SHARED},
+        **settings,
     )
     return _write(lora, tensors, Path(out))
 

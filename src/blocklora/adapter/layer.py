@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from blocklora.adapter.combine import Folded
 from blocklora.adapter.config import BlockLoraConfig, LayerSettings
 from blocklora.adapter.functional import block_lora, fold, init_factors
 from blocklora.errors import ConfigError
@@ -56,10 +58,12 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         self.arm_dropout: dict[str, bool] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self.cast_input_dtype_enabled = True
-        weight = self.get_base_layer().weight
+        self.cast_input_dtype_enabled = (
+            True  # PEFT may switch it; our casts are part of the function either way
+        )
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
-        self.out_features, self.in_features = weight.shape[::-1] if self.fan_in_fan_out else weight.shape
+        rows, columns = self._base_weight().shape
+        self.out_features, self.in_features = (columns, rows) if self.fan_in_fan_out else (rows, columns)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, settings, inference_mode=config.inference_mode)
 
@@ -94,6 +98,10 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
+    def _base_weight(self) -> nn.Parameter:
+        weight = self.get_base_layer().weight
+        return cast(nn.Parameter, weight)
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The adapter's change of the weight, in the layout of the frozen weight.
 
@@ -108,8 +116,20 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         if half:  # 16-bit products are slow on some CPUs
             A, B = A.float(), B.float()
         delta = (fold(B) @ A) * self.scaling[adapter]
-        delta = delta.T if self.fan_in_fan_out else delta
-        return delta.to(self.blocklora_A[adapter].dtype)
+        laid_out: Tensor = delta.T if self.fan_in_fan_out else delta
+        return laid_out.to(self.blocklora_A[adapter].dtype)
+
+    def folded(self, adapter: str, weight: float = 1.0) -> Folded:
+        """An adapter of this layer as a plain LoRA, with a weight to combine it by."""
+        A, B = self.blocklora_A[adapter].detach(), self.blocklora_B[adapter].detach()
+        return Folded(A, fold(B), self.scaling[adapter], weight)
+
+    def write(self, adapter: str, A: Tensor, B: Tensor) -> None:
+        """Set an adapter's factors to the given ones, of at most its rank; the rest becomes zero."""
+        k = A.shape[0]
+        with torch.no_grad():
+            self.blocklora_A[adapter].zero_()[:k] = A
+            self.blocklora_B[adapter].zero_()[..., :k] = B
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters into the frozen weight.
@@ -124,7 +144,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.blocklora_A:
                 continue
-            weight = self.get_base_layer().weight
+            weight = self._base_weight()
             delta = self.get_delta_weight(name).to(weight.dtype)
             if safe_merge:
                 merged = weight.data + delta
@@ -145,7 +165,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         while self.merged_adapters:
             name = self.merged_adapters.pop()
             if name in self.blocklora_A:
-                weight = self.get_base_layer().weight
+                weight = self._base_weight()
                 weight.data -= self.get_delta_weight(name).to(weight.dtype)
 
     def set_scale(self, adapter: str, scale: float) -> None:
@@ -166,7 +186,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
                 self.scaling[name] = self.scaling[name] / scale if scale else self._configured_scale(name)
 
     def _configured_scale(self, name: str) -> float:
-        rank: float = self.r[name] ** 0.5 if self.use_rslora[name] else self.r[name]
+        rank = math.sqrt(self.r[name]) if self.use_rslora[name] else self.r[name]
         return self.lora_alpha[name] / rank
 
     def _update(self, name: str, x: Tensor) -> Tensor:

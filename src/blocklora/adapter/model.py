@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
+from blocklora.adapter.combine import combine, combined_rank
 from blocklora.adapter.config import BlockLoraConfig
 from blocklora.adapter.layer import BlockLoraLinear
 from blocklora.errors import ConfigError
@@ -36,11 +39,11 @@ class BlockLoraModel(BaseTuner):
     prefix = "blocklora_"
     tuner_layer_cls = BlockLoraLinear
     target_module_mapping = {  # noqa: RUF012 - declared so by the base class
-        **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+        **cast(Any, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING),
         "clip": ["q_proj", "k_proj", "v_proj"],
     }
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
         peft_config: BlockLoraConfig,
         adapter_name: str,
@@ -58,13 +61,14 @@ class BlockLoraModel(BaseTuner):
             return
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         _check_supported(base, current_key)
+        _note_layout(base, peft_config)
         layer = BlockLoraLinear(target, adapter_name, peft_config, settings)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
     @classmethod
-    def _remap_adapter_state_dict_for_load(
+    def _remap_adapter_state_dict_for_load(  # type: ignore[override]
         cls, model: nn.Module, config: BlockLoraConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Let a file of one parametrization load into the other: add the arms up, or share the sum out."""
@@ -81,6 +85,81 @@ class BlockLoraModel(BaseTuner):
             elif here == n and B.shape[0] == 1:
                 state_dict[key] = (B / n).repeat(n, 1, 1)  # (1, d_out, k) -> (n, d_out, k)
         return state_dict
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat"
+    ) -> None:
+        """Add a frozen adapter that is a weighted sum of others.
+
+        Args:
+            adapters: Names of the adapters to combine.
+            weights: Weight of each.
+            adapter_name: Name of the new adapter; nothing happens where it exists already.
+            combination_type: "cat" (exact; ranks add up) or "linear" (factors are added, as PEFT does for LoRA).
+
+        Raises:
+            ConfigError: An adapter does not exist, or the adapters cannot be combined in this way.
+        """
+        if adapter_name in self.peft_config:
+            return
+        self._check_combination(adapters, weights)
+        layers = [layer for layer in self.modules() if isinstance(layer, BlockLoraLinear)]
+        layers = [layer for layer in layers if any(name in layer.blocklora_A for name in adapters)]
+        ranks = [
+            combined_rank(
+                [layer.blocklora_A[a].shape[0] for a in adapters if a in layer.blocklora_A], combination_type
+            )
+            for layer in layers
+        ]
+        first = cast(BlockLoraConfig, self.peft_config[adapters[0]])
+        self.peft_config[adapter_name] = replace(
+            first,
+            r=max(ranks),
+            n_blocks=1,
+            lora_alpha=max(ranks),
+            use_rslora=False,
+            target_modules=cast(Any, self._joined_targets(adapters)),
+            rank_pattern={},
+            alpha_pattern={},
+            blocks_pattern={},
+            parametrization="blocks",
+            arm_dropout=False,
+        )
+        self.inject_adapter(self.model, adapter_name)
+        self.set_requires_grad(adapter_name, requires_grad=False)
+        for layer in layers:
+            parts = [
+                layer.folded(name, w)
+                for name, w in zip(adapters, weights, strict=True)
+                if name in layer.blocklora_A
+            ]
+            layer.write(adapter_name, *combine(parts, combination_type))
+
+    def _check_combination(self, adapters: list[str], weights: list[float]) -> None:
+        for name in adapters:
+            if name not in self.peft_config:
+                raise ConfigError(f"Adapter {name} does not exist")
+        if not adapters or len(adapters) != len(weights):
+            raise ConfigError(
+                f"Expected one weight for each adapter, got {len(adapters)} and {len(weights)}."
+            )
+        wrappers = [module for module in self.modules() if isinstance(module, ModulesToSaveWrapper)]
+        shared = sum(sum(name in wrapper.modules_to_save for name in adapters) > 1 for wrapper in wrappers)
+        if shared:
+            raise ConfigError(
+                "Cannot add weighted adapters if they target the same module with modules_to_save, but found "
+                f"{shared} such instance(s)."
+            )
+
+    def _joined_targets(self, adapters: list[str]) -> str | set[str]:
+        targets = [cast(BlockLoraConfig, self.peft_config[name]).target_modules for name in adapters]
+        if all(isinstance(target, str) for target in targets):
+            return "|".join(f"({target})" for target in targets)
+        if any(isinstance(target, str) for target in targets):
+            raise ConfigError(
+                "All adapter configs should follow the same target modules type: a list for each, or a str for each."
+            )
+        return set().union(*(target or () for target in targets))
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -112,6 +191,19 @@ class BlockLoraModel(BaseTuner):
 
 def _pass_adapter_names(module: nn.Module, args: Any, kwargs: Any, adapter_names: list[str]) -> Any:
     return args, {**kwargs, "adapter_names": adapter_names}
+
+
+def _note_layout(base: nn.Module, config: BlockLoraConfig) -> None:
+    """Let the configuration say how the weights lie, for the file and for a folded LoRA."""
+    if isinstance(base, Conv1D):
+        config.fan_in_fan_out = True
+    elif config.fan_in_fan_out:
+        warnings.warn(
+            "fan_in_fan_out is set to True but the target module is `torch.nn.Linear`. "
+            "Setting fan_in_fan_out to False.",
+            stacklevel=2,
+        )
+        config.fan_in_fan_out = False
 
 
 def _check_supported(base: nn.Module, name: str) -> None:

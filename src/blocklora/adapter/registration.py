@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import mapping
 
 from blocklora.adapter.config import BlockLoraConfig, BlockLoraPeftType
@@ -12,7 +14,7 @@ __all__ = ["register"]
 
 def register() -> None:
     """Enter Block-LoRA into PEFT's three mappings. Doing it again changes nothing."""
-    key = BlockLoraPeftType.BLOCKLORA
+    key: Any = BlockLoraPeftType.BLOCKLORA  # PEFT types its keys by its own closed enumeration
     mapping.PEFT_TYPE_TO_CONFIG_MAPPING[key] = BlockLoraConfig
     mapping.PEFT_TYPE_TO_TUNER_MAPPING[key] = BlockLoraModel
     mapping.PEFT_TYPE_TO_PREFIX_MAPPING[key] = BlockLoraModel.prefix

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from blocklora.data.types import Dataset, Example
 from blocklora.errors import DataError
 
-__all__ = ["SPLIT_NAMES", "assemble", "count", "in_order", "name_some", "tally"]
+__all__ = ["SPLIT_NAMES", "assemble", "count", "in_order", "is_text", "name_some", "tally"]
 
 SPLIT_NAMES: dict[str, str] = {
     "train": "train",
@@ -79,7 +79,7 @@ def assemble(
             notes.append(
                 f"{count(len(untested), 'class', 'classes')} without test images: {name_some(untested)}"
             )
-    return Dataset(name, tuple(class_names), train, val, test, notes=tuple(notes))
+    return Dataset(name, tuple(class_names), train, val, test, notes=tuple(notes), held_out=held_out)
 
 
 def _hold_out(
@@ -123,6 +123,15 @@ def in_order(class_names: Iterable[str]) -> list[str]:
         return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)], name
 
     return sorted({unicodedata.normalize("NFC", name) for name in class_names}, key=key)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written as UTF-8; on Linux a name may be any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def name_some(names: Iterable[str]) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, name_some, tally
+from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, is_text, name_some, tally
 from blocklora.data.images import IMAGE_ENDINGS
 from blocklora.data.types import Dataset, Example
 from blocklora.errors import DataError
@@ -176,12 +175,16 @@ def _scan(root: Path) -> _Tree:
     return tree
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield what a folder holds, without hidden files and what systems leave behind."""
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List what a folder holds, without hidden files and what systems leave behind."""
     try:
         with os.scandir(folder) as found:
-            yield from (e for e in found if not e.name.startswith(".") and e.name.lower() not in _IGNORED)
+            entries = [e for e in found if not e.name.startswith(".") and e.name.lower() not in _IGNORED]
     except OSError as error:
         raise DataError(
             f"{folder}: this folder cannot be listed ({error.strerror}): make it readable"
         ) from error
+    for entry in entries:
+        if not is_text(entry.name):
+            raise DataError(f"{folder}: the name {entry.name!r} in it is not valid Unicode: rename it")
+    return entries

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from blocklora.data.assemble import is_text
 from blocklora.data.bundled import bundled_names, load_bundled
 from blocklora.data.folders import load_folder
 from blocklora.data.tables import TABLE_ENDINGS, load_table
@@ -30,9 +31,13 @@ def load_dataset(data: str | Path, *, seed: int = 0) -> Dataset:
         DataError: If there is no such path or task, or it cannot be used; the message says what to change.
     """
     text = str(data)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves the home of nobody as it is
     if not text.strip():
         raise DataError("the data set's name is empty: give a folder, a table, or a bundled task")
+    if not is_text(os.path.realpath(path)):
+        raise DataError(
+            f"{os.path.realpath(path)!r}: this path is not valid Unicode: rename the folder or file"
+        )
     kinds = "a folder of class folders, a CSV or Parquet table, or one of the bundled tasks"
     if os.path.isdir(path):
         found = load_folder(path, seed=seed)

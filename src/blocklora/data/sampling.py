@@ -49,9 +49,7 @@ def few_shot(dataset: Dataset, shots: int | None, seed: int) -> FewShotSplit:
     notes = _short_classes(dataset, shots)
     pool: Iterable[Example] = dataset.val
     if not dataset.val:
-        taken = {
-            id(example) for example in train
-        }  # by identity: equal pictures in memory are still two pictures
+        taken = {id(example) for example in train}  # equal pictures in memory are still two pictures
         pool = [example for example in dataset.train if id(example) not in taken]
         notes.append(
             "no validation split: validation images are drawn from the training images that the shots left "

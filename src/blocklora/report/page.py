@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from blocklora.errors import RunError
+from blocklora.files import write_text
 from blocklora.report import figures, tables, words
 
 __all__ = ["render_report", "write_report"]
@@ -42,13 +42,8 @@ def write_report(
         raise RunError(
             f"{out} is a folder; expected the name of the report file, such as {out / 'report.html'}."
         )
-    page = render_report(metrics, open_picture).encode("utf-8", "replace")  # a path may hold a lone surrogate
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(page)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    page = render_report(metrics, open_picture)
+    write_text(out, page.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
 
 
 def render_report(metrics: Mapping[str, Any], open_picture: Callable[[str], Image.Image | None]) -> str:
@@ -104,20 +99,19 @@ def _view(metrics: Mapping[str, Any], open_picture: Callable[[str], Image.Image 
         "selection": metrics.get("selection") or {},
         "files": tables.file_lists(metrics.get("files") or {}),
         "versions": metrics.get("versions") or {},
-        "created": metrics.get("created"),
+        "created": str(metrics.get("created") or "").replace("T", " ").replace("+00:00", " UTC"),
     }
 
 
 def _scores(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The accuracies of the headline: adapted, and zero-shot if it is known."""
-    before = metrics.get("zero_shot_accuracy")
-    scores = [("Adapted" if before is not None else "Accuracy", "accuracy", "accuracy_interval", "adapted")]
-    scores += (
-        [("Zero-shot", "zero_shot_accuracy", "zero_shot_interval", "before")] if before is not None else []
-    )
+    now, interval = metrics["accuracy"], metrics.get("accuracy_interval")
+    before, before_interval = metrics.get("zero_shot_accuracy"), metrics.get("zero_shot_interval")
+    if before is None:
+        return [{"name": "Accuracy", "value": now, "interval": interval, "css": "adapted"}]
     return [
-        {"name": name, "value": metrics[value], "interval": metrics.get(interval), "css": css}
-        for name, value, interval, css in scores
+        {"name": "Adapted", "value": now, "interval": interval, "css": "adapted"},
+        {"name": "Zero-shot", "value": before, "interval": before_interval, "css": "before"},
     ]
 
 

@@ -83,6 +83,7 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict | None:
     value, (low, high), p_value = difference["value"], difference["interval"], difference["p_value"]
     clear = p_value < 0.05 and (low > 0 or high < 0)
     points = f"{100 * abs(value):.1f} points"
+    kind: Literal["better", "worse", "same"]
     if not clear:
         kind, headline = "same", f"No clear difference from zero-shot ({_signed(value)} points)"
     elif value > 0:
@@ -97,7 +98,7 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict | None:
             f" {difference['only_adapted']:,} of them only the adapted model gets right, "
             f"{difference['only_zero_shot']:,} only zero-shot."
         )
-    return Verdict(kind, headline, evidence)  # type: ignore[arg-type]
+    return Verdict(kind, headline, evidence)
 
 
 def run_sentence(metrics: Mapping[str, Any]) -> str:

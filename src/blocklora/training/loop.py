@@ -140,7 +140,7 @@ def train(
                 saved = now
                 state.save(step + 1)
             if stop.is_set() and not last:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"stopped after step {step + 1} of {iterations}")
     model.eval()
     return Training(state.losses.cpu().double(), lr, time.monotonic() - began)
 

@@ -1,0 +1,204 @@
+"""The maths against the plain formula, finite differences and counted bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from blocklora.adapter import functional
+from blocklora.adapter.functional import block_lora, block_lora_reference, draw_seed, dropout_mask, fold, init_factors
+
+
+def factors(n: int, k: int, d_in: int = 7, d_out: int = 5, shape: tuple[int, ...] = (2, 3)) -> list[Tensor]:
+    g = torch.Generator().manual_seed(n * 100 + k)
+    sizes = ((*shape, d_in), (k, d_in), (n, d_out, k))
+    return [torch.randn(size, generator=g, dtype=torch.float64).requires_grad_() for size in sizes]
+
+
+def masks_of(seed: int, x: Tensor, p: float, count: int) -> list[Tensor]:
+    """The masks that a call draws when torch's stream stands at ``seed``."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(draw_seed())
+    return [dropout_mask(x, p, generator) for _ in range(count)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 4),
+    k=st.integers(1, 3),
+    p=st.sampled_from([0.0, 0.25, 0.6]),
+    arms=st.booleans(),
+    scale=st.sampled_from([1.0, -0.3, 2.5]),
+    shape=st.sampled_from([(), (0,), (3,), (2, 3), (2, 1, 4)]),
+)
+def test_equals_the_formula_forward_and_backward(n, k, p, arms, scale, shape) -> None:
+    ours, plain = factors(n, k, shape=shape), factors(n, k, shape=shape)
+    masks = masks_of(3, plain[0], p, n if arms else 1) if p else None
+    torch.manual_seed(3)
+    got = block_lora(*ours, scale, dropout=p, arm_dropout=arms)
+    want = block_lora_reference(*plain, scale, masks)
+    assert torch.allclose(got, want, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(want)
+    (got * weight).sum().backward()
+    (want * weight).sum().backward()
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("p", "arms"), [(0.0, False), (0.3, False), (0.3, True)])
+def test_finite_differences(p: float, arms: bool) -> None:
+    def call(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        torch.manual_seed(8)  # the same masks at every probe
+        return block_lora(x, A, B, 0.7, dropout=p, arm_dropout=arms)
+
+    assert torch.autograd.gradcheck(call, tuple(factors(3, 2)))
+
+
+@pytest.mark.parametrize("trained", [(True, False, False), (False, True, False), (False, False, True)])
+def test_gradients_of_a_part(trained: tuple[bool, ...]) -> None:
+    whole, part = factors(2, 2), factors(2, 2)
+    for tensor, wanted in zip(part, trained, strict=True):
+        tensor.requires_grad_(wanted)
+    for tensors in (whole, part):
+        torch.manual_seed(1)
+        block_lora(*tensors, 1.3, dropout=0.4).square().sum().backward()
+    for a, b, wanted in zip(whole, part, trained, strict=True):
+        assert torch.equal(a.grad, b.grad) if wanted else b.grad is None
+
+
+def test_gradient_of_gradient_is_refused() -> None:
+    tensors = factors(2, 1)
+    out = block_lora(*tensors, 1.0)
+    (grad,) = torch.autograd.grad(out.square().sum(), tensors[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def saved_bytes(run: Any, known: list[Tensor]) -> int:
+    """Bytes of all distinct storages that autograd keeps, parameters and other known tensors left out."""
+    kept: dict[int, int] = {}
+    owned = {tensor.untyped_storage().data_ptr() for tensor in known}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        alive = run()
+    assert alive is not None
+    return sum(kept.values())
+
+
+def test_saved_bytes_are_the_input_once_and_the_small_products() -> None:
+    tokens, d, k = 32, 64, 2
+    source = torch.randn(tokens, d, requires_grad=True)
+    layers = [[torch.randn(k, d, requires_grad=True), torch.randn(3, d, k, requires_grad=True)] for _ in range(3)]
+    parameters = [p for layer in layers for p in layer] + [source]
+
+    def run() -> Any:
+        x = source * 1  # q, k and v read this one tensor
+        return [block_lora(x, A, B, 0.5, dropout=0.25) for A, B in layers]
+
+    assert saved_bytes(run, parameters) == 4 * (tokens * d + 3 * tokens * k)
+    for A, B in layers:  # frozen factors: only what the input's gradient needs, which is nothing new
+        A.requires_grad_(False)
+        B.requires_grad_(False)
+    assert saved_bytes(run, parameters) == 0
+
+
+def test_nothing_is_saved_without_gradients() -> None:
+    tensors = [t.detach() for t in factors(2, 2)]
+    assert block_lora(*tensors, 1.0).grad_fn is None
+
+
+def test_masks_are_right_on_average_and_reproducible() -> None:
+    x = torch.ones(200_003)
+    mask = dropout_mask(x, 0.3, torch.Generator().manual_seed(4))
+    assert torch.equal(mask, dropout_mask(x, 0.3, torch.Generator().manual_seed(4)))
+    assert abs((mask == 0).double().mean().item() - 0.3) < 0.005
+    assert abs(mask.double().mean().item() - 1) < 0.01
+    assert len(mask.unique()) == 2
+    for lag in (1, 2, 3, 4):  # neighbours, which come from one random word, are independent
+        both = ((mask[:-lag] == 0) & (mask[lag:] == 0)).double().mean().item()
+        assert abs(both - 0.09) < 0.005
+
+
+@pytest.mark.parametrize("p", [1e-9, 1 - 1e-9])
+def test_masks_stay_finite_at_the_ends(p: float) -> None:
+    assert dropout_mask(torch.ones(1000), p, torch.Generator().manual_seed(0)).isfinite().all()
+
+
+def test_arms_get_masks_of_their_own_only_when_asked() -> None:
+    x, A, B = (t.detach() for t in factors(2, 1, shape=(64,)))
+    B = torch.stack([B[0], -B[0]])  # the same mask makes these two arms cancel
+    shared = block_lora(x, A, B, 1.0, dropout=0.5)
+    own = block_lora(x, A, B, 1.0, dropout=0.5, arm_dropout=True)
+    assert shared.abs().max() == 0
+    assert own.abs().max() > 0.1
+    assert block_lora(x, A, B, 1.0, arm_dropout=True).abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+def test_gaussian_arms_differ_and_sum_to_exactly_zero(n: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(n)
+    A, B = torch.empty(2, 30, dtype=dtype), torch.empty(n, 40, 2, dtype=dtype)
+    init_factors(A, B, "gaussian")
+    assert A.abs().max() > 0
+    for order in (B, B.flip(0), B.roll(1, 0)):
+        assert fold(order).abs().max() == 0
+    if n > 1:
+        assert 0.004 < B.float().std().item() < 0.02
+        assert not torch.equal(B[0], B[1])
+
+
+def test_the_usual_start_and_the_random_start() -> None:
+    A, B = torch.empty(4, 30), torch.empty(2, 20, 4)
+    init_factors(A, B, True)
+    assert not B.any()
+    assert A.abs().max() <= 1 / 30**0.5  # Kaiming-uniform with a = sqrt 5
+    init_factors(A, B, False)
+    assert fold(B).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("outer", [torch.bfloat16, torch.float16])
+def test_autocast_computes_in_its_type_and_keeps_gradients_in_theirs(outer: torch.dtype) -> None:
+    x, A, B = (t.detach().float().requires_grad_() for t in factors(2, 2, shape=(6,)))
+    exact = block_lora(x, A, B, 0.5)
+    with torch.autocast("cpu", dtype=outer):
+        out = block_lora(x, A, B, 0.5)
+        assert out.dtype == outer
+        out.sum().backward()  # inside autocast: the types are explicit, so this changes nothing
+    assert [t.grad.dtype for t in (x, A, B)] == [torch.float32] * 3
+    assert torch.allclose(out.float(), exact, atol=0.1, rtol=0.05)
+
+
+def test_autocast_leaves_double_alone() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block_lora(*factors(2, 2), 1.0).dtype == torch.float64
+
+
+def test_half_precision_input_is_kept_as_it_came() -> None:
+    x = torch.randn(16, 7, dtype=torch.bfloat16, requires_grad=True)
+    A, B = torch.randn(2, 7, requires_grad=True), torch.randn(3, 5, 2, requires_grad=True)
+    kept = saved_bytes(lambda: block_lora(x, A, B, 1.0), [A, B])
+    assert kept == 16 * 7 * 2 + 16 * 2 * 4
+    block_lora(x, A, B, 1.0).sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+
+
+def test_while_compiling_the_plain_formula_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, A, B = (t.detach() for t in factors(3, 2, shape=(400,)))
+    want = block_lora(x, A, B, 0.5)
+    monkeypatch.setattr(functional.torch.compiler, "is_compiling", lambda: True)
+    assert torch.allclose(block_lora(x, A, B, 0.5), want)
+    for arms in (False, True):
+        mean = torch.stack([block_lora(x, A, B, 0.5, dropout=0.2, arm_dropout=arms) for _ in range(400)]).mean(0)
+        assert (mean - want).abs().mean() < 0.1 * want.abs().mean()

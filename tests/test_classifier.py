@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blocklora import FewShotClassifier
+from blocklora.errors import ConfigError, DataError, ImageError, ModelError, RunError
+
+FAST: dict[str, Any] = {"iterations": 4, "lr": 1e-2, "batch_size": 6, "device": "cpu"}
+
+
+def listed(photos: Path) -> tuple[list[Path], list[str]]:
+    paths = sorted(photos.glob("*/*.png"))
+    return paths, [path.parent.name for path in paths]
+
+
+@pytest.fixture(scope="module")
+def fitted(clip_folder: Path, photos: Path) -> FewShotClassifier:
+    return FewShotClassifier(model=str(clip_folder), shots=4, seed=1, **FAST).fit(*listed(photos))
+
+
+def test_verbs_agree(fitted: FewShotClassifier, photos: Path) -> None:
+    paths, labels = listed(photos)
+    probabilities = fitted.predict_proba(paths)
+    assert fitted.classes_.tolist() == ["blue-cross", "green disc", "red_square"]
+    assert probabilities.shape == (36, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    predicted = fitted.predict(paths)
+    assert predicted.tolist() == fitted.classes_[probabilities.argmax(axis=1)].tolist()
+    assert fitted.score(paths, labels) == np.mean(predicted == np.array(labels))
+    assert fitted.temperature_ > 0
+    assert fitted.fitted.prompts[2] == "a photo of a red square."
+    assert fitted.predict_proba([]).shape == (0, 3)
+
+
+def test_probabilities_are_the_formula(fitted: FewShotClassifier, photos: Path) -> None:
+    path = listed(photos)[0][5]
+    features = fitted.encode([("x", path)]).features.double()
+    saved = fitted.fitted
+    logits = saved.logit_scale * (saved.class_features.double() @ features[0]) / saved.temperature
+    expected = (logits - logits.logsumexp(0)).exp().numpy()
+    np.testing.assert_allclose(fitted.predict_proba([path])[0], expected, rtol=1e-9)
+
+
+def test_pictures_of_every_kind(fitted: FewShotClassifier, photos: Path) -> None:
+    path = listed(photos)[0][0]
+    picture = Image.open(path)
+    kinds = [path, str(path), picture, np.asarray(picture.convert("RGB"))]
+    rows = fitted.predict_proba(kinds)
+    assert (rows == rows[0]).all()
+    grey = np.asarray(picture.convert("L"))
+    np.testing.assert_array_equal(fitted.predict_proba([grey]), fitted.predict_proba([picture.convert("L")]))
+
+
+def test_numbers_as_labels(clip_folder: Path, photos: Path) -> None:
+    paths, labels = listed(photos)
+    numbers = [{"red_square": 7, "green disc": 3, "blue-cross": 5}[label] for label in labels]
+    words = {7: "red square", 3: "green disc", 5: "blue cross"}
+    classifier = FewShotClassifier(
+        model=str(clip_folder), class_names=words, method="zero-shot", device="cpu"
+    )
+    classifier.fit(paths, numbers)
+    assert classifier.classes_.tolist() == [3, 5, 7]
+    assert classifier.fitted.prompts[0] == "a photo of a green disc."
+    assert set(classifier.predict(paths).tolist()) <= {3, 5, 7}
+    assert classifier.notes_[-1].startswith("no validation pictures were left")
+
+
+def test_save_and_load_give_the_same_bits(fitted: FewShotClassifier, photos: Path, tmp_path: Path) -> None:
+    paths, _ = listed(photos)
+    fitted.save(tmp_path / "kept")
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+        "adapter", "class_features.safetensors", "classifier.json",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "kept" / "adapter").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    loaded = FewShotClassifier.load(tmp_path / "kept", device="cpu")
+    np.testing.assert_array_equal(loaded.predict_proba(paths), fitted.predict_proba(paths))
+    assert loaded.classes_.tolist() == fitted.classes_.tolist()
+    record = json.loads((tmp_path / "kept" / "classifier.json").read_text(encoding="utf-8"))
+    assert record["preprocessing"]["crop_size"] == {"height": 32, "width": 32}
+    assert {"blocklora", "torch", "peft"} <= set(record["versions"])
+    loaded.save(tmp_path / "again")
+    again = FewShotClassifier.load(tmp_path / "again", device="cpu")
+    np.testing.assert_array_equal(again.predict_proba(paths), fitted.predict_proba(paths))
+
+
+def test_a_fresh_process_needs_neither_text_tower_nor_training_pictures(
+    fitted: FewShotClassifier, photos: Path, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "kept")
+    path = listed(photos)[0][0]
+    code = f"""
+import torch
+from transformers.models.clip import modeling_clip
+def refuse(*a, **k): raise AssertionError("the text tower was built")
+modeling_clip.CLIPTextTransformer = modeling_clip.CLIPTextModel = refuse
+from blocklora import FewShotClassifier
+classifier = FewShotClassifier.load({str(tmp_path / "kept")!r}, device="cpu")
+print(classifier.predict_proba([{str(path)!r}])[0].tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout), fitted.predict_proba([path])[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("towers", ["text", "vision"])
+@pytest.mark.parametrize("method", ["block-lora", "clip-lora", "zero-shot"])
+def test_every_kind_is_saved(
+    clip_folder: Path, photos: Path, tmp_path: Path, method: str, towers: str
+) -> None:
+    paths, labels = listed(photos)
+    classifier = FewShotClassifier(model=str(clip_folder), method=method, shots=1, towers=towers, **FAST)
+    classifier.fit(paths, labels).save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path, device="cpu")
+    np.testing.assert_array_equal(loaded.predict_proba(paths[:5]), classifier.predict_proba(paths[:5]))
+
+
+def test_the_base_model_must_be_the_same(
+    make_clip: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    base = make_clip(tmp_path / "base", seed=1)
+    FewShotClassifier(model=str(base), method="zero-shot").fit(*listed(photos)).save(tmp_path / "kept")
+    make_clip(base, seed=2)
+    with pytest.raises(RunError, match=r"the base model '.*base' has other weights than when"):
+        FewShotClassifier.load(tmp_path / "kept")
+
+
+def test_damaged_folders(fitted: FewShotClassifier, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such folder; expected a RUN folder"):
+        FewShotClassifier.load(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"holds no classifier\.json, so it is not a finished run"):
+        FewShotClassifier.load(tmp_path)
+    kept = tmp_path / "kept"
+    fitted.save(kept)
+    record = json.loads((kept / "classifier.json").read_text(encoding="utf-8"))
+    (kept / "classifier.json").write_text(json.dumps(record | {"format": 99}), encoding="utf-8")
+    with pytest.raises(RunError, match=r"format 99 .* upgrade blocklora"):
+        FewShotClassifier.load(kept)
+    (kept / "classifier.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match="this classifier is damaged"):
+        FewShotClassifier.load(kept)
+    fitted.save(kept)
+    (kept / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match="this adapter cannot be read"):
+        FewShotClassifier.load(kept)
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(RunError, match="this is a file; expected a folder"):
+        fitted.save(tmp_path / "file")
+
+
+def test_wrong_use(clip_folder: Path, photos: Path, fitted: FewShotClassifier, tmp_path: Path) -> None:
+    paths, labels = listed(photos)
+    with pytest.raises(ConfigError, match="method 'magic': expected one of block-lora, clip-lora, zero-shot"):
+        FewShotClassifier(method="magic")
+    with pytest.raises(ConfigError, match="unknown option 'rank': expected some of iterations, "):
+        FewShotClassifier(rank=3)
+    with pytest.raises(ConfigError, match="not fitted yet"):
+        FewShotClassifier().predict(paths)
+    with pytest.raises(DataError, match="36 images but 2 labels"):
+        FewShotClassifier().fit(paths, labels[:2])
+    with pytest.raises(DataError, match="1 class; a classifier needs two or more"):
+        FewShotClassifier().fit(paths[:3], labels[:3])
+    with pytest.raises(ModelError, match="cannot be read"):
+        FewShotClassifier(model=str(tmp_path)).fit(paths, labels)
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture", encoding="utf-8")
+    with pytest.raises(ImageError, match=r"broken\.png.*\(2 pictures in all\)"):
+        fitted.predict([paths[0], broken, broken])
+    with pytest.raises(DataError, match=r"no readable training picture for class 'x'.*broken\.png"):
+        FewShotClassifier(model=str(clip_folder)).fit([*paths, broken], [*labels, "x"])
+
+
+def test_an_unreadable_training_picture_is_left_out_and_named(
+    clip_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture", encoding="utf-8")
+    paths, labels = listed(photos)
+    classifier = FewShotClassifier(model=str(clip_folder), method="zero-shot", device="cpu")
+    classifier.fit([broken, *paths], [labels[0], *labels])
+    assert [bad.image for bad in classifier.unreadable_] == [str(broken)]
+
+
+def test_prompts_that_are_too_long_are_named(clip_folder: Path, photos: Path) -> None:
+    prompt = "a photo of a {}, " + "very " * 40
+    classifier = FewShotClassifier(model=str(clip_folder), method="zero-shot", prompt=prompt, device="cpu")
+    classifier.fit(*listed(photos))
+    assert any("3 prompts have more than 24 tokens and were cut" in note for note in classifier.notes_)
+
+
+def test_zero_shot_features_are_those_without_the_adapter(
+    fitted: FewShotClassifier, clip_folder: Path, photos: Path
+) -> None:
+    plain = FewShotClassifier(model=str(clip_folder), method="zero-shot", device="cpu").fit(*listed(photos))
+    named = [(str(path), path) for path in listed(photos)[0][:4]]
+    both = fitted.encode(named, zero_shot=True).features
+    torch.testing.assert_close(both[:, 1], plain.encode(named).features, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(both[:, 0], both[:, 1], atol=1e-4)
+    assert (
+        fitted.fitted.zero_shot_labels(both[:, 1]).tolist()
+        == plain.predict_proba([path for _, path in named]).argmax(axis=1).tolist()
+    )
