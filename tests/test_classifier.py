@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from blocklora import FewShotClassifier
 from blocklora.errors import ConfigError, DataError, ImageError, ModelError, RunError
@@ -156,6 +157,18 @@ def test_damaged_folders(fitted: FewShotClassifier, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(RunError, match="this is a file; expected a folder"):
         fitted.save(tmp_path / "file")
+
+
+def test_a_full_disk_while_saving(
+    fitted: FewShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(type(fitted.fitted.model), "save_pretrained", full)
+    with pytest.raises(RunError, match=r"adapter: cannot be written \(I/O error: No space left"):
+        fitted.save(tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 def test_wrong_use(clip_folder: Path, photos: Path, fitted: FewShotClassifier, tmp_path: Path) -> None:

@@ -95,8 +95,11 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
         raise RunError(f"{folder}: this is a file; expected a folder, or a new name for one.")
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(saved.model, PeftModel):
-        with write_folder(folder / _ADAPTER) as adapter:
-            _write_adapter(adapter, saved)
+        try:
+            with write_folder(folder / _ADAPTER) as adapter:
+                _write_adapter(adapter, saved)
+        except SafetensorError as error:
+            raise RunError(f"{folder / _ADAPTER}: cannot be written ({error}).") from error
     features = {"adapted": saved.class_features, "zero_shot": saved.zero_shot_features}
     write_bytes(folder / _FEATURES, save({name: value.contiguous() for name, value in features.items()}))
     write_json(

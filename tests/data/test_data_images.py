@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from blocklora.data import IMAGE_ENDINGS, open_image, picture_from_array
+from blocklora.errors import ConfigError, ImageError
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def saved(picture, path, **options):
+    picture.save(path, **options)
+    return path
+
+
+def pixels(picture):
+    assert picture.mode == "RGB"
+    return np.asarray(picture).astype(int)
+
+
+def corners(size=(24, 16)):
+    """A picture whose four quarters are red, green, blue and white, from the top left in reading order."""
+    quarters = np.array([[RED, GREEN], [BLUE, WHITE]], dtype=np.uint8)
+    return Image.fromarray(quarters).resize(size, Image.Resampling.NEAREST)
+
+
+def grey_ramp():
+    """(2, 256) values 0..65535 in equal steps."""
+    return np.linspace(0, 65535, 512).round().astype(np.uint16).reshape(2, 256)
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
+def test_every_ending_that_counts_as_a_picture_can_be_read(tmp_path, ending):
+    kind = {".jfif": "JPEG", ".pgm": "PPM"}.get(ending)
+    picture = open_image(saved(corners((64, 48)), tmp_path / f"x{ending}", format=kind))
+    assert picture.size == (64, 48)
+    assert np.abs(pixels(picture) - pixels(corners((64, 48)))).mean() < 12
+
+
+def test_upper_case_wrong_and_missing_endings_do_not_matter(tmp_path):
+    for name in ("x.JPG", "photo", "x.txt"):
+        path = saved(corners(), tmp_path / name, format="PNG")
+        assert (pixels(open_image(path)) == pixels(corners())).all()
+
+
+def test_path_text_bytes_and_picture_give_the_same(tmp_path):
+    path = saved(corners(), tmp_path / "ä b.png")
+    expected = pixels(corners())
+    for source in (path, str(path), path.read_bytes(), corners()):
+        assert (pixels(open_image(source)) == expected).all()
+
+
+def test_a_picture_in_memory_is_copied_not_changed():
+    picture = corners()
+    opened = open_image(picture)
+    opened.putpixel((0, 0), (1, 2, 3))
+    assert picture.getpixel((0, 0)) == RED
+
+
+def test_cmyk_jpeg(tmp_path):
+    # Pillow writes CMYK inverted with Adobe's marker, as Photoshop does
+    path = saved(corners((64, 48)).convert("CMYK"), tmp_path / "x.jpg", quality=95)
+    with Image.open(path) as stored:
+        assert stored.mode == "CMYK"
+    assert np.abs(pixels(open_image(path)) - pixels(corners((64, 48)))).mean() < 8
+
+
+def test_ycck_jpeg(tmp_path):
+    # the same four channels, of which the first three are stored as YCbCr (Adobe's transform 2)
+    red = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), tmp_path / "cmyk.jpg", quality=95).read_bytes()
+    # an inverted CMYK red is stored as (255, 0, 0, 255); as YCbCr that is (76, 85, 255)
+    ycck = Image.new("CMYK", (16, 16), (255 - 76, 255 - 85, 0, 0))
+    stored = saved(ycck, tmp_path / "x.jpg", quality=95).read_bytes()
+    marker = stored.index(b"Adobe") + len(b"Adobe") + 6
+    assert (red[marker], stored[marker]) == (0, 0)
+    colour = pixels(open_image(stored[:marker] + b"\x02" + stored[marker + 1 :])).mean(axis=(0, 1))
+    assert np.abs(colour - RED).max() < 6
+
+
+def test_palette_with_transparency_lies_on_white(tmp_path):
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([*RED, *BLUE])
+    picture.putpixel((1, 0), 1)
+    for ending in ("png", "gif"):
+        path = saved(picture, tmp_path / f"x.{ending}", transparency=1)
+        assert pixels(open_image(path)).tolist() == [[list(RED), list(WHITE)]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        ("LA", [(0, 255), (0, 0), (0, 128)], [0, 255, 127]),
+        ("RGBA", [(0, 0, 0, 255), (9, 9, 9, 0), (0, 0, 0, 128)], [0, 255, 127]),
+    ],
+)
+def test_transparent_pixels_lie_on_white(tmp_path, mode, values, expected):
+    picture = Image.new(mode, (3, 1))
+    picture.putdata(values)
+    shown = pixels(open_image(saved(picture, tmp_path / "x.png")))
+    assert np.abs(shown - np.array(expected)[None, :, None]).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "LA", "RGBA"])
+def test_every_mode_with_alpha_in_memory(mode):
+    clear = Image.new("RGBA", (1, 1), (40, 40, 40, 0))
+    picture = clear.convert("LA" if "L" in mode else "RGBA").convert(mode)
+    assert pixels(open_image(picture)).ravel().tolist() == list(WHITE)
+
+
+@pytest.mark.parametrize(("mode", "clear", "kept"), [("RGB", RED, BLUE), ("L", 0, 100)])
+def test_one_colour_declared_transparent(tmp_path, mode, clear, kept):
+    picture = Image.new(mode, (2, 1), clear)
+    picture.putpixel((1, 0), kept)
+    shown = pixels(open_image(saved(picture, tmp_path / "x.png", transparency=clear)))
+    assert shown[0, 0].tolist() == list(WHITE)
+    assert shown[0, 1].tolist() == list(kept if mode == "RGB" else (kept,) * 3)
+
+
+def test_one_bit(tmp_path):
+    picture = Image.new("1", (2, 1))
+    picture.putpixel((1, 0), 1)
+    for ending in ("png", "tif", "bmp"):
+        shown = pixels(open_image(saved(picture, tmp_path / f"x.{ending}")))
+        assert shown.tolist() == [[[0] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_over_their_whole_range(tmp_path, ending):
+    ramp = grey_ramp()
+    shown = pixels(open_image(saved(Image.fromarray(ramp), tmp_path / f"x.{ending}")))
+    assert (shown == np.rint(ramp / 257).astype(int)[..., None]).all()
+    dark = pixels(open_image(saved(Image.fromarray(ramp // 256), tmp_path / f"dark.{ending}")))
+    assert dark.max() == 1  # a dark picture stays dark
+
+
+def test_big_endian_sixteen_bits():
+    picture = Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 257, 65535))
+    assert pixels(open_image(picture))[0, :, 0].tolist() == [1, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 256.0, 65535.0], [0, 1, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([0.0, 50_000.0, 100_000.0], [0, 128, 255]),
+        ([float("nan"), float("inf"), 1.0], [0, 0, 255]),
+        ([-3.0, -3.0, -3.0], [0, 0, 0]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+    ],
+)
+def test_float_grey(tmp_path, values, expected):
+    picture = Image.fromarray(np.array([values], dtype=np.float32))
+    shown = pixels(open_image(saved(picture, tmp_path / "x.tif")))
+    assert shown[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([0, 255, 65535], [0, 1, 255]), ([-100, 0, 100], [0, 128, 255])]
+)
+def test_wide_integer_grey(values, expected):
+    picture = Image.fromarray(np.array([values], dtype=np.int32))
+    assert pixels(open_image(picture))[0, :, 0].tolist() == expected
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in (RED, GREEN, BLUE)]
+    for ending in ("gif", "png", "webp"):
+        options = {"lossless": True} if ending == "webp" else {}
+        path = saved(frames[0], tmp_path / f"x.{ending}", save_all=True, append_images=frames[1:], **options)
+        assert (pixels(open_image(path)) == RED).all()
+
+
+def test_first_page_of_a_tiff_and_first_picture_of_an_mpo(tmp_path):
+    pages = [Image.new("RGB", (8, 8), colour) for colour in (BLUE, GREEN)]
+    tiff = saved(pages[0], tmp_path / "x.tiff", save_all=True, append_images=pages[1:])
+    assert (pixels(open_image(tiff)) == BLUE).all()
+    mpo = saved(pages[0], tmp_path / "x.jpg", format="MPO", save_all=True, append_images=pages[1:])
+    assert np.abs(pixels(open_image(mpo)) - BLUE).max() < 4
+
+
+# ---- orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_every_orientation_comes_upright(tmp_path, orientation, ending):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,  # stored a quarter to the left; the viewer turns it right
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = corners().transpose(undo[orientation]) if orientation > 1 else corners()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if ending == "jpg" else {}
+    options |= {"lossless": True} if ending == "webp" else {}
+    shown = open_image(saved(stored, tmp_path / f"x.{ending}", exif=exif, **options))
+    assert shown.size == (24, 16)
+    assert np.abs(pixels(shown) - pixels(corners())).max() < 40
+    assert (pixels(open_image(shown)) == pixels(shown)).all()  # and is not turned twice
+
+
+def test_sixteen_bits_are_turned_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    shown = open_image(saved(Image.fromarray(grey_ramp()), tmp_path / "x.png", exif=exif))
+    assert (pixels(shown)[0, 0, 0], pixels(shown)[-1, -1, 0]) == (255, 0)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Exif\0\0garbage",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\x7f",
+        b"Exif\0\0",
+    ],
+)
+def test_a_broken_exif_block_counts_as_none(tmp_path, block):
+    path = saved(corners(), tmp_path / "x.png", exif=block)
+    assert (pixels(open_image(path)) == pixels(corners())).all()
+    path = saved(corners(), tmp_path / "x.jpg", exif=block)
+    assert open_image(path).size == (24, 16)
+
+
+def test_an_orientation_that_does_not_exist_counts_as_none(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    path = saved(corners(), tmp_path / "x.png", exif=exif)
+    assert (pixels(open_image(path)) == pixels(corners())).all()
+
+
+# ---- what is no picture
+
+
+def test_a_truncated_picture_is_refused_by_name(tmp_path):
+    for ending in ("jpg", "png", "gif", "bmp", "tif"):
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        path = saved(Image.fromarray(noise), tmp_path / f"cut.{ending}")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ImageError, match=rf"cut\.{ending}: the picture is damaged, cut short"):
+            open_image(path)
+
+
+def test_a_cut_header_is_refused(tmp_path):
+    path = saved(corners(), tmp_path / "x.jpg")
+    path.write_bytes(path.read_bytes()[:24])
+    with pytest.raises(ImageError, match="replace or remove it"):
+        open_image(path)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "x.jpg").touch()
+    with pytest.raises(ImageError, match=r"x\.jpg: the file is empty \(0 bytes\)"):
+        open_image(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match=r"picture in memory: the file is empty"):
+        open_image(b"")
+
+
+@pytest.mark.parametrize("text", ["hello", "<html><body>404</body></html>", "BM, said the text", "P6", "a"])
+def test_text_called_jpg_is_refused(tmp_path, text):
+    (tmp_path / "x.jpg").write_text(text)
+    with pytest.raises(ImageError, match=r"x\.jpg: (this is not a picture|the picture is damaged)"):
+        open_image(tmp_path / "x.jpg")
+
+
+def test_postscript_is_not_run(tmp_path):
+    (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    with pytest.raises(ImageError, match="not a picture in a format that can be read"):
+        open_image(tmp_path / "x.png")
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    (tmp_path / "x.jpg").mkdir()
+    with pytest.raises(ImageError, match=r"x\.jpg: this is a folder: give the path of an image file"):
+        open_image(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match=r"gone\.jpg: there is no such file: check the path"):
+        open_image(tmp_path / "gone.jpg")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match="not a plain file"):
+        open_image(tmp_path / "x.jpg")
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    path = saved(corners(), tmp_path / "x.png")
+
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", deny)
+    with pytest.raises(ImageError, match="no permission to read this file"):
+        open_image(path)
+
+
+def test_impossible_paths_are_refused():
+    with pytest.raises(ImageError, match="the file cannot be opened"):
+        open_image("a\0b.jpg")
+    if sys.platform != "win32":
+        with pytest.raises(ImageError, match="the file cannot be opened"):
+            open_image("x" * 5000 + ".jpg")
+
+
+def test_a_decompression_bomb_is_refused_and_nothing_warns(tmp_path, monkeypatch):
+    path = saved(Image.new("1", (300, 200)), tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    with pytest.raises(ImageError, match=r"300 x 200 pixels are more than the 40000 that are read"):
+        open_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # Pillow's own door would warn here
+    with warnings.catch_warnings(record=True) as caught:
+        assert open_image(path).size == (300, 200)
+    assert not caught
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert open_image(path).size == (300, 200)
+
+
+def test_a_picture_in_memory_that_cannot_be_shown_is_refused_by_its_name():
+    with pytest.raises(ImageError, match=r"picture in memory: .*its size is 0 x 3"):
+        open_image(Image.new("RGB", (0, 3)))
+    with pytest.raises(ImageError, match=r"digits/0001: the picture is damaged"):
+        open_image(Image.new("RGB", (0, 3)), name="digits/0001")
+
+
+def test_bytes_are_named_as_asked():
+    with pytest.raises(ImageError, match=r"^table#3: this is not a picture"):
+        open_image(b"no picture at all", name="table#3")
+
+
+# ---- draft
+
+
+@pytest.mark.parametrize(("min_side", "expected"), [(None, 400), (64, 100), (100, 100), (101, 200), (999, 400)])
+def test_min_side_decodes_a_big_jpeg_to_a_fraction(tmp_path, min_side, expected):
+    path = saved(corners((800, 400)), tmp_path / "x.jpg")
+    picture = open_image(path, min_side=min_side)
+    assert picture.size == (2 * expected, expected)
+    small = pixels(corners(picture.size))
+    assert np.abs(pixels(picture) - small).mean() < 6
+
+
+def test_min_side_holds_for_the_turned_picture_and_changes_no_other_format(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_image(saved(corners((800, 400)), tmp_path / "x.jpg", exif=exif), min_side=64).size == (100, 200)
+    assert open_image(saved(corners((800, 400)), tmp_path / "x.png"), min_side=64).size == (800, 400)
+    assert open_image(corners((800, 400)), min_side=64).size == (800, 400)
+
+
+@pytest.mark.parametrize("min_side", [0, -3])
+def test_min_side_below_one_is_refused(min_side):
+    with pytest.raises(ConfigError, match=f"min_side is {min_side}: give a number of pixels, 1 or more"):
+        open_image(corners(), min_side=min_side)
+
+
+# ---- arrays
+
+
+def test_arrays_become_pictures_with_pixels_of_their_own():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    picture = picture_from_array(array[:, ::-1])
+    assert (pixels(picture) == array[:, ::-1]).all()
+    array[:] = 0
+    assert pixels(picture).max() == 23
+    assert pixels(picture_from_array(np.array([[7, 9]], dtype=np.uint8)))[0].tolist() == [[7] * 3, [9] * 3]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 2), dtype=np.float32),
+        np.zeros((2, 2, 4), dtype=np.uint8),
+        np.zeros((0, 2), dtype=np.uint8),
+        np.zeros(3, dtype=np.uint8),
+        "text",
+    ],
+)
+def test_other_arrays_are_refused(array):
+    with pytest.raises(ImageError, match="picture 3: an array of shape .* is not a picture: give uint8 values"):
+        picture_from_array(array, "picture 3")
+
+
+def test_endings_are_lower_case_and_avif_is_there_where_pillow_has_it():
+    assert all(ending == ending.lower() and ending.startswith(".") for ending in IMAGE_ENDINGS)
+    assert (".avif" in IMAGE_ENDINGS) == bool(features.check("avif"))
