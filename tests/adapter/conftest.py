@@ -29,7 +29,9 @@ Maker = tuple[Callable[[], nn.Module], list[str], Callable[[], dict[str, Tensor]
 
 def pytest_configure(config: pytest.Config) -> None:
     # PEFT 0.21 reads a name that transformers 5 has deprecated, on every get_peft_model.
-    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+    )
 
 
 class MLP(nn.Module):
@@ -85,7 +87,11 @@ def _llama() -> nn.Module:
 
 
 MAKERS: dict[str, Maker] = {
-    "mlp": (MLP, ["lin0", "lin1"], lambda: {"x": torch.randn(4, 10, generator=torch.Generator().manual_seed(1))}),
+    "mlp": (
+        MLP,
+        ["lin0", "lin1"],
+        lambda: {"x": torch.randn(4, 10, generator=torch.Generator().manual_seed(1))},
+    ),
     "clip": (_clip, ["q_proj", "k_proj", "v_proj"], _clip_batch),
     "gpt2": (_gpt2, ["c_attn", "c_proj"], lambda: {"input_ids": _tokens()}),
     "bert": (_bert, ["query", "value"], lambda: {"input_ids": _tokens()}),
@@ -106,7 +112,13 @@ class Case:
         return self.make().eval()
 
     def config(self, **options: Any) -> BlockLoraConfig:
-        settings = {"r": 4, "n_blocks": 2, "lora_alpha": 6, "target_modules": self.targets, "init_weights": False}
+        settings = {
+            "r": 4,
+            "n_blocks": 2,
+            "lora_alpha": 6,
+            "target_modules": self.targets,
+            "init_weights": False,
+        }
         return BlockLoraConfig(**(settings | options))
 
     def adapted(self, seed: int = 1, **options: Any) -> Any:

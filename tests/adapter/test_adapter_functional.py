@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from blocklora.adapter import functional
-from blocklora.adapter.functional import block_lora, block_lora_reference, draw_seed, dropout_mask, fold, init_factors
+from blocklora.adapter.functional import (
+    block_lora,
+    block_lora_reference,
+    draw_seed,
+    dropout_mask,
+    fold,
+    init_factors,
+)
 
 
 def factors(n: int, k: int, d_in: int = 7, d_out: int = 5, shape: tuple[int, ...] = (2, 3)) -> list[Tensor]:
@@ -99,7 +106,9 @@ def saved_bytes(run: Any, known: list[Tensor]) -> int:
 def test_saved_bytes_are_the_input_once_and_the_small_products() -> None:
     tokens, d, k = 32, 64, 2
     source = torch.randn(tokens, d, requires_grad=True)
-    layers = [[torch.randn(k, d, requires_grad=True), torch.randn(3, d, k, requires_grad=True)] for _ in range(3)]
+    layers = [
+        [torch.randn(k, d, requires_grad=True), torch.randn(3, d, k, requires_grad=True)] for _ in range(3)
+    ]
     parameters = [p for layer in layers for p in layer] + [source]
 
     def run() -> Any:
@@ -200,5 +209,7 @@ def test_while_compiling_the_plain_formula_is_used(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(functional.torch.compiler, "is_compiling", lambda: True)
     assert torch.allclose(block_lora(x, A, B, 0.5), want)
     for arms in (False, True):
-        mean = torch.stack([block_lora(x, A, B, 0.5, dropout=0.2, arm_dropout=arms) for _ in range(400)]).mean(0)
+        mean = torch.stack(
+            [block_lora(x, A, B, 0.5, dropout=0.2, arm_dropout=arms) for _ in range(400)]
+        ).mean(0)
         assert (mean - want).abs().mean() < 0.1 * want.abs().mean()

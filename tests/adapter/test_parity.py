@@ -45,7 +45,7 @@ TOP = {
 
 def read(name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     with safe_open(PARITY / f"{name}.safetensors", "pt") as file:
-        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
 
 
 def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -131,5 +131,7 @@ def test_many_short_classes_are_cut_after_five(make_dataset):
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "4", True, np.float64(4)])
 def test_shots_that_are_no_count_are_refused(make_dataset, wrong):
-    with pytest.raises(ConfigError, match="give a whole number of images a class, 1 or more, or None for all"):
+    with pytest.raises(
+        ConfigError, match="give a whole number of images a class, 1 or more, or None for all"
+    ):
         few_shot(make_dataset([0, 1]), wrong, seed=0)

@@ -1,5 +1,6 @@
 """Optimisers and the learning-rate schedule, both counted in steps."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -71,13 +72,10 @@ def build_optimisers(modules: Iterable[nn.Module], blocks: nn.Module, adam_rate:
     return optimisers
 
 
-def set_rate(optimisers: Iterable[Optimizer], step: int, n_steps: int, n_decay: int, warm_up: int) -> None:
-    """Warm up linearly, stay, and in the last ``n_decay`` steps fall linearly to 2% of the initial rate.
-
-    Before the fall nothing depends on ``n_steps``, so a run can be given more or fewer steps at any checkpoint before it.
-    """
-    fall = min(1.0, (n_steps - step) / n_decay)
-    factor = min(1.0, (step + 1) / warm_up) * (0.98 * fall + 0.02)
+def set_rate(optimisers: Iterable[Optimizer], step: int, n_steps: int, warm_up: int) -> None:
+    """Warm up linearly, then follow a half cosine down to 2% of the initial rate."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / n_steps))
+    factor = min(1.0, (step + 1) / warm_up) * (0.98 * cosine + 0.02)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor

@@ -2,7 +2,7 @@
 
 Each picture is classified among all concepts (one freshly sampled phrase per concept, or the concept's blend of
 phrases), each phrase in the batch is classified among the batch's pictures, and a small head predicts the teacher's
-features. Most of the steps see fewer than half of each picture's patches, the last ones see all.
+features. The first three quarters of the steps see only half of each picture's patches.
 
 Axes: b pictures, k concepts, 256 the projection.
 """
@@ -36,28 +36,15 @@ from transformers import CLIPModel
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Settings of the image tower's training.
+    """Settings of the image tower's training; ``keep`` is the patches seen while ``drop_until`` lasts."""
 
-    Args:
-        n_steps: all steps.
-        n_decay: the last steps, over which the learning rate falls.
-        n_whole: the last steps that see all 36 patches; those before see ``keep``.
-        batch_size: pictures per step, all of different concepts.
-        keep: patches seen of each picture.
-        scale: inverse temperature of the contrastive loss.
-        teacher_weight: weight of the teacher's loss.
-        warm_up: the first steps, over which the learning rate rises.
-        seed: of initial weights and all sampling.
-    """
-
-    n_steps: int = 3200
-    n_decay: int = 500
-    n_whole: int = 150
-    batch_size: int = 128
-    keep: int = 16
+    n_steps: int = 3000
+    batch_size: int = 192
+    keep: int = 18
+    drop_until: float = 0.75
     scale: float = 20.0
     teacher_weight: float = 2.0
-    warm_up: int = 100
+    warm_up: int = 200
     seed: int = 0
 
 
@@ -137,7 +124,7 @@ def make_start(config: ImageConfig, data: PictureSet, grid: Tensor) -> tuple[CLI
     return model, nn.Linear(WIDTH, PROJECTION)
 
 
-def train(config: ImageConfig, *, save_every: int = 50) -> None:
+def train(config: ImageConfig, *, save_every: int = 250) -> None:
     """Train the image tower, or go on where an earlier call was cut off."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     grid = patch_grid()
@@ -154,14 +141,13 @@ def train(config: ImageConfig, *, save_every: int = 50) -> None:
     parameters = list(trained.parameters())
     optimisers = build_optimisers([trained], model.vision_model.encoder, ADAM_RATE, MUON_RATE)
     run = Run(IMAGE_RUN, {"model": model, "head": head}, optimisers)
-    record = run.resume() or {"step": 0, "seconds": 0.0, "log": []}
-    record["config"] = asdict(config)
+    record = run.resume() or {"step": 0, "seconds": 0.0, "log": [], "config": asdict(config)}
     started, smooth = time.monotonic() - record["seconds"], None
     for step in range(record["step"], config.n_steps):
         generator = step_generator(config.seed, step)
-        set_rate(optimisers, step, config.n_steps, config.n_decay, config.warm_up)
+        set_rate(optimisers, step, config.n_steps, config.warm_up)
         concepts, index = sampler.draw(config.batch_size, generator)
-        keep = config.keep if step < config.n_steps - config.n_whole else N_PATCHES
+        keep = config.keep if step < config.drop_until * config.n_steps else N_PATCHES
         patches, places = random_views(data.pictures[index].to(device), may_flip[concepts], keep, grid, generator)
         use_blend = torch.rand((), generator=generator) < 0.5
         texts = bank.blend if use_blend else bank.targets[bank.sample(generator)]  # [k, 256]
@@ -187,11 +173,10 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=ImageConfig.n_steps)
-    parser.add_argument("--decay", type=int, default=ImageConfig.n_decay)
-    parser.add_argument("--whole", type=int, default=ImageConfig.n_whole)
+    parser.add_argument("--batch-size", type=int, default=ImageConfig.batch_size)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    train(ImageConfig(n_steps=args.steps, n_decay=args.decay, n_whole=args.whole, seed=args.seed))
+    train(ImageConfig(n_steps=args.steps, batch_size=args.batch_size, seed=args.seed))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ __all__ = [
     "fold_to_lora",
     "generalization_bound",
     "param_groups",
+    "register",
     "trained_numbers",
     "unfold_lora",
 ]

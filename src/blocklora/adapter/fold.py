@@ -111,8 +111,10 @@ def unfold_lora(
         The folder written.
 
     Raises:
-        ConfigError: The adapter is not a plain LoRA of linear layers.
+        ConfigError: The adapter is not a plain LoRA of linear layers, or n_blocks is below 1.
     """
+    if n_blocks < 1:
+        raise ConfigError(f"n_blocks={n_blocks} should be at least 1.")
     config, state = _read(model_or_path, adapter_name)
     _check_plain_lora(config, state)
     tensors: dict[str, Tensor] = {}

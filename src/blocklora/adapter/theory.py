@@ -6,7 +6,7 @@ import math
 
 from blocklora.errors import ConfigError
 
-__all__ = ["CLIP_WIDTHS", "generalization_bound", "trained_numbers"]
+__all__ = ["CLIP_WIDTHS", "generalization_bound", "qkv_shapes", "trained_numbers"]
 
 # Widths of every block of both towers (vision, then text) of OpenAI's CLIP models: width, number of blocks.
 CLIP_WIDTHS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
@@ -14,6 +14,23 @@ CLIP_WIDTHS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "ViT-B/32": ((768, 12), (512, 12)),
     "ViT-L/14": ((1024, 24), (768, 12)),
 }
+
+
+def qkv_shapes(backbone: str) -> list[tuple[int, int]]:
+    """(d_out, d_in) of the q, k and v projections of every block of both towers of an OpenAI CLIP model.
+
+    Args:
+        backbone: A key of ``CLIP_WIDTHS``.
+
+    Returns:
+        One shape for each projection.
+
+    Raises:
+        ConfigError: The backbone is unknown.
+    """
+    if backbone not in CLIP_WIDTHS:
+        raise ConfigError(f"backbone={backbone!r} is unknown; expected one of {', '.join(CLIP_WIDTHS)}.")
+    return [(width, width) for width, blocks in CLIP_WIDTHS[backbone] for _ in range(3 * blocks)]
 
 
 def trained_numbers(method: str, shapes: list[tuple[int, int]], r: int, n_blocks: int = 1) -> int:

@@ -192,7 +192,7 @@ def _hub_class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
 
 def _places(columns: Iterable[str]) -> dict[str, int]:
     """Return where the wanted columns stand, whatever their case; of a repeated one the last."""
-    names = {column.strip().strip('"').lower(): place for place, column in enumerate(columns)}
+    names = {column.strip(' \t"').lower(): place for place, column in enumerate(columns)}
     return {name: names[name] for name in _WANTED if name in names}
 
 

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import blocklora.report.page
+from blocklora.errors import ImageError, RunError
+from blocklora.metrics import evaluate
+from blocklora.report import write_report
+from blocklora.report.page import render_report
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "\"><script>alert(1)</script>{{ 7 * 7 }}&amp;<img src=http://evil.example/x onerror=alert(2)>'"
+
+
+def measured(n_classes=3, n_test=60, names=None, zero_shot=True, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n_test)
+    logits = rng.normal(size=(n_test, n_classes)) * 2
+    logits[np.arange(n_test), labels] += 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    before = rng.integers(0, n_classes, n_test) if zero_shot else None
+    return evaluate(probabilities, labels, names or [f"class {i}" for i in range(n_classes)], before)
+
+
+def known(metrics, **changes):
+    """Everything a run knows, with class names from the metrics."""
+    names = [row["class_name"] for row in metrics["per_class"]]
+    top = [[names[1], 0.91], [names[0], 0.08], [names[-1], 0.01]]
+    return (
+        metrics
+        | {
+            "method": "block-lora",
+            "model": "openai/clip-vit-base-patch16",
+            "dataset": "my photos",
+            "prompt": "a photo of a {}.",
+            "shots": 16,
+            "seed": 7,
+            "n_train": 48,
+            "n_val": 12,
+            "trainable_parameters": 138_240,
+            "total_parameters": 149_620_737,
+            "train_seconds": 192.3,
+            "peak_memory_bytes": 431_000_000,
+            "device": "cuda",
+            "precision": "bf16",
+            "temperature": 1.234,
+            "selection": {"kept_step": "the last"},
+            "notes": ["a note on the split"],
+            "unreadable": [{"image": f"bad/{i}.jpg", "reason": f"reason {i}"} for i in range(12)],
+            "history": [{"step": i, "loss": 3.0 / i, "lr": 2e-4} for i in range(1, 41)],
+            "mistakes": [
+                {"image": f"cat/{i}.jpg", "label": names[0], "predicted": names[1], "top": top}
+                for i in range(12)
+            ],
+            "files": {"train": ["cat/0.jpg"], "val": 12, "test": [f"t/{i}.jpg" for i in range(600)]},
+            "versions": {"blocklora": "0.1.0", "torch": "2.13.0"},
+            "created": "2026-01-02T03:04:05+00:00",
+        }
+        | changes
+    )
+
+
+def photo(_):
+    return Image.new("RGB", (400, 300), "teal")
+
+
+def no_photo(_):
+    return None
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page; tags left open are an error."""
+
+    VOID = frozenset({"meta", "img", "link", "br", "input", "hr"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.words, self.open = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+
+# ---- what is shown
+
+
+def test_numbers_of_the_run_appear():
+    metrics = known(measured())
+    page = Page(render_report(metrics, photo))
+    for words in (
+        f"my photos: {100 * metrics['accuracy']:.1f}% right",
+        f"{100 * metrics['zero_shot_accuracy']:.1f}%",
+        "openai/clip-vit-base-patch16 was adapted with block-lora to the 3 classes of my photos, on 48 pictures "
+        "(up to 16 a class, seed 7, 12 more for validation), then tested on 60 pictures.",
+        "Better than zero-shot by",
+        "a note on the split",
+        "12 files could not be read and were left out:",
+        "2 more",
+        "138,240 (0.092% of 149,620,737)",
+        "3 min 12 s",
+        "411 MiB",
+        "bf16",
+        "1.23 (logits are divided by it)",
+        f"{metrics['nll']:.3f} nats a picture",
+        "kept step the last",
+        "train: 1 picture",
+        "val: 12 pictures",
+        "and 100 more, all listed in split.json",
+        "Made by blocklora on 2026-01-02 03:04:05 UTC. With blocklora 0.1.0, torch 2.13.0.",
+        "Newcombe",
+        "Learning rate from 0.0002 to 0.0002.",
+        "class 0 taken for class 1",
+        "91%",
+    ):
+        assert words.replace(" ", "") in page.text.replace(" ", ""), words
+    assert page.tags.count("svg") == 2
+    assert page.tags.count("img") == 12
+
+
+def test_every_class_has_its_row_and_the_confusion_its_cells():
+    metrics = measured(4, 200, names=["ant", "bee", "cow", "dog"])
+    text = render_report(metrics, no_photo)
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td class="num">([\d.]+)%', text)
+    shown = {name: float(share) for name, share in rows}
+    for row in metrics["per_class"]:
+        assert shown[row["class_name"]] == pytest.approx(100 * row["accuracy"], abs=0.051)
+    assert list(shown.values()) == sorted(shown.values())  # the worst first
+    matrix = text[text.index('class="matrix"') :]
+    cells = re.findall(r"<td[^>]*>(\d+|·)</td>", matrix[: matrix.index("</table>")])
+    assert [int(cell.replace("·", "0")) for cell in cells] == np.ravel(metrics["confusion"]).tolist()
+
+
+def test_with_required_keys_alone_the_page_is_whole():
+    metrics = {key: measured()[key] for key in ("accuracy", "n_test", "n_classes", "per_class")}
+    page = Page(render_report(metrics, photo))
+    assert "Test:" in page.text
+    assert "The model was adapted to 3 classes, then tested on 60 pictures." in page.text
+    assert not {"svg", "img"} & set(page.tags)
+    for heading in (
+        "Worth knowing",
+        "taken for what",
+        "How it learned",
+        "trusted",
+        "numbers",
+        "chosen",
+        "files",
+    ):
+        assert heading not in page.text
+
+
+@pytest.mark.parametrize(
+    "key", sorted(known(measured()).keys() - {"accuracy", "n_test", "n_classes", "per_class"})
+)
+@pytest.mark.parametrize("value", ["absent", None])
+def test_any_optional_key_may_be_absent_or_none(key, value):
+    metrics = known(measured())
+    del metrics[key]
+    if value is None:
+        metrics[key] = None
+    Page(render_report(metrics, photo))
+
+
+def test_optional_keys_inside_may_be_absent():
+    metrics = known(measured())
+    metrics["history"] = [{"step": i, "loss": 1.0 / i} for i in range(1, 5)]
+    metrics["mistakes"] = [{"image": "x", "label": "a", "predicted": "b"}]
+    metrics["difference"] = {key: metrics["difference"][key] for key in ("value", "interval", "p_value")}
+    page = Page(render_report(metrics, photo))
+    assert "Learning rate" not in page.text
+    assert "Comparison:" not in page.text
+    assert "only the adapted" not in page.text
+
+
+@pytest.mark.parametrize("key", ["accuracy", "n_test", "n_classes", "per_class"])
+def test_a_required_key_that_is_missing_is_named(key):
+    metrics = measured()
+    del metrics[key]
+    with pytest.raises(
+        RunError, match=f"metrics has no {key}; expected the result of blocklora.metrics.evaluate"
+    ):
+        render_report(metrics, photo)
+
+
+def test_a_class_absent_from_the_test_is_a_dash_and_comes_last():
+    metrics = evaluate([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], [0, 1], ["ant", "bee", "owl"], [0, 0])
+    text = render_report(metrics, no_photo)
+    Page(text)
+    row = re.search(r'<tr><th scope="row">owl</th>.*', text).group()
+    assert row.count(">–<") == 4
+    assert text.index(">owl</th>") > text.index(">bee</th>")
+
+
+def test_no_mistake_is_said_so():
+    page = Page(render_report(evaluate(np.eye(2), [0, 1], ["a", "b"]), photo))
+    assert "No class was taken for another." in page.text
+    assert "100.0%" in page.text
+    assert "Zero-shot" not in page.text
+
+
+def test_zero_shot_is_not_called_adapted():
+    page = Page(render_report(known(measured(), method="zero-shot", n_train=0), photo))
+    assert "openai/clip-vit-base-patch16 was tested on 60 pictures of the 3 classes of my photos" in page.text
+    assert "was adapted" not in page.text
+
+
+# ---- safe, whole, self-contained
+
+
+def test_hostile_names_are_only_text():
+    names = [EVIL, "b", "c"]
+    metrics = known(measured(names=names), dataset=EVIL, model=EVIL, prompt=EVIL, created=EVIL, notes=[EVIL])
+    metrics |= {
+        "selection": {EVIL: EVIL},
+        "versions": {EVIL: EVIL},
+        "files": {"train": [EVIL]},
+        "method": EVIL,
+    }
+    metrics["unreadable"] = [{"image": EVIL, "reason": EVIL}]
+    metrics["mistakes"] = [{"image": EVIL, "label": EVIL, "predicted": EVIL, "top": [[EVIL, 0.5]]}]
+    for picture in (photo, no_photo):
+        text = render_report(metrics, picture)
+        page = Page(text)
+        assert page.tags.count("script") == 1
+        assert page.tags.count("img") == (1 if picture is photo else 0)
+        assert not [name for name, _ in page.attributes if name.startswith("on")]
+        assert page.text.count("{{ 7 * 7 }}") > 10
+        assert "49&" not in text
+        assert html.escape(EVIL, quote=False).split("{{")[0].lstrip('"') in text.replace("&#34;", '"')
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    for metrics in (known(measured()), known(measured(60, 600))):
+        text = render_report(metrics, photo)
+        page = Page(text)
+        loads = {"src", "href", "action", "data", "poster", "srcset", "background", "xlink:href"}
+        addresses = [value for name, value in page.attributes if name in loads]
+        assert addresses
+        assert all(value.startswith("data:image/") for value in addresses)
+        assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
+        assert not re.search(r"url\(|@import|https?:", text)
+        assert "default-src 'none'" in text
+
+
+def test_a_thousand_classes_stay_small():
+    names = [f"a class with quite a long name, number {i}" for i in range(1000)]
+    metrics = known(measured(1000, 5000, names))
+    metrics["files"] = {
+        "train": [f"train/{name}/1.jpg" for name in names] * 16,
+        "test": [f"{i}.jpg" for i in range(5000)],
+    }
+    text = render_report(metrics, photo)
+    assert len(text.encode()) < 3e6
+    page = Page(text)
+    assert "All 1,000 classes" in page.text
+    assert 'class="matrix"' not in text
+    assert all(text.count(f"{name}</th>") >= 1 for name in names)
+
+
+def test_the_file_is_written_whole(tmp_path, monkeypatch):
+    out = tmp_path / "report.html"
+    write_report(known(measured()), out, photo)
+    first = out.read_bytes()
+    assert first.startswith(b"<!DOCTYPE html>")
+    assert first.rstrip().endswith(b"</html>")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(known(measured(seed=1)), out, photo)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert out.read_bytes() == first
+
+
+def test_the_same_metrics_give_the_same_bytes(tmp_path):
+    for name in ("a.html", "b.html"):
+        write_report(json.loads(json.dumps(known(measured()))), tmp_path / name, photo)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_a_folder_in_the_way_is_named(tmp_path):
+    with pytest.raises(RunError, match="is a folder; expected the name of the report file, such as"):
+        write_report(measured(), tmp_path, photo)
+
+
+def test_a_path_of_any_bytes_can_be_reported(tmp_path):
+    write_report(known(measured(), notes=["a \udcff b"]), tmp_path / "r.html", photo)
+    assert "a ? b" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_metrics_are_not_changed():
+    metrics = known(measured(50, 300))
+    before = json.dumps(metrics)
+    render_report(metrics, photo)
+    assert json.dumps(metrics) == before
+
+
+def test_pictures_that_cannot_be_had_leave_a_place():
+    def broken(image):
+        if image == "cat/0.jpg":
+            raise ImageError("damaged")
+        if image == "cat/1.jpg":
+            raise OSError("gone")
+        return photo(image) if image == "cat/2.jpg" else None
+
+    page = Page(render_report(known(measured()), broken))
+    assert page.tags.count("img") == 1
+    assert page.text.count("picture not available") == 11
+
+
+def test_the_script_is_the_one_the_page_allows():
+    text = render_report(measured(), photo)
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
+    encode, digest = blocklora.report.page.base64.b64encode, blocklora.report.page.hashlib.sha256
+    assert f"script-src 'sha256-{encode(digest(script.encode()).digest()).decode()}'" in text
+
+
+# ---- in a browser
+
+MEASURE = """<!DOCTYPE html><body style="margin:0"><iframe src="report.html" style="width:360px;height:900px;border:0"
+onload="const d = this.contentDocument, r = d.documentElement, t = d.querySelectorAll('table.sortable')[0];
+const first = () => t.tBodies[0].rows[0].cells[0].textContent;
+const head = t.querySelectorAll('thead th')[0], before = first();
+head.querySelector('button').click(); head.querySelector('button').click();
+document.title = [r.scrollWidth, r.clientWidth, before, first(), head.getAttribute('aria-sort')].join('|')">
+</iframe></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here")
+def test_a_phone_shows_the_page_without_sideways_scrolling_and_the_table_sorts(tmp_path):
+    names = [
+        "aardvark",
+        "Extraordinarily" * 8,
+        *(f"a class with a long name {i}" for i in range(37)),
+        "zebra",
+    ]
+    metrics = known(measured(40, 800, names))
+    metrics["unreadable"] = [{"image": "x" * 300 + ".jpg", "reason": "y" * 300}]
+    metrics["prompt"] = "z" * 200
+    write_report(metrics, tmp_path / "report.html", photo)
+    (tmp_path / "wrapper.html").write_text(MEASURE, encoding="utf-8")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --allow-file-access-from-files --virtual-time-budget=4000 --dump-dom"
+    ).split()
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    wrapper = Path(tmp_path / "wrapper.html").as_uri()
+    done = subprocess.run(
+        [BROWSER, *flags, profile, wrapper], capture_output=True, text=True, timeout=120, check=True
+    )
+    wide, room, before, after, order = re.search(r"<title>(.*)</title>", done.stdout).group(1).split("|")
+    assert 300 < int(room) <= 360  # a scroll bar down the side may take some
+    assert wide == room
+    assert before != after
+    assert (after, order) == ("zebra", "descending")
