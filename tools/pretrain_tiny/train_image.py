@@ -36,9 +36,22 @@ from transformers import CLIPModel
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Settings of the image tower's training; ``keep`` is the patches seen while ``drop_until`` lasts."""
+    """Settings of the image tower's training.
 
-    n_steps: int = 3000
+    Args:
+        n_steps: steps taken.
+        n_schedule: steps that the cosine and ``drop_until`` refer to; the cosine's last, all but flat part is left out.
+        batch_size: pictures per step, all of different concepts.
+        keep: patches seen of each picture while ``drop_until`` of the schedule lasts.
+        drop_until: share of the schedule after which all patches are seen.
+        scale: inverse temperature of the contrastive loss.
+        teacher_weight: weight of the teacher's loss.
+        warm_up: the first steps, over which the learning rate rises.
+        seed: of initial weights and all sampling.
+    """
+
+    n_steps: int = 2750
+    n_schedule: int = 3000
     batch_size: int = 192
     keep: int = 18
     drop_until: float = 0.75
@@ -145,9 +158,9 @@ def train(config: ImageConfig, *, save_every: int = 250) -> None:
     started, smooth = time.monotonic() - record["seconds"], None
     for step in range(record["step"], config.n_steps):
         generator = step_generator(config.seed, step)
-        set_rate(optimisers, step, config.n_steps, config.warm_up)
+        set_rate(optimisers, step, config.n_schedule, config.warm_up)
         concepts, index = sampler.draw(config.batch_size, generator)
-        keep = config.keep if step < config.drop_until * config.n_steps else N_PATCHES
+        keep = config.keep if step < config.drop_until * config.n_schedule else N_PATCHES
         patches, places = random_views(data.pictures[index].to(device), may_flip[concepts], keep, grid, generator)
         use_blend = torch.rand((), generator=generator) < 0.5
         texts = bank.blend if use_blend else bank.targets[bank.sample(generator)]  # [k, 256]
