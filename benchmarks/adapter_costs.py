@@ -1,4 +1,6 @@
-"""What an adapter costs, counted and not timed: python benchmarks/adapter_costs.py [--out RESULT.json]
+"""What an adapter costs, counted and not timed.
+
+    python benchmarks/adapter_costs.py [--out RESULT.json]
 
 The unit is the q, k and v projections of one attention block, which read one input. Trained numbers and optimizer
 bytes are for all blocks of both towers of CLIP ViT-B/16; saved bytes (what autograd keeps for backward, distinct
@@ -33,6 +35,7 @@ class QKV(nn.Module):
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sum of the three projections of x, shape (..., width)."""
         return self.q(x) + self.k(x) + self.v(x)
 
 
@@ -100,7 +103,9 @@ def measure() -> list[dict[str, Any]]:
     rows = []
     for name, config in methods().items():
         units = {width: adapt(config, width) for width in BLOCKS}
-        trained = {w: sum(p.numel() for p in unit.parameters() if p.requires_grad) for w, unit in units.items()}
+        trained = {
+            w: sum(p.numel() for p in unit.parameters() if p.requires_grad) for w, unit in units.items()
+        }
         memory = {w: optimizer_bytes(unit, w) for w, unit in units.items()}
         rows.append(
             {

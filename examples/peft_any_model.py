@@ -61,7 +61,9 @@ def main() -> None:
         stock = PeftModel.from_pretrained(make_base(), Path(folder) / "lora")
         with torch.no_grad():
             for name, other in (("reloaded", reloaded), ("plain LoRA", stock)):
-                print(f"{name}: largest difference {(other(input_ids=tokens).logits - logits).abs().max():.1e}")
+                print(
+                    f"{name}: largest difference {(other(input_ids=tokens).logits - logits).abs().max():.1e}"
+                )
             merged = model.merge_and_unload()
             print(f"merged: largest difference {(merged(input_ids=tokens).logits - logits).abs().max():.1e}")
 

@@ -223,3 +223,32 @@ def test_zero_shot_features_are_those_without_the_adapter(
         fitted.fitted.zero_shot_labels(both[:, 1]).tolist()
         == plain.predict_proba([path for _, path in named]).argmax(axis=1).tolist()
     )
+
+
+def test_a_half_saved_classifier_is_not_loaded(
+    fitted: FewShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted.save(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("blocklora.saved.write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.save(tmp_path)
+    with pytest.raises(RunError, match=r"holds no classifier\.json"):
+        FewShotClassifier.load(tmp_path, device="cpu")
+
+
+def test_score_needs_one_label_an_image(fitted: FewShotClassifier, photos: Path) -> None:
+    paths, labels = listed(photos)
+    with pytest.raises(DataError, match="36 images but 1 labels"):
+        fitted.score(paths, labels[:1])
+
+
+def test_a_second_classifier_leaves_the_first_alone(fitted: FewShotClassifier, photos: Path) -> None:
+    path = listed(photos)[0][0]
+    before = fitted.predict_proba([path])
+    FewShotClassifier(device="cpu", precision="bf16")
+    assert fitted.precision == "fp32"
+    np.testing.assert_array_equal(fitted.predict_proba([path]), before)

@@ -74,3 +74,21 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "b" / "c").stat().st_mode & 0o777 == 0o640
+
+
+def test_write_folder_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    with files.write_folder(target) as folder:
+        (folder / "one").write_text("1", encoding="utf-8")
+    real = os.replace
+
+    def refuse_the_new(source: Path, destination: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        real(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse_the_new)
+    with pytest.raises(OSError, match="Input/output error"), files.write_folder(target):
+        pass
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(target) == ["one"]

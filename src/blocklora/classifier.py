@@ -38,7 +38,14 @@ from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import METHODS, Fitted, Options, Task
 from blocklora.metrics import fit_temperature
 from blocklora.saved import Saved, read_classifier, write_classifier
-from blocklora.training import Checkpoint, OnStep, make_accelerator
+from blocklora.training import (
+    Checkpoint,
+    OnStep,
+    autocast,
+    make_accelerator,
+    resolve_device,
+    resolve_precision,
+)
 
 __all__ = ["DEFAULT_MODEL", "FewShotClassifier", "Prepared"]
 
@@ -93,7 +100,12 @@ class FewShotClassifier:
         self.model, self.method, self.shots, self.seed = model, method, shots, seed
         self.prompt, self.class_names = prompt, class_names
         self.options = Options(**options)
-        self._accelerator = make_accelerator(device, precision)
+        if method == "block-lora" and self.options.r % self.options.n_blocks:
+            raise ConfigError(
+                f"n_blocks '{self.options.n_blocks}': expected a divisor of r = {self.options.r}."
+            )
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
         self.notes_: tuple[str, ...] = ()
         self.unreadable_: tuple[Unreadable, ...] = ()
         self._saved: Saved | None = None
@@ -110,8 +122,7 @@ class FewShotClassifier:
                 readable picture.
             ModelError: The model cannot be loaded.
         """
-        if len(images) != len(labels):
-            raise DataError(f"{len(images)} images but {len(labels)} labels; expected one label an image.")
+        _check_lengths(images, labels)
         classes = sorted(set(np.asarray(labels).tolist()))
         names = tuple(str((self.class_names or {}).get(label, label)) for label in classes)
         index = {label: place for place, label in enumerate(classes)}
@@ -159,8 +170,9 @@ class FewShotClassifier:
         clip, task = prepared.clip, prepared.task
         torch.nn.Module.to(clip.model, self.device)
         zero_shot = class_features(clip.model, task.tokens)
+        accelerator = make_accelerator(self.device, self.precision)
         fitted = METHODS[self.method](
-            task, clip, self.options, self.seed, self._accelerator, checkpoint=checkpoint, on_step=on_step
+            task, clip, self.options, self.seed, accelerator, checkpoint=checkpoint, on_step=on_step
         )
         self.classes_ = np.asarray(task.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
@@ -187,6 +199,7 @@ class FewShotClassifier:
 
     def score(self, images: Sequence[Picture], labels: Sequence[Any]) -> float:
         """Return the share of pictures whose most probable label is right."""
+        _check_lengths(images, labels)
         return float(np.mean(self.predict(images) == np.asarray(labels)))
 
     def encode(
@@ -201,7 +214,7 @@ class FewShotClassifier:
         model = saved.model
 
         def forward(pixel_values: torch.Tensor) -> torch.Tensor:
-            with self._accelerator.autocast():
+            with autocast(self.device, self.precision):
                 adapted = image_features(_base(model), pixel_values)
                 if not zero_shot:
                     return adapted
@@ -210,9 +223,7 @@ class FewShotClassifier:
                 with model.disable_adapter():
                     return torch.stack([adapted, image_features(_base(model), pixel_values)], dim=1)
 
-        return encode_pictures(
-            pictures, forward, saved.processor, device=self._accelerator.device, on_batch=on_batch
-        )
+        return encode_pictures(pictures, forward, saved.processor, device=self.device, on_batch=on_batch)
 
     @property
     def fitted(self) -> Saved:
@@ -226,17 +237,6 @@ class FewShotClassifier:
                 "this classifier is not fitted yet; call fit(images, labels) or load(path) first."
             )
         return self._saved
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return torch.device(self._accelerator.device)
-
-    @property
-    def precision(self) -> str:
-        """What it computes in: ``fp32``, ``bf16`` or ``fp16``."""
-        name = str(self._accelerator.mixed_precision)
-        return "fp32" if name == "no" else name
 
     @property
     def temperature_(self) -> float:
@@ -261,7 +261,7 @@ class FewShotClassifier:
         """
         saved, labels = read_classifier(Path(path))
         classifier = cls(model=saved.model_id, method=saved.method, device=device, precision=precision)
-        saved.model.to(classifier._accelerator.device)
+        saved.model.to(classifier.device)
         classifier._saved = saved
         classifier.classes_ = np.asarray(labels)
         return classifier
@@ -305,6 +305,12 @@ def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, me
         logit_scale=float(clip.model.logit_scale.detach().exp()),
         temperature=1.0,
     )
+
+
+def _check_lengths(images: Sequence[Picture], labels: Sequence[Any]) -> None:
+    """Raise unless there is one label an image."""
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images but {len(labels)} labels; expected one label an image.")
 
 
 def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unreadable]) -> None:

@@ -61,8 +61,8 @@ def check_run(
 def start_run(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:
     """Make the folder, and write what will be done."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / SPLIT, record)
     write_json(out / CONFIG, config)
+    write_json(out / SPLIT, record)
 
 
 def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:

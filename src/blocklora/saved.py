@@ -94,6 +94,7 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: this is a file; expected a folder, or a new name for one.")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CLASSIFIER).unlink(missing_ok=True)  # an old one must not name new weights
     if isinstance(saved.model, PeftModel):
         try:
             with write_folder(folder / _ADAPTER) as adapter:

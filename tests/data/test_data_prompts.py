@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.data import prompts
@@ -22,6 +22,7 @@ def test_other_braces_and_braces_in_names_stay():
 
 
 @given(st.lists(st.text("ab{}é字", min_size=1)), st.text("xy {"), st.text("xy }"))
+@settings(deadline=None)
 def test_one_prompt_a_class_with_its_name_inside(names, before, after):
     found = prompts(names, before + "{}" + after)
     assert found == [before + name + after for name in names]

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.data import few_shot
@@ -36,6 +36,7 @@ def test_train_is_drawn_before_validation_on_one_stream(make_dataset):
 
 
 @given(labels, labels, shots, seeds)
+@settings(deadline=None)
 def test_a_slow_reference_in_the_words_of_the_protocol(make_dataset, train, val, k, seed):
     def few(items, k):
         order = sorted(set(items), key=items.index)
@@ -49,6 +50,7 @@ def test_a_slow_reference_in_the_words_of_the_protocol(make_dataset, train, val,
 
 
 @given(labels, labels, shots, seeds)
+@settings(deadline=None)
 def test_counts_subset_and_order_of_first_appearance(make_dataset, train, val, k, seed):
     dataset = make_dataset(train, val)
     split = few_shot(dataset, k, seed)
@@ -64,6 +66,7 @@ def test_counts_subset_and_order_of_first_appearance(make_dataset, train, val, k
 
 
 @given(labels, shots, seeds)
+@settings(deadline=None)
 def test_without_validation_split_both_parts_share_no_image(make_dataset, train, k, seed):
     dataset = make_dataset(train)
     split = few_shot(dataset, k, seed)
@@ -74,6 +77,7 @@ def test_without_validation_split_both_parts_share_no_image(make_dataset, train,
 
 
 @given(labels, labels, shots, seeds)
+@settings(deadline=None)
 def test_same_seed_same_split_and_the_global_generator_is_left_alone(make_dataset, train, val, k, seed):
     dataset = make_dataset(train, val)
     state = random.getstate()

@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.data import load_dataset, open_image
@@ -304,6 +304,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.text("aB1029 é_", max_size=6)))
+@settings(deadline=None)
 def test_order_of_classes_does_not_depend_on_the_order_given(found):
     ordered = in_order(found)
     assert ordered == in_order(reversed(found))

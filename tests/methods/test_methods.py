@@ -26,7 +26,9 @@ def make_task(clip: Clip) -> Task:
 def fit(folder: Path, method: str, **options: Any) -> Fitted:
     clip = load_clip(str(folder))
     settings = {"iterations": 3, "lr": 1e-3} | options
-    return METHODS[method](make_task(clip), clip, Options(**settings), 0, make_accelerator("cpu"))
+    return METHODS[method](
+        make_task(clip), clip, Options(**settings), 0, make_accelerator(torch.device("cpu"), "fp32")
+    )
 
 
 def adapted(fitted: Fitted) -> set[str]:
@@ -77,7 +79,11 @@ def test_the_seed_decides(clip_folder: Path) -> None:
     clip = [load_clip(str(clip_folder)) for _ in range(3)]
     features = [
         METHODS["block-lora"](
-            make_task(c), c, Options(iterations=3, lr=1e-2), seed, make_accelerator("cpu")
+            make_task(c),
+            c,
+            Options(iterations=3, lr=1e-2),
+            seed,
+            make_accelerator(torch.device("cpu"), "fp32"),
         ).class_features
         for c, seed in zip(clip, (1, 1, 2), strict=True)
     ]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocklora import FewShotClassifier
 from blocklora.clip import load_clip
 from blocklora.errors import ConfigError
 from blocklora.methods import Options
@@ -31,7 +32,6 @@ def test_defaults_are_the_published_recipe() -> None:
         ({"iterations": 0}, "iterations '0': expected a whole number of at least 1"),
         ({"batch_size": 0}, "batch_size '0'"),
         ({"r": 0}, "r '0'"),
-        ({"r": 3}, "n_blocks '2': expected a divisor of r = 3"),
         ({"lr": 0.0}, "lr '0.0': expected a positive number"),
         ({"lr": float("nan")}, "lr 'nan'"),
         ({"weight_decay": -1.0}, "weight_decay '-1.0'"),
@@ -80,3 +80,16 @@ def test_the_pattern_names_exactly_the_chosen_layers(
         for target in targets
     }
     assert found == expected
+
+
+@pytest.mark.parametrize("r", [1, 3])
+def test_lora_ranks_need_no_blocks(r: int) -> None:
+    assert FewShotClassifier(method="clip-lora", r=r, device="cpu").options.r == r
+    with pytest.raises(ConfigError, match=f"n_blocks '2': expected a divisor of r = {r}"):
+        FewShotClassifier(r=r, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["iterations", "batch_size"])
+def test_fractions_are_no_whole_numbers(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} '2\.5': expected a whole number of at least 1"):
+        Options(**{name: 2.5})  # type: ignore[arg-type]

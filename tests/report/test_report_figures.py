@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -35,6 +35,7 @@ def parsed(drawing):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
+@settings(deadline=None)
 def test_ticks_are_round_even_and_enclose_the_data(low, span, n):
     high = low + span
     if high - low < 1e-9 * max(abs(low), 1.0):
@@ -93,6 +94,7 @@ def test_curves_of_odd_losses_stay_in_the_drawing(losses):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 200), st.integers(1, 20))
+@settings(deadline=None)
 def test_every_filled_bin_has_a_bar_as_high_as_it_is_right(seed, n, n_bins):
     rng = np.random.default_rng(seed)
     bins = reliability_bins(rng.dirichlet([0.5, 0.5, 0.5], n), rng.integers(0, 3, n), n_bins)

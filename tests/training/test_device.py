@@ -8,31 +8,53 @@ import pytest
 import torch
 
 from blocklora.errors import ConfigError
-from blocklora.training import device, make_accelerator, peak_memory_bytes, resolve_precision
+from blocklora.training import (
+    autocast,
+    device,
+    make_accelerator,
+    peak_memory_bytes,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def test_cpu_computes_in_fp32_by_default() -> None:
-    accelerator = make_accelerator("cpu")
-    assert accelerator.device == CPU
-    assert accelerator.mixed_precision == "no"
-    assert make_accelerator("cpu", "bf16").mixed_precision == "bf16"  # a second choice in one process
-    assert make_accelerator("cpu", "fp32").mixed_precision == "no"
+def test_one_accelerator_after_another() -> None:
+    assert make_accelerator(CPU, "fp32").device == CPU
+    assert make_accelerator(CPU, "bf16").mixed_precision == "bf16"  # a second choice in one process
+    assert make_accelerator(CPU, "fp32").mixed_precision == "no"
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", ""])
+def test_autocast() -> None:
+    a = torch.ones(2, 2)
+    with autocast(CPU, "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast(CPU, "fp32"):
+        assert (a @ a).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cpu:1", ""])
 def test_unknown_devices(name: str) -> None:
     with pytest.raises(ConfigError, match="expected auto, cpu, cuda, cuda:N or mps"):
-        make_accelerator(name)
+        resolve_device(name)
 
 
-def test_absent_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == CPU
     for name in ("cuda", "cuda:1", "mps"):
         with pytest.raises(ConfigError, match=rf"device '{name}': not found on this machine; it has: cpu\."):
-            make_accelerator(name)
+            resolve_device(name)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="device 'cuda:2': not found"):
+        resolve_device("cuda:2")
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
@@ -55,7 +77,7 @@ def test_wrong_precisions() -> None:
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device.Accelerator, "num_processes", 2)
     with pytest.raises(ConfigError, match="2 processes were started; blocklora trains in one"):
-        make_accelerator("cpu")
+        make_accelerator(CPU, "fp32")
 
 
 def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,10 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
     pictures = TrainingPictures(examples, clip.processor, batch_size=4, augment=augment, seed=SEED)
     tokens, _ = tokenize([f"a photo of a {c}." for c in colours], clip.tokenizer, clip.context_length)
     groups = param_groups(model, lr=LR, weight_decay=DECAY)
-    return Job(model, (model.get_base_model(), groups, tokens, pictures, make_accelerator("cpu")))
+    return Job(
+        model,
+        (model.get_base_model(), groups, tokens, pictures, make_accelerator(torch.device("cpu"), "fp32")),
+    )
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -225,3 +228,19 @@ def test_history_is_thinned(clip_folder: Path) -> None:
     assert rows[1]["loss"] == pytest.approx(result.losses[2:4].mean().item())
     assert rows[0]["lr"] == LR
     assert len(result.history()) == STEPS
+
+
+def test_no_checkpoint_holds_a_loss_that_is_no_number(clip_folder: Path, tmp_path: Path) -> None:
+    state = Checkpoint(tmp_path / "state.safetensors", "print")
+    job = make_job(clip_folder)
+    real = job.arguments[3].batch
+
+    def spoil(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        values, labels = real(step)
+        return (values * float("nan") if step >= 1 else values), labels
+
+    job.arguments[3].batch = spoil
+    with pytest.raises(ConfigError, match="the loss became nan"):
+        job.run(checkpoint=state, save_seconds=0)
+    _, tensors = state._read()
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())

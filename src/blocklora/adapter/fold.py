@@ -34,7 +34,19 @@ _REFUSED = (
     "trainable_token_indices",
     "layer_replication",
     "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
 )
+_INITS_BESIDE_THE_BASE = (
+    True,
+    False,
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # all others change the frozen weights
 
 
 def fold_to_lora(
@@ -171,6 +183,11 @@ def _check_plain_lora(config: Any, state: Mapping[str, Tensor]) -> None:
             raise ConfigError(
                 f"The LoRA uses {name}, which Block-LoRA has no counterpart for; it cannot be unfolded."
             )
+    if config.init_lora_weights not in _INITS_BESIDE_THE_BASE:
+        raise ConfigError(
+            f"init_lora_weights={config.init_lora_weights!r} has changed the frozen weights, which the unfolded "
+            "adapter would not find; save the LoRA with path_initial_model_for_weight_conversion, and unfold that."
+        )
     for key, value in state.items():
         if "lora_embedding" in key or (".lora_" in key and value.dim() != 2):
             raise ConfigError(

@@ -126,8 +126,8 @@ def block_lora(
 ) -> Tensor:
     """The update of one layer, saving for backward only the input and the small product A x.
 
-    Dropout masks are drawn from a seed and drawn again in backward. Under ``torch.compile`` the plain formula
-    is used, which the compiler recomputes as it sees fit. Gradients of gradients are not available.
+    Dropout masks are drawn from a seed and drawn again in backward. Under ``torch.compile``, and on
+    the meta device, the plain formula is used. Gradients of gradients are not available.
 
     Args:
         x: Input, shape (..., d_in).
@@ -141,7 +141,7 @@ def block_lora(
         The update, shape (..., d_out), in the type of the factors, or autocast's where it is on.
     """
     separate = bool(dropout) and arm_dropout and B.shape[0] > 1
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.is_meta:  # meta tensors know no autocast and no random stream
         x = x.to(A.dtype)
         masks = [F.dropout(torch.ones_like(x), dropout) for _ in range(B.shape[0] if separate else 1)]
         return block_lora_reference(x, A, B, scale, masks if dropout else None)

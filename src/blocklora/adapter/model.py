@@ -172,9 +172,13 @@ class BlockLoraModel(BaseTuner):
         unknown = set(names) - {"__base__"} - self._known_adapters()
         if unknown:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
-        hook = partial(_pass_adapter_names, adapter_names=names)
+        repeated = [name for name in names for _ in range(kwargs.get("num_beams") or 1)]
+        once = self._encoder_modules()  # beam search repeats the samples, but not for an encoder
         handles = [
-            module.register_forward_pre_hook(hook, with_kwargs=True)
+            module.register_forward_pre_hook(
+                partial(_pass_adapter_names, adapter_names=names if module in once else repeated),
+                with_kwargs=True,
+            )
             for module in self.modules()
             if isinstance(module, BlockLoraLinear | AuxiliaryTrainingWrapper)
         ]
@@ -183,6 +187,12 @@ class BlockLoraModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _encoder_modules(self) -> set[nn.Module]:
+        """Every module of the encoder of an encoder-decoder model; transformers returns a model without one itself."""
+        find: Any = getattr(self.model, "get_encoder", None)
+        encoder = None if find is None else find()
+        return set() if encoder is None or encoder is self.model else set(encoder.modules())
 
     def _known_adapters(self) -> set[str]:
         layers = (m for m in self.modules() if isinstance(m, BlockLoraLinear))

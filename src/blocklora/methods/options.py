@@ -34,7 +34,7 @@ class Options:
         lr: Learning rate of AdamW; falls to 1e-6 along half a cosine.
         weight_decay: Of AdamW.
         r: The total rank of an adapter.
-        n_blocks: How many blocks (arms) Block-LoRA cuts the rank into; divides ``r``.
+        n_blocks: How many blocks (arms) Block-LoRA cuts the rank into; must divide ``r``.
         alpha: The adapter's scale is ``alpha / sqrt(r)``.
         dropout: Probability in [0, 1) of dropping a number of the adapter's input.
         parametrization: ``blocks`` (the paper's), or ``folded``: its exact twin with fewer numbers.
@@ -67,8 +67,9 @@ class Options:
         """
         for name in ("batch_size", "r", "n_blocks", "iterations"):
             value = getattr(self, name)
-            _need(value is None or value >= 1, name, value, "a whole number of at least 1")
-        _need(self.r % self.n_blocks == 0, "n_blocks", self.n_blocks, f"a divisor of r = {self.r}")
+            if name != "iterations" or value is not None:
+                whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+                _need(whole, name, value, "a whole number of at least 1")
         _need(0 < self.lr < math.inf, "lr", self.lr, "a positive number, for example 2e-4")
         _need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or a positive number")
         _need(0 < self.alpha < math.inf, "alpha", self.alpha, "a positive number")

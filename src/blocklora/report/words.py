@@ -44,7 +44,7 @@ def count(n: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """192.3 -> "3 min 12 s"."""
-    if seconds < 10:
+    if seconds < 9.95:  # what is not written as 10.0
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 def memory(n_bytes: float) -> str:
     """431_000_000 -> "411 MiB"."""
     mebibytes = n_bytes / 2**20
-    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1023.5 else f"{mebibytes / 1024:.1f} GiB"
 
 
 @dataclass(frozen=True)
@@ -138,4 +138,5 @@ def calibration_sentence(metrics: Mapping[str, Any]) -> str | None:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    text = f"{100 * share:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text

@@ -1,7 +1,13 @@
 """Training: the device, the pictures of every step, the loop, and its checkpoint."""
 
 from blocklora.training.checkpoint import Checkpoint
-from blocklora.training.device import make_accelerator, peak_memory_bytes, resolve_precision
+from blocklora.training.device import (
+    autocast,
+    make_accelerator,
+    peak_memory_bytes,
+    resolve_device,
+    resolve_precision,
+)
 from blocklora.training.loop import OnStep, Training, train
 from blocklora.training.pictures import TrainingPictures
 
@@ -10,8 +16,10 @@ __all__ = [
     "OnStep",
     "Training",
     "TrainingPictures",
+    "autocast",
     "make_accelerator",
     "peak_memory_bytes",
+    "resolve_device",
     "resolve_precision",
     "train",
 ]

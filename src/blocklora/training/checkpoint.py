@@ -37,19 +37,21 @@ class Checkpoint:
     def save(
         self,
         step: int,
+        seconds: float,
         parameters: dict[str, torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         losses: torch.Tensor,
         scaler: dict[str, Any] | None,
     ) -> None:
-        """Write the state after ``step`` steps; the file before it is replaced only once this one is whole."""
+        """Write the state after ``step`` steps that took ``seconds``; the old file stays until the new one is whole."""
         tensors = {_PARAMETER + name: parameter.detach() for name, parameter in parameters.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{_OPTIMIZER}{index}/{key}": value for key, value in state.items()}
         tensors[_LOSSES] = losses[:step]
         header = {
             "step": step,
+            "seconds": seconds,
             "fingerprint": self._fingerprint,
             "scheduler": scheduler.state_dict(),
             "scaler": scaler,
@@ -63,11 +65,11 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         losses: torch.Tensor,
-    ) -> tuple[int, dict[str, Any] | None]:
+    ) -> tuple[int, float, dict[str, Any] | None]:
         """Put everything back as it was saved.
 
         Returns:
-            How many steps were done, and the loss scaler's state if there is one.
+            How many steps were done, in how many seconds, and the loss scaler's state if there is one.
 
         Raises:
             RunError: The file is damaged, or belongs to a run with other settings or other pictures.
@@ -92,7 +94,7 @@ class Checkpoint:
             group["lr"] = lr
         step = int(header["step"])
         losses[:step] = tensors[_LOSSES].to(losses)
-        return step, header["scaler"]
+        return step, float(header["seconds"]), header["scaler"]
 
     def remove(self) -> None:
         """Delete the file, if it is there."""

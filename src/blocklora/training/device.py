@@ -11,42 +11,60 @@ from accelerate.state import AcceleratorState
 
 from blocklora.errors import ConfigError
 
-__all__ = ["make_accelerator", "peak_memory_bytes", "resolve_precision"]
+__all__ = ["autocast", "make_accelerator", "peak_memory_bytes", "resolve_device", "resolve_precision"]
 
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
-    """Return an accelerator for a device and a precision.
+def resolve_device(device: str = "auto") -> torch.device:
+    """Return the device that a name means on this machine.
 
     Args:
-        device: ``auto`` (the machine's accelerator if it has one, else the CPU), ``cpu``, ``cuda``,
-            ``cuda:N`` or ``mps``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; see ``resolve_precision``.
+        device: ``auto`` (the machine's GPU if it has one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
-        ConfigError: The machine has no such device, or the device cannot compute in that precision.
+        ConfigError: The name is unknown, or the machine has no such device.
     """
     kind, _, index = device.partition(":")
-    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
-    if kind not in available or (index and not (kind == "cuda" and index.isdigit())):
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if kind not in there or (":" in device and not (kind == "cuda" and index.isdecimal())):
         raise ConfigError(f"device '{device}': expected auto, cpu, cuda, cuda:N or mps.")
-    if not available[kind] or (index and int(index) >= torch.cuda.device_count()):
-        found = [name for name, there in available.items() if there and name != "auto"]
-        raise ConfigError(f"device '{device}': not found on this machine; it has: {', '.join(found)}.")
-    if index:
-        torch.cuda.set_device(int(index))
-    # accelerate keeps its first choice for the life of the process; a notebook may well make a second one.
+    if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
+        found = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ConfigError(f"device '{device}': not found on this machine; it has: {found}.")
+    return torch.device(device)
+
+
+def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """Return an accelerator for training on a device.
+
+    accelerate keeps one state for the whole process, and a notebook may well train twice; so the state is made
+    anew here, and nobody else asks an accelerator what it is.
+
+    Args:
+        device: From ``resolve_device``.
+        precision: ``fp32``, ``bf16`` or ``fp16``, from ``resolve_precision``.
+
+    Raises:
+        ConfigError: Several processes were started.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     AcceleratorState._reset_state(reset_partial_state=True)
-    chosen = Accelerator(cpu=kind == "cpu").device
-    AcceleratorState._reset_state(reset_partial_state=True)
-    name = _ACCELERATE_NAMES[resolve_precision(precision, chosen)]
-    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=name)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_ACCELERATE_NAMES[precision])
     if accelerator.num_processes > 1:
         raise ConfigError(
             f"{accelerator.num_processes} processes were started; blocklora trains in one: run it without a launcher."
         )
     return accelerator
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which a model computes in ``precision``; weights stay float32."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -79,8 +97,3 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def _has_mps() -> bool:
-    """Return whether this is a Mac whose GPU torch can use."""
-    return bool(torch.backends.mps.is_available())

@@ -43,7 +43,7 @@ class Training:
     Attributes:
         losses: The cross-entropy of every step, (steps,), float64 on the CPU.
         lr: The learning rate.
-        seconds: Time in the loop; of a resumed run, since it was resumed.
+        seconds: Time in the loop, that before an interruption included.
     """
 
     losses: torch.Tensor
@@ -106,7 +106,7 @@ def train(
     """
     device = accelerator.device
     state = _State(model, groups, accelerator, iterations, lr, checkpoint)
-    start = state.restore()
+    start, seconds = state.restore()
     optimizer = accelerator.prepare_optimizer(state.optimizer)
     tokens, scale = tokens.to(device), model.logit_scale.detach().exp()
     model.train()
@@ -126,23 +126,22 @@ def train(
             optimizer.zero_grad()
             state.losses[step] = loss.detach()
             now, last = time.monotonic(), step + 1 == iterations
-            if last or now - shown >= _SHOW_SECONDS:
-                shown = now
-                _show(
-                    step + 1,
-                    iterations,
-                    float(state.losses[step]),
-                    float(state.scheduler.get_last_lr()[0]),
-                    on_step,
-                )
+            show = last or now - shown >= _SHOW_SECONDS
+            keep = last or stop.is_set() or now - saved >= save_seconds
+            if show or keep:
+                value = _finite(float(state.losses[step]), step + 1)
+            if show and on_step:
+                on_step(step + 1, iterations, value, float(state.scheduler.get_last_lr()[0]))
+            shown = now if show else shown
             state.scheduler.step()
-            if stop.is_set() or last or now - saved >= save_seconds:
+            keep = keep or stop.is_set()
+            if keep:
                 saved = now
-                state.save(step + 1)
+                state.save(step + 1, seconds + now - began)
             if stop.is_set() and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {iterations}")
     model.eval()
-    return Training(state.losses.cpu().double(), lr, time.monotonic() - began)
+    return Training(state.losses.cpu().double(), lr, seconds + time.monotonic() - began)
 
 
 class _State:
@@ -168,30 +167,33 @@ class _State:
         self._scaler = accelerator.scaler
         self._checkpoint = checkpoint
 
-    def restore(self) -> int:
-        """Go back to the checkpoint, if there is one; return how many steps are done."""
+    def restore(self) -> tuple[int, float]:
+        """Go back to the checkpoint, if there is one; return how many steps are done, and in what time."""
         if self._checkpoint is None or not self._checkpoint.path.exists():
-            return 0
-        step, scaler = self._checkpoint.restore(self.parameters, self.optimizer, self.scheduler, self.losses)
+            return 0, 0.0
+        step, seconds, scaler = self._checkpoint.restore(
+            self.parameters, self.optimizer, self.scheduler, self.losses
+        )
         if self._scaler and scaler:
             self._scaler.load_state_dict(scaler)
-        return step
+        return step, seconds
 
-    def save(self, step: int) -> None:
-        """Write the checkpoint after ``step`` steps."""
+    def save(self, step: int, seconds: float) -> None:
+        """Write the checkpoint after ``step`` steps that took ``seconds``."""
         if self._checkpoint:
             scaler = self._scaler.state_dict() if self._scaler else None
-            self._checkpoint.save(step, self.parameters, self.optimizer, self.scheduler, self.losses, scaler)
+            self._checkpoint.save(
+                step, seconds, self.parameters, self.optimizer, self.scheduler, self.losses, scaler
+            )
 
 
-def _show(step: int, steps: int, loss: float, lr: float, on_step: OnStep | None) -> None:
-    """Report a step, and stop a run whose loss has left the numbers."""
+def _finite(loss: float, step: int) -> float:
+    """Return the loss, or stop a run that has left the numbers."""
     if not math.isfinite(loss):
         raise ConfigError(
             f"the loss became {loss} at step {step}: lower the learning rate (--lr) or use --precision fp32."
         )
-    if on_step:
-        on_step(step, steps, loss, lr)
+    return loss
 
 
 def _dropout_seed(seed: int, step: int) -> int:
