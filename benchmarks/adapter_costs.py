@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ def methods() -> dict[str, Any]:
     }
 
 
+class Box:
+    """One tensor that autograd keeps."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def adapt(config: Any, width: int) -> nn.Module:
     """The unit with an adapter, training."""
     torch.manual_seed(0)
@@ -71,21 +80,21 @@ def optimizer_bytes(model: nn.Module, width: int) -> int:
 
 
 def saved_bytes(model: nn.Module, width: int) -> int:
-    """Bytes of the distinct storages that autograd keeps, parameters and buffers left out."""
+    """Bytes of the distinct storages that autograd keeps after forward, parameters and buffers left out."""
     owned = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
+    boxes: weakref.WeakSet[Box] = weakref.WeakSet()  # a box dies with its part of the graph
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def pack(tensor: Tensor) -> Box:
+        box = Box(tensor)
+        boxes.add(box)
+        return box
 
     x = torch.randn(TOKENS, width, requires_grad=True) * 1
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
         out = model(x)
+    kept = {storage.data_ptr(): storage.nbytes() for storage in (b.tensor.untyped_storage() for b in boxes)}
     del out
-    return sum(kept.values())
+    return sum(size for address, size in kept.items() if address not in owned)
 
 
 def flops(model: nn.Module, width: int) -> int:
@@ -134,6 +143,23 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def circumstances() -> dict[str, Any]:
+    """What the numbers were made with: versions, machine, and the state of the source."""
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    versions = {"torch": torch.__version__, "peft": peft.__version__, "python": platform.python_version()}
+    source = ["--", ":/src/blocklora/adapter", ":/benchmarks/adapter_costs.py"]
+    return {
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}, CPU",
+        "git_commit": git("rev-parse", "HEAD"),
+        "changed_since_commit": bool(git("status", "--porcelain", *source)),
+    }
+
+
 def main() -> None:
     """Measure, print the table, and write the numbers with what they were made on."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,8 +167,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=default, help="where to write the numbers (JSON)")
     out = parser.parse_args().out
     rows = measure()
-    versions = {"torch": torch.__version__, "peft": peft.__version__, "python": platform.python_version()}
-    result = {"versions": versions, "tokens": TOKENS, "dropout": DROPOUT, "rows": rows}
+    result = {**circumstances(), "tokens": TOKENS, "dropout": DROPOUT, "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
     part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

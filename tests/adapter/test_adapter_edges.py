@@ -86,7 +86,7 @@ def test_reentrant_checkpointing_draws_the_same_masks(make_case: Any) -> None:
                 module.p = 0.0
         if checkpointing:
             model.enable_input_require_grads()
-            model.base_model.model.gradient_checkpointing_enable({"use_reentrant": True})
+            model.base_model.model.activation_checkpointing_enable({"use_reentrant": True})
         torch.manual_seed(3)
         case.run(model).square().sum().backward()
         grads.append([p.grad for p in model.parameters() if p.requires_grad])
@@ -113,6 +113,7 @@ def test_a_lora_that_changed_the_frozen_weights_cannot_be_unfolded(
         unfold_lora(lora, tmp_path, n_blocks=2)
 
 
+@pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
 def test_a_lora_that_was_saved_relative_to_the_first_weights_can(mlp: Any, tmp_path: Path) -> None:
     lora = get_peft_model(
         mlp.base(), LoraConfig(r=2, target_modules=["lin0"], init_lora_weights="pissa")

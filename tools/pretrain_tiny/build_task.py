@@ -167,7 +167,9 @@ def check(entries: list[Entry], groups: list[int], sides: dict[int, str]) -> Non
     for label in CLASSES:
         if counts[label, "train"] < N_TRAIN or counts[label, "val"] < N_VAL or counts[label, "test"] < 1:
             found = {side: counts[label, side] for side in ("train", "val", "test")}
-            raise ValueError(f"class {label!r} has {found}; expected {N_TRAIN} to train and {N_VAL} to validate")
+            raise ValueError(
+                f"class {label!r} has {found}; expected {N_TRAIN} to train and {N_VAL} to validate"
+            )
     seen: dict[int, str] = {}
     for i, side in sides.items():
         if seen.setdefault(groups[i], side) != side:
@@ -182,7 +184,9 @@ def write(
     (folder / "images").mkdir(parents=True)
     order = {label: place for place, label in enumerate(CLASSES)}
     side_order = {"train": 0, "val": 1, "test": 2}
-    chosen = sorted(sides, key=lambda i: (side_order[sides[i]], order[entries[i].label], entries[i].concept.key))
+    chosen = sorted(
+        sides, key=lambda i: (side_order[sides[i]], order[entries[i].label], entries[i].concept.key)
+    )
     names: dict[int, str] = {}
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")

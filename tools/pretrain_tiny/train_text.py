@@ -142,9 +142,7 @@ def train(config: TextConfig, *, save_every: int = 100) -> None:
         for place, (index, template) in enumerate(batches):
             set_rate(optimisers, step + place, config.n_steps, config.warm_up)
             batch = tokenise(tokenizer, [template.format(phrases[i]) for i in index.tolist()]).to(device)
-            texts = functional.normalize(
-                text_features(model, batch.input_ids, batch.attention_mask), dim=-1
-            )
+            texts = functional.normalize(text_features(model, batch.input_ids, batch.attention_mask), dim=-1)
             losses = distillation_losses(texts, targets[index].to(device), index.to(device), config.scale)
             update(optimisers, losses[0] + config.contrast_weight * losses[1], parameters)
             values = torch.stack(losses).detach().cpu()

@@ -40,13 +40,8 @@ _REFUSED = (
     "kasa_config",
     "monteclora_config",
 )
-_INITS_BESIDE_THE_BASE = (
-    True,
-    False,
-    "gaussian",
-    "eva",
-    "orthogonal",
-)  # all others change the frozen weights
+# Starts of a LoRA that leave the frozen weights as they are; all others change them.
+_INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
 def fold_to_lora(

@@ -134,8 +134,7 @@ def train(
                 on_step(step + 1, iterations, value, float(state.scheduler.get_last_lr()[0]))
             shown = now if show else shown
             state.scheduler.step()
-            keep = keep or stop.is_set()
-            if keep:
+            if keep or stop.is_set():
                 saved = now
                 state.save(step + 1, seconds + now - began)
             if stop.is_set() and not last:
