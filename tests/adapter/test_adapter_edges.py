@@ -128,3 +128,36 @@ def test_a_lora_that_was_saved_relative_to_the_first_weights_can(mlp: Any, tmp_p
         blocks = unfold_lora(folder, tmp_path / "blocks", n_blocks=2)
     loaded = PeftModel.from_pretrained(mlp.base(), blocks)
     assert torch.allclose(mlp.run(loaded), mlp.run(lora), atol=1e-5)
+
+
+def test_trained_biases_of_a_lora_are_carried_over(mlp: Any, tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["lin0"], bias="lora_only", init_lora_weights=False)
+    lora = get_peft_model(mlp.base(), config).eval()
+    with torch.no_grad():
+        lora.base_model.model.lin0.base_layer.bias.add_(1)
+    loaded = PeftModel.from_pretrained(mlp.base(), unfold_lora(lora, tmp_path, n_blocks=2))
+    assert loaded.peft_config["default"].bias == "blocklora_only"
+    assert torch.allclose(mlp.run(loaded), mlp.run(lora), atol=1e-5)
+
+
+def test_scaling_passes_over_layers_without_the_active_adapter(mlp: Any) -> None:
+    model = mlp.adapted(target_modules=["lin0"])
+    model.add_adapter("other", mlp.config(target_modules=["lin1"]))
+    model.set_adapter("other")
+    layers = [model.base_model.model.lin0, model.base_model.model.lin1]
+    for layer in layers:
+        layer.scale_layer(3.0)
+    assert [dict(layer.scaling) for layer in layers] == [{"default": 1.5}, {"other": 4.5}]
+    for layer in layers:
+        layer.unscale_layer()
+    assert [dict(layer.scaling) for layer in layers] == [{"default": 1.5}, {"other": 1.5}]
+
+
+def test_an_adapter_cannot_be_deleted_while_merged(mlp: Any) -> None:
+    model = mlp.adapted()
+    want = mlp.run(model)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="while they are merged"):
+        model.delete_adapter("default")
+    model.unmerge_adapter()
+    assert torch.allclose(mlp.run(model), want, atol=1e-5)

@@ -113,7 +113,9 @@ def to_patches(view: Tensor) -> Tensor:
     return view.view(b, 3, m // n_pixels, n_pixels).transpose(1, 2).flatten(2)
 
 
-def random_views(pictures: Tensor, may_flip: Tensor, n_keep: int, grid: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def random_views(
+    pictures: Tensor, may_flip: Tensor, n_keep: int, grid: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """Return normalised patches of random views, [b, p, 432], and their places, [b, p].
 
     Args:
@@ -135,5 +137,7 @@ def plain_views(pictures: Tensor) -> Tensor:
     """Return whole pictures on white as CLIP's image processor would give them, [b, 3, 72, 72]."""
     rgba = pictures.float() / 255
     view = rgba[:, :3] + 1 - rgba[:, 3:]
-    view = functional.interpolate(view, size=(SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    view = functional.interpolate(
+        view, size=(SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True
+    ).clamp(0, 1)
     return normalise(view.flatten(2)).view_as(view)

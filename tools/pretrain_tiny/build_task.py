@@ -1,7 +1,7 @@
-"""Step 10: the bundled picture task, objects of everyday life drawn by Twemoji, split so that no sibling crosses.
+"""Step 9: the bundled picture task, objects of everyday life drawn by Twemoji, split so that no sibling crosses.
 
-Two pictures are siblings if they look alike, or if the heads of their names are one word ("full moon" and "crescent
-moon", "blue book" and "open book"). Siblings of siblings are siblings; a whole group lies on one side of the split.
+Two pictures are siblings if they look alike, or if the heads of their names are one word ("blue book" and "open
+book"). Siblings of siblings are siblings; a whole group lies on one side of the split.
 
 Writes ``src/blocklora/assets/twemoji``: manifest.csv, task.json and the pictures as lossless WebP, on white.
 """

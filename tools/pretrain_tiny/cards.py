@@ -1,4 +1,4 @@
-"""Step 12: the model card and the task's README, with every figure taken from results.json and the manifest."""
+"""Step 11: the model card and the task's README, with every figure taken from results.json and the manifest."""
 
 import csv
 import json
@@ -15,8 +15,6 @@ def percent(found: dict[str, Any]) -> str:
     """Write a share with its interval."""
     value = found.get("value", found.get("mean"))
     text = f"{100 * value:.1f}%"
-    if found["interval"] is None:
-        return text + " (one seed)"
     low, high = found["interval"]
     return f"{text} ({100 * low:.1f} to {100 * high:.1f})"
 
@@ -46,7 +44,7 @@ def verdict(results: dict[str, Any], name: str) -> str:
     seeds = f"{n_seeds} seed" + ("s" if n_seeds > 1 else "")
     if lora["gain_over_zero_shot_shown"]:
         probe = results["tasks"][name]["linear_probe"]
-        apart = probe["interval"] is not None and lora["interval"][0] > probe["interval"][1]
+        apart = lora["interval"][0] > probe["interval"][1]
         beside = "and above the linear probe's" if apart else "but not above the linear probe's"
         return f"- `{name}`: LoRA's interval over {seeds} lies above zero-shot's, {beside}."
     why = "fewer than three seeds were run" if n_seeds < 3 else "the intervals overlap or LoRA is worse"
@@ -81,8 +79,8 @@ its own.
 2. Text tower: distilled to them in {text["step"]} steps of {text["config"]["batch_size"]} phrases
    ({minutes["text"]} minutes on a busy machine; seed {text["config"]["seed"]}).
 3. Image tower: contrastive training against the fixed text targets, plus imitation of EfficientNet-Lite0's features,
-   in {image["step"]} steps of {image["config"]["batch_size"]} pictures ({minutes["image"]} minutes on a busy machine;
-   seed {image["config"]["seed"]}).
+   in {image["step"]} steps of {image["config"]["batch_size"]} pictures
+   ({minutes["image"]} minutes on a busy machine; seed {image["config"]["seed"]}).
 
 The teacher EfficientNet-Lite0 was trained on ImageNet, so its knowledge, and its licence questions, reach this model
 indirectly. Twemoji is the style it never saw in training; FxEmoji was held out for validation.
@@ -91,7 +89,7 @@ indirectly. Twemoji is the style it never saw in training; FxEmoji was held out 
 
 ## Figures
 
-All with 95% intervals: Wilson's over test pictures, Student's over seeds where a mean over seeds is given.
+All with 95% intervals: Wilson's over test pictures; for means over seeds the hull of that and of Student's over seeds.
 
 - Retrieval of {settings["n_retrieved"]} pictures of an unseen style (Twemoji) among their {settings["n_retrieved"]}
   names, "{parts["retrieval"]["prompt"]}": r@1 {percent(parts["retrieval"]["r1"])}, r@5
@@ -111,8 +109,9 @@ fixed beforehand) and LoRA (r = {lora["r"]}, q, k, v of both towers, {lora["iter
 
 ## Limits
 
-Trained on about 10,600 icons on plain ground: photographs are foreign to it. Its text tower knows single words and short
-noun phrases, not sentences. Emoji carry the biases of those who chose and drew them. Not for any decision about people.
+Trained on about 10,600 icons on plain ground: photographs are foreign to it. Its text tower knows single words and
+short noun phrases, not sentences. Emoji carry the biases of those who chose and drew them. Not for any decision about
+people.
 """
 
 
@@ -133,13 +132,14 @@ def task_card(results: dict[str, Any]) -> str:
 
 {len(rows)} pictures of Twemoji, 96 x 96 pixels on white, lossless WebP, made by `tools/pretrain_tiny/build_task.py`.
 
-Licence of the pictures: CC-BY-4.0 (https://creativecommons.org/licenses/by/4.0/), Copyright {source.author}. Source:
-{source.package} {source.version} (npm), https://github.com/jdecked/twemoji. Changes: drawn at 96 pixels, laid on white.
+Licence of the pictures: CC-BY-4.0 (https://creativecommons.org/licenses/by/4.0/), Copyright {source.author}.
+Source: {source.package} {source.version} (npm), https://github.com/jdecked/twemoji.
+Changes: drawn at 96 pixels, laid on white.
 
 ## Split
 
 No picture has a sibling on another side. Siblings look alike (correlation above {ALIKE} at 16 x 16 pixels, as they are
-or mirrored) or share the head of their name (full moon, crescent moon); siblings of siblings are siblings. The column
+or mirrored) or share the head of their name (blue book, open book); siblings of siblings are siblings. The column
 `group` of manifest.csv numbers the groups. Classes come from the emoji's Unicode subgroups, so some are broad and some
 pictures could stand in two of them.
 
@@ -147,7 +147,8 @@ pictures could stand in two of them.
 
 ## What adaptation brings on it
 
-The bundled model `tiny`, {results["settings"]["shots"]} pictures a class; 95% intervals, see its model card.
+The bundled model `tiny`, {results["settings"]["shots"]} pictures a class; 95% intervals, see its model card. Where
+a class has just {results["settings"]["shots"]} training pictures, every seed trains on the same ones.
 
 {task_table(results, [TEST_STYLE])}
 

@@ -1,4 +1,4 @@
-"""Checkpoints without pickle: tensors in one safetensors file, numbers in its JSON header, written whole or not at all."""
+"""Checkpoints without pickle: tensors in one safetensors file, numbers in its JSON header, written whole or not."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and the record."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get("record", "{}"))  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get("record", "{}"))
 
 
 def optimiser_tensors(optimisers: Sequence[Optimizer]) -> dict[str, Tensor]:
@@ -59,12 +59,16 @@ class Run:
         optimisers: everything with state.
     """
 
-    def __init__(self, folder: Path, modules: Mapping[str, nn.Module], optimisers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self, folder: Path, modules: Mapping[str, nn.Module], optimisers: Sequence[Optimizer]
+    ) -> None:
         self.last, self.final = folder / "last.safetensors", folder / "final.safetensors"
         self.modules, self.optimisers = modules, optimisers
 
     def _weights(self) -> dict[str, Tensor]:
-        return {f"{m}.{name}": t for m, module in self.modules.items() for name, t in module.state_dict().items()}
+        return {
+            f"{m}.{name}": t for m, module in self.modules.items() for name, t in module.state_dict().items()
+        }
 
     def resume(self) -> dict[str, Any]:
         """Restore the last checkpoint if there is one; return its record, or an empty one."""
@@ -73,7 +77,9 @@ class Run:
         tensors, record = load(self.last)
         for m, module in self.modules.items():
             prefix = m + "."
-            module.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+            module.load_state_dict(
+                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            )
         restore_optimisers(self.optimisers, tensors)
         return record
 

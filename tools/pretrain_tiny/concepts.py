@@ -56,7 +56,9 @@ def load_concepts() -> dict[str, Concept]:
         subgroup = groups["subgroups"][str(entry["subgroup"])]
         if subgroup in FLAGS:
             continue
-        words = [w.lower() for w in entry["tags"]] + [w.lower().replace("_", " ") for w in keywords.get(entry["emoji"], [])]
+        words = [w.lower() for w in entry["tags"]] + [
+            w.lower().replace("_", " ") for w in keywords.get(entry["emoji"], [])
+        ]
         key = hex_key(entry["hexcode"])
         group = groups["groups"][str(entry["group"])]
         concepts[key] = Concept(key, entry["label"].lower(), tuple(dict.fromkeys(words)), group, subgroup)

@@ -44,7 +44,9 @@ def download(src: Source) -> Path:
     (archive,) = folder.iterdir()
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != src.sha256:
-        raise ValueError(f"{archive}: expected sha256 {src.sha256}, got {found}; delete {folder} and try again")
+        raise ValueError(
+            f"{archive}: expected sha256 {src.sha256}, got {found}; delete {folder} and try again"
+        )
     return archive
 
 

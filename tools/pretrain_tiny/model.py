@@ -19,11 +19,27 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 def tiny_config() -> CLIPConfig:
     """Return the architecture: vision 192 x 6 layers, text 192 x 4 layers, 3 heads each, projection 256."""
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": HEADS, "hidden_act": "quick_gelu"}
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": HEADS,
+        "hidden_act": "quick_gelu",
+    }
     end = VOCABULARY - 1
-    text = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end, "max_position_embeddings": CONTEXT}
+    text = {
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "max_position_embeddings": CONTEXT,
+    }
     return CLIPConfig(
-        text_config={**tower, **text, "num_hidden_layers": 4, "vocab_size": VOCABULARY, "projection_dim": PROJECTION},
+        text_config={
+            **tower,
+            **text,
+            "num_hidden_layers": 4,
+            "vocab_size": VOCABULARY,
+            "projection_dim": PROJECTION,
+        },
         vision_config={
             **tower,
             "num_hidden_layers": 6,
@@ -75,7 +91,11 @@ def _grid_positions() -> Tensor:
     side = SIDE // PATCH
     frequencies = 1 / (10000 ** (torch.arange(WIDTH // 4) / (WIDTH // 4)))  # [d / 4]
     rows, columns = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
-    waves = [wave(axis.flatten()[:, None] * frequencies) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
+    waves = [
+        wave(axis.flatten()[:, None] * frequencies)
+        for axis in (rows, columns)
+        for wave in (torch.sin, torch.cos)
+    ]
     return torch.cat(waves, 1)
 
 

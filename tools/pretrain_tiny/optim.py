@@ -29,7 +29,9 @@ class Muon(Optimizer):
     without bfloat16 units; matrices of one shape are handled in one batch.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -55,7 +57,9 @@ class Muon(Optimizer):
         return matrix.grad.lerp(mean, momentum)
 
 
-def build_optimisers(modules: Iterable[nn.Module], blocks: nn.Module, adam_rate: float, muon_rate: float) -> list[Optimizer]:
+def build_optimisers(
+    modules: Iterable[nn.Module], blocks: nn.Module, adam_rate: float, muon_rate: float
+) -> list[Optimizer]:
     """Return Muon for the matrices inside ``blocks`` and AdamW for every other parameter of ``modules``."""
     matrices = [p for p in blocks.parameters() if p.ndim == 2]
     taken = {id(p) for p in matrices}

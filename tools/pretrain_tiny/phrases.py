@@ -52,7 +52,9 @@ def wordnet_nouns(seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     one = [w for w in nouns if " " not in w]
     two = [w for w in nouns if " " in w]
-    return [one[i] for i in rng.permutation(len(one))[:N_ONE_WORD]] + [two[i] for i in rng.permutation(len(two))[:N_TWO_WORDS]]
+    return [one[i] for i in rng.permutation(len(one))[:N_ONE_WORD]] + [
+        two[i] for i in rng.permutation(len(two))[:N_TWO_WORDS]
+    ]
 
 
 @torch.no_grad()
@@ -65,7 +67,9 @@ def embed(phrases: list[str], batch_size: int = 256) -> np.ndarray:
     order = sorted(range(len(phrases)), key=lambda i: len(phrases[i]))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        batch = tokenizer([phrases[i] for i in index], padding=True, truncation=True, max_length=32, return_tensors="pt")
+        batch = tokenizer(
+            [phrases[i] for i in index], padding=True, truncation=True, max_length=32, return_tensors="pt"
+        )
         hidden = model(**batch).last_hidden_state  # [b, t, 384]
         mask = batch["attention_mask"][..., None].float()  # [b, t, 1]
         pooled = (hidden * mask).sum(1) / mask.sum(1)  # [b, 384]

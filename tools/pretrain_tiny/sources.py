@@ -36,6 +36,7 @@ class Source:
 
 
 # fmt: off
+# ruff: noqa: E501
 SOURCES = (
     Source("noto", "npm", "@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0", "Google Inc (Noto Emoji)", "train"),
     Source("noto-v1", "npm", "@iconify-json/noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0", "Google Inc (Noto Emoji v1)", "train"),

@@ -132,7 +132,9 @@ def make_start(config: ImageConfig, data: PictureSet, grid: Tensor) -> tuple[CLI
     model = build(config.seed)
     generator = step_generator(config.seed, -1)
     some = torch.randperm(len(data.row), generator=generator)[:256]
-    patches, _ = random_views(data.pictures[some], torch.ones(256, dtype=torch.bool), N_PATCHES, grid, generator)
+    patches, _ = random_views(
+        data.pictures[some], torch.ones(256, dtype=torch.bool), N_PATCHES, grid, generator
+    )
     initialise_vision(model, patches.flatten(0, 1))
     return model, nn.Linear(WIDTH, PROJECTION)
 
@@ -151,7 +153,6 @@ def train(config: ImageConfig, *, save_every: int = 250) -> None:
     model.to(device), head.to(device)
     grid = grid.to(device)
     trained = nn.ModuleList([model.vision_model, model.visual_projection, head])
-    parameters = list(trained.parameters())
     optimisers = build_optimisers([trained], model.vision_model.encoder, ADAM_RATE, MUON_RATE)
     run = Run(IMAGE_RUN, {"model": model, "head": head}, optimisers)
     record = run.resume() or {"step": 0, "seconds": 0.0, "log": [], "config": asdict(config)}
@@ -161,14 +162,16 @@ def train(config: ImageConfig, *, save_every: int = 250) -> None:
         set_rate(optimisers, step, config.n_schedule, config.warm_up)
         concepts, index = sampler.draw(config.batch_size, generator)
         keep = config.keep if step < config.drop_until * config.n_schedule else N_PATCHES
-        patches, places = random_views(data.pictures[index].to(device), may_flip[concepts], keep, grid, generator)
+        patches, places = random_views(
+            data.pictures[index].to(device), may_flip[concepts], keep, grid, generator
+        )
         use_blend = torch.rand((), generator=generator) < 0.5
         texts = bank.blend if use_blend else bank.targets[bank.sample(generator)]  # [k, 256]
         pooled = embed_patches(model, patches, places)
         images = functional.normalize(model.visual_projection(pooled), dim=-1)
         contrast = contrastive_loss(images, texts.to(device), concepts.to(device), config.scale)
         imitation = (1 - functional.cosine_similarity(head(pooled), teacher[index])).mean()
-        update(optimisers, contrast + config.teacher_weight * imitation, parameters)
+        update(optimisers, contrast + config.teacher_weight * imitation, list(trained.parameters()))
         losses = torch.stack([contrast, imitation]).detach().cpu()
         smooth = losses if smooth is None else 0.98 * smooth + 0.02 * losses
         if (step + 1) % save_every == 0 or step + 1 == config.n_steps:

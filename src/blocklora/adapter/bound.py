@@ -12,7 +12,7 @@ __all__ = ["main", "table"]
 _RANKS = ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))
 
 
-def table(samples: int, *, bits: int = 32, sigma: float = 1.0) -> str:
+def table(samples: int, *, bits: int, sigma: float) -> str:
     """Trained numbers P, and the bound, of LoRA, Block-LoRA and its twin on q, k, v of both towers.
 
     Args:

@@ -58,9 +58,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         self.arm_dropout: dict[str, bool] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self.cast_input_dtype_enabled = (
-            True  # PEFT may switch it; our casts are part of the function either way
-        )
+        self.cast_input_dtype_enabled = True  # PEFT may switch it; our casts are part of the function
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
         rows, columns = self._base_weight().shape
         self.out_features, self.in_features = (columns, rows) if self.fan_in_fan_out else (rows, columns)
@@ -163,10 +161,9 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            if name in self.blocklora_A:
-                weight = self._base_weight()
-                weight.data -= self.get_delta_weight(name).to(weight.dtype)
+            weight = self._base_weight()
+            weight.data -= self.get_delta_weight(self.merged_adapters[-1]).to(weight.dtype)
+            self.merged_adapters.pop()
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scale to ``scale`` times the configured one; a layer without it does nothing."""
