@@ -1,7 +1,7 @@
 """The demonstration: zero-shot against Block-LoRA on a bundled task, offline, over three seeds.
 
-The settings were chosen by hand on validation pictures of ``digits``; the published recipe, made for a model
-that is 30 times larger, would take longer and is not meant for pictures of 8 x 8 pixels.
+The settings are not the published recipe, which is made for a model 30 times larger and would take an hour. They were
+chosen among four on the validation scans of ``digits``, with other seeds than the demonstration's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SEEDS = (1, 2, 3)
 _SHOTS = 16
 SETTINGS: dict[str, Any] = {
     "iterations": 150,
-    "lr": 2e-3,
+    "lr": 4e-3,
     "r": 4,
     "n_blocks": 4,
     "dropout": 0.1,

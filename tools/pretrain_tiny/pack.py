@@ -62,6 +62,7 @@ def write(model: CLIPModel, folder: Path) -> None:
     half.config = model.config
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
 
 
 def check_packed(model: CLIPModel, folder: Path) -> float:
