@@ -44,8 +44,11 @@ def verdict(results: dict[str, Any], name: str) -> str:
     seeds = f"{n_seeds} seed" + ("s" if n_seeds > 1 else "")
     if lora["gain_over_zero_shot_shown"]:
         probe = results["tasks"][name]["linear_probe"]
-        apart = lora["interval"][0] > probe["interval"][1]
-        beside = "and above the linear probe's" if apart else "but not above the linear probe's"
+        beside = "and overlaps the linear probe's"
+        if lora["interval"][0] > probe["interval"][1]:
+            beside = "and above the linear probe's"
+        elif lora["interval"][1] < probe["interval"][0]:
+            beside = "but below the linear probe's: with these few steps a linear probe is the better choice"
         return f"- `{name}`: LoRA's interval over {seeds} lies above zero-shot's, {beside}."
     why = "fewer than three seeds were run" if n_seeds < 3 else "the intervals overlap or LoRA is worse"
     return f"- `{name}`: a gain of adaptation is NOT shown ({why}; {seeds})."
