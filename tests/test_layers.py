@@ -19,7 +19,7 @@ ORDER = [
     {"clip"},
     {"training"},
     {"methods"},
-    {"saved"},
+    {"prepared", "saved"},
     {"classifier"},
     {"report"},
     {"run_folder"},

@@ -6,7 +6,7 @@ Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from blocklora.clip import (
     class_features,
     encode_pictures,
     image_features,
-    load_clip,
-    tokenize,
 )
 from blocklora.data import (
     Dataset,
@@ -31,12 +29,11 @@ from blocklora.data import (
     Unreadable,
     few_shot,
     picture_from_array,
-    prompts,
-    readable,
 )
 from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import METHODS, Fitted, Options, Task
 from blocklora.metrics import fit_temperature
+from blocklora.prepared import Prepared, prepare
 from blocklora.saved import Saved, read_classifier, write_classifier
 from blocklora.training import (
     Checkpoint,
@@ -142,20 +139,9 @@ class FewShotClassifier:
             DataError: There are fewer than two classes, or a class has no readable training picture.
             ModelError: The model cannot be loaded.
         """
-        if len(dataset.class_names) < 2:
-            raise DataError(
-                f"{dataset.name}: {len(dataset.class_names)} class; a classifier needs two or more."
-            )
-        train, bad_train = readable(split.train)
-        val, bad_val = readable(split.val)
-        _check_classes(dataset, train, bad_train)
-        sentences = tuple(prompts(dataset.class_names, self.prompt))
-        clip = load_clip(self.model)
-        tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
-        self.unreadable_ = (*bad_train, *bad_val)
-        self.notes_ = (*split.notes, *_prompt_notes(cut, clip.context_length), *_temperature_notes(len(val)))
-        task = Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip)
-        return Prepared(clip, task, tuple(val))
+        prepared = prepare(self.model, self.prompt, dataset, split)
+        self.notes_, self.unreadable_ = prepared.notes, prepared.unreadable
+        return prepared
 
     def train(
         self, prepared: Prepared, *, checkpoint: Checkpoint | None = None, on_step: OnStep | None = None
@@ -274,21 +260,6 @@ class FewShotClassifier:
             self.fitted.temperature = fit_temperature(self.fitted.logits(encoded.features).numpy(), labels)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """All that training needs, read and checked.
-
-    Attributes:
-        clip: The model.
-        task: Classes, prompts, and readable training pictures.
-        val: Readable validation pictures.
-    """
-
-    clip: Clip
-    task: Task
-    val: tuple[Example, ...]
-
-
 def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, method: str) -> Saved:
     """Gather what a prediction needs."""
     return Saved(
@@ -311,32 +282,6 @@ def _check_lengths(images: Sequence[Picture], labels: Sequence[Any]) -> None:
     """Raise unless there is one label an image."""
     if len(images) != len(labels):
         raise DataError(f"{len(images)} images but {len(labels)} labels; expected one label an image.")
-
-
-def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unreadable]) -> None:
-    """Raise unless every class has a readable training picture."""
-    present = {example.label for example in train}
-    missing = [name for label, name in enumerate(dataset.class_names) if label not in present]
-    if missing:
-        reason = f" {len(bad)} could not be read, e.g. {bad[0].reason}" if bad else ""
-        raise DataError(
-            f"{dataset.name}: no readable training picture for class '{missing[0]}' ({len(missing)} such "
-            f"classes).{reason} Add pictures or remove the class."
-        )
-
-
-def _temperature_notes(n_val: int) -> tuple[str, ...]:
-    """Say where the temperature does not come from."""
-    if n_val:
-        return ()
-    return ("no validation pictures were left, so probabilities are not calibrated (temperature 1)",)
-
-
-def _prompt_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
-    """Say which prompts were too long for the text tower."""
-    if not cut:
-        return ()
-    return (f"{len(cut)} prompts have more than {length} tokens and were cut at the end, e.g. '{cut[0]}'",)
 
 
 def _base(model: Any) -> Any:
