@@ -74,8 +74,8 @@ def fit_adapter(
 
 def _with_adapter(model: Any, config: PeftConfig, seed: int) -> Any:
     """Return a PEFT model whose adapter starts from ``seed``; torch's own random state is left alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # PEFT fills adapters on the CPU and moves them then
+        torch.default_generator.manual_seed(seed)
         with warnings.catch_warnings():
             # transformers renamed gradient checkpointing; PEFT still asks for it by the old name.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
