@@ -1,7 +1,7 @@
 """The demonstration: zero-shot against Block-LoRA on a bundled task, offline, over three seeds.
 
 The settings are not the published recipe, which is made for a model 30 times larger and would take an hour. They were
-chosen among four on the validation scans of ``digits``, with other seeds than the demonstration's.
+chosen among three on the validation scans of ``digits``, with other seeds than the demonstration's.
 """
 
 from __future__ import annotations
