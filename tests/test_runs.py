@@ -225,10 +225,14 @@ def test_unreadable_and_doubled_pictures_are_told(
         shutil.copytree(photos, tmp_path / "parted" / part)
     broken = tmp_path / "parted" / "test" / "red_square" / "0.png"
     broken.write_text("hello", encoding="utf-8")
+    (tmp_path / "parted" / "train" / "red_square" / "1.png").write_text("hello!", encoding="utf-8")
     _, metrics = fit_run(str(tmp_path / "parted"), tmp_path / "run", **settings(clip_folder, shots=None))
-    assert metrics["n_test"] == 11
-    assert [bad["image"] for bad in metrics["unreadable"]] == ["test/red_square/0.png"]
-    assert any("11 test pictures are identical, byte for byte" in note for note in metrics["notes"])
+    assert (metrics["n_train"], metrics["n_test"]) == (11, 11)
+    assert [bad["image"] for bad in metrics["unreadable"]] == [
+        "train/red_square/1.png",
+        "test/red_square/0.png",
+    ]
+    assert any("10 test pictures are identical, byte for byte" in note for note in metrics["notes"])
     assert metrics["selection"]["temperature"] == "1, not fitted: no validation pictures"
 
 

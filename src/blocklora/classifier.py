@@ -233,7 +233,7 @@ class FewShotClassifier:
         """Write the classifier to a folder: adapter/, class_features.safetensors, classifier.json.
 
         Raises:
-            RunError: The folder holds something else.
+            RunError: ``path`` is a file, or the adapter cannot be written.
         """
         write_classifier(Path(path), self.fitted, self.classes_.tolist())
 

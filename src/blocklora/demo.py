@@ -53,6 +53,7 @@ def run_demo(out: Path, data: str, progress: Progress | None = None) -> dict[str
         "shots": _SHOTS,
         "n_test": metrics["n_test"],
         "settings": SETTINGS,
+        "selection": "settings: the best of three on validation scans of digits, with other seeds; step: the last",
         "runs": rows,
         "zero_shot_mean": float(np.mean([row["zero_shot_accuracy"] for row in rows])),
         "mean": float(np.mean([row["accuracy"] for row in rows])),

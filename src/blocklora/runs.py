@@ -28,6 +28,7 @@ from blocklora.errors import DataError, ImageError
 from blocklora.files import write_json
 from blocklora.methods import Fitted
 from blocklora.metrics import evaluate
+from blocklora.prepared import Prepared
 from blocklora.report import write_report
 from blocklora.run_folder import CHECKPOINT, CONFIG, METRICS, REPORT, SPLIT, check_run, read_json, start_run
 from blocklora.saved import versions
@@ -92,7 +93,7 @@ def fit_run(
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint)
     fitted = classifier.train(prepared, checkpoint=checkpoint, on_step=progress.step if progress else None)
     metrics = _measure(classifier, dataset, split, progress)
-    metrics = metrics | _what_was_done(dataset, split, classifier, fitted, metrics)
+    metrics = metrics | _what_was_done(dataset, split, prepared, classifier, fitted, metrics)
     classifier.save(out)
     _finish(out, metrics, {e.image: e for e in split.test})
     checkpoint.remove()
@@ -185,6 +186,7 @@ def _mistakes(
 def _what_was_done(
     dataset: Dataset,
     split: FewShotSplit,
+    prepared: Prepared,
     classifier: FewShotClassifier,
     fitted: Fitted,
     measured: dict[str, Any],
@@ -192,8 +194,8 @@ def _what_was_done(
     """Return everything a reader needs to judge the figures."""
     bad = [{"image": item.image, "reason": item.reason} for item in classifier.unreadable_]
     selection = fitted.selection | {
-        "temperature": f"fitted to {len(split.val)} validation pictures"
-        if split.val
+        "temperature": f"fitted to {len(prepared.val)} validation pictures"
+        if prepared.val
         else "1, not fitted: no validation pictures",
         "test pictures": "looked at once, after training had ended; nothing was chosen by them",
     }
@@ -205,8 +207,8 @@ def _what_was_done(
         "prompt": classifier.prompt,
         "shots": classifier.shots,
         "seed": classifier.seed,
-        "n_train": len(split.train),
-        "n_val": len(split.val),
+        "n_train": len(prepared.task.train),
+        "n_val": len(prepared.val),
         "trainable_parameters": fitted.trainable_parameters,
         "total_parameters": sum(p.numel() for p in fitted.model.parameters()),
         "train_seconds": training.seconds if training else 0.0,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -60,7 +59,6 @@ def test_features_are_unit_vectors_whatever_the_batch(clip: Clip) -> None:
 
 def test_read_ahead_keeps_order_and_bounds_what_waits() -> None:
     began: list[int] = []
-    gate = threading.Semaphore(0)
 
     def work(item: int) -> int:
         began.append(item)
@@ -70,7 +68,6 @@ def test_read_ahead_keeps_order_and_bounds_what_waits() -> None:
     assert next(results) == 0
     assert max(began) <= 3
     assert list(results) == [n * n for n in range(1, 10)]
-    gate.release()
 
 
 def test_read_ahead_passes_errors_on_and_may_be_left() -> None:
