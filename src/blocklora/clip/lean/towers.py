@@ -1,0 +1,139 @@
+"""The two towers of a CLIP model, computed leanly: the same numbers as the model's own forward, for less.
+
+Axis letters: B pictures, L tokens of a picture, N prompts, T rows of a text plan, d the width of a tower, D the width
+of the shared space, S the side of a picture in pixels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from blocklora.clip.lean.attention import image_attention, text_attention
+from blocklora.clip.lean.blocks import SEEDS, Block
+from blocklora.clip.lean.low_rank import base_linear, unsupported
+from blocklora.clip.lean.ops import ACTIVATIONS
+from blocklora.clip.text_plan import TextPlan
+
+__all__ = ["Keep", "LeanTower", "why_not_lean"]
+
+Keep = Literal["all", "no-mlp", "inputs"]
+"""What a block keeps for backward: all that saves computing, all but the MLP's inside, or its input alone."""
+
+_MODELS = ("clip", "clip_vision_model", "clip_text_model")
+_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+
+
+class LeanTower:
+    """One tower of a CLIP model.
+
+    Args:
+        tower: transformers' ``vision_model`` or ``text_model``, with or without adapters in its layers.
+        projection: The linear layer into the shared space.
+        dtype: The type to compute in; None is the weights'.
+    """
+
+    def __init__(self, tower: Any, projection: nn.Linear, dtype: torch.dtype | None = None) -> None:
+        config = tower.config
+        self._tower, self._projection = tower, projection
+        self._dtype = dtype or projection.weight.dtype
+        self._heads = int(config.num_attention_heads)
+        self._blocks = [Block.of(layer, config.hidden_act) for layer in tower.encoder.layers]
+
+    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """Compute unit features of pictures.
+
+        Args:
+            pixel_values: (B, 3, S, S) on the tower's device.
+            seed: Where dropout masks come from, where the tower is in training mode.
+            keep: What blocks keep for backward.
+
+        Returns:
+            Unit features (B, D), float32 or wider.
+        """
+        tower = self._tower
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            with torch.no_grad():
+                tokens = tower.embeddings(pixel_values)  # (B, L, d)
+                batch, length, width = tokens.shape
+                x = tower.pre_layrnorm(tokens).view(-1, width).to(self._dtype)  # (B, L, d) -> (B L, d)
+            first = torch.arange(batch, device=x.device) * length
+            attend = partial(image_attention, length=length, heads=self._heads)
+            x = self._through(x, attend, first, seed, keep)
+            return self._out(x, tower.post_layernorm)
+
+    def texts(self, plan: TextPlan, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """Compute unit features of prompts (N, D), in the order of the prompts; arguments as for ``images``."""
+        tower = self._tower
+        device = self._projection.weight.device
+        with torch.autocast(device.type, enabled=False):
+            with torch.no_grad():
+                embeddings = tower.embeddings
+                x = embeddings.token_embedding(plan.ids.to(device))
+                x = (x + embeddings.position_embedding(plan.positions.to(device))).to(self._dtype)  # (T, d)
+            attend = partial(text_attention, plan=plan, heads=self._heads)
+            x = self._through(x, attend, plan.ends.to(device), seed, keep)
+            return self._out(x, tower.final_layer_norm)[plan.back.to(device)]
+
+    def _through(
+        self, x: Tensor, attend: partial[Tensor], wanted: Tensor, seed: int, keep: Keep
+    ) -> Tensor:
+        """Send rows (T, d) through all blocks; the last one is asked for the wanted rows only: (B or N, d)."""
+        for place, block in enumerate(self._blocks):
+            last = place == len(self._blocks) - 1
+            run = partial(
+                block,
+                attend=partial(attend, last=last),
+                rows=wanted if last else None,
+                seed=seed + SEEDS * place,
+                training=self._tower.training,
+                recompute_mlp=keep == "no-mlp",
+            )
+            if keep == "inputs" and torch.is_grad_enabled():
+                x = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = run(x)
+        return x
+
+    def _out(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """LayerNorm, projection and unit length, of the few rows that are features, in full precision."""
+        wide = torch.promote_types(x.dtype, norm.weight.dtype)
+        features = F.linear(norm(x.to(wide)), self._projection.weight.to(wide))
+        return F.normalize(features, dim=-1)
+
+
+def why_not_lean(model: Any) -> str | None:
+    """Say why a model, with the adapters it has now, cannot go through ``LeanTower``; None: it can.
+
+    Args:
+        model: A ``CLIPModel``, ``CLIPVisionModelWithProjection``, or any other model.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if kind not in _MODELS:
+        return f"it is a model of the type {kind}"
+    adapters: set[nn.Parameter] = set()
+    for name in ("vision_model", "text_model"):
+        tower = getattr(model, name, None)
+        if tower is None:
+            continue
+        if tower.config.hidden_act not in ACTIVATIONS:
+            return f"its activation is {tower.config.hidden_act}"
+        if tower.config.attention_dropout:
+            return "it drops attention weights"
+        for layer in tower.encoder.layers:
+            for path in _LINEAR:
+                projection = layer.get_submodule(path)
+                reason = unsupported(projection)
+                if reason:
+                    return f"it has {reason}"
+                adapters |= set(projection.parameters()) - set(base_linear(projection).parameters())
+    if any(parameter.requires_grad and parameter not in adapters for parameter in model.parameters()):
+        return "it trains more than low-rank adapters in its blocks"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "something is hooked into its forward"
+    return None
