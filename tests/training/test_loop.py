@@ -16,7 +16,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from blocklora.adapter import BlockLoraConfig, param_groups
-from blocklora.clip import load_clip, tokenize
+from blocklora.clip import load_clip, make_towers, tokenize
 from blocklora.data import Example
 from blocklora.errors import ConfigError, RunError
 from blocklora.methods.adapters import _with_adapter
@@ -64,7 +64,13 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
     groups = param_groups(model, lr=LR, weight_decay=DECAY)
     return Job(
         model,
-        (model.get_base_model(), groups, tokens, pictures, make_accelerator(torch.device("cpu"), "fp32")),
+        (
+            make_towers(model.get_base_model()),
+            groups,
+            tokens,
+            pictures,
+            make_accelerator(torch.device("cpu"), "fp32"),
+        ),
     )
 
 
@@ -87,7 +93,8 @@ def test_the_loop_is_the_formula(clip_folder: Path, kind: str) -> None:
     job = make_job(clip_folder, kind, dropout=0.0)
     losses = job.run()
     reference = make_job(clip_folder, kind, dropout=0.0)
-    model, _, tokens, pictures, _ = reference.arguments
+    towers, _, tokens, pictures, _ = reference.arguments
+    model = towers.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=DECAY, betas=(0.9, 0.999))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS, eta_min=1e-6)
@@ -110,10 +117,10 @@ def test_the_loop_is_the_formula(clip_folder: Path, kind: str) -> None:
 def test_the_loss_falls_and_only_the_adapter_moves(clip_folder: Path) -> None:
     job = make_job(clip_folder, dropout=0.0, augment="none")
     frozen = {name: p.clone() for name, p in job.model.named_parameters() if not p.requires_grad}
-    model, groups, *rest = job.arguments
-    result = train(model, groups, *rest, iterations=40, lr=LR, seed=SEED)
+    towers, groups, *rest = job.arguments
+    result = train(towers, groups, *rest, iterations=40, lr=LR, seed=SEED)
     assert result.losses[-6:].mean() < 0.5 * result.losses[:3].mean()
-    assert not model.training
+    assert not towers.model.training
     assert all(torch.equal(p, frozen[name]) for name, p in job.model.named_parameters() if name in frozen)
 
 
@@ -215,7 +222,7 @@ def test_checkpoints_that_cannot_be_resumed(clip_folder: Path, tmp_path: Path) -
 def test_a_loss_that_is_no_number(clip_folder: Path) -> None:
     job = make_job(clip_folder)
     with torch.no_grad():
-        job.arguments[0].logit_scale.fill_(float("nan"))
+        job.arguments[0].model.logit_scale.fill_(float("nan"))
     with pytest.raises(ConfigError, match=r"the loss became nan at step 1: lower the learning rate"):
         job.run()
 

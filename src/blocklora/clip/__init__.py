@@ -4,18 +4,22 @@ from blocklora.clip.encode import Encoded, encode_pictures
 from blocklora.clip.features import class_features, image_features, text_features, tokenize
 from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower
 from blocklora.clip.preprocess import crop_size, pixels, random_crop
+from blocklora.clip.towers import Engine, Towers, make_towers
 
 __all__ = [
     "TINY",
     "Clip",
     "Encoded",
+    "Engine",
     "ImageTower",
+    "Towers",
     "class_features",
     "crop_size",
     "encode_pictures",
     "image_features",
     "load_clip",
     "load_image_tower",
+    "make_towers",
     "pixels",
     "random_crop",
     "text_features",

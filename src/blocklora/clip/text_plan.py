@@ -68,14 +68,16 @@ def prompt_lengths(tokens: Tensor, eos_token_id: int) -> Tensor:
     return ends.argmax(dim=1) + 1
 
 
-def text_plans(tokens: Tensor, eos_token_id: int, *, chunk: int, share: bool) -> list[tuple[Tensor, TextPlan]]:
+def text_plans(
+    tokens: Tensor, eos_token_id: int, *, chunk: int, share: bool
+) -> list[tuple[Tensor, TextPlan]]:
     """Cut many prompts into passes of at most ``chunk``, prompts of similar length together.
 
     Returns:
         For each pass the indices of its prompts, and its plan.
     """
     order = prompt_lengths(tokens, eos_token_id).argsort(stable=True)
-    return [(rows, text_plan(tokens[rows], eos_token_id, share=share)) for rows in order.split(chunk)]
+    return [(rows, text_plan(tokens[rows], eos_token_id, share=share)) for rows in torch.split(order, chunk)]
 
 
 def text_plan(tokens: Tensor, eos_token_id: int, *, share: bool) -> TextPlan:
@@ -94,9 +96,13 @@ def text_plan(tokens: Tensor, eos_token_id: int, *, share: bool) -> TextPlan:
     opening = _opening(tokens, lengths) if share else 0
     rest = lengths - opening
     order = rest.argsort(stable=True)
-    ids, positions, ends, groups = [tokens[0, :opening]], [torch.arange(opening)], [], []
+    ids, positions = [tokens[0, :opening]], [torch.arange(opening)]
+    ends: list[Tensor] = []
+    groups: list[Group] = []
     rows = opening
-    for length, count in zip(*(part.tolist() for part in rest.unique(return_counts=True)), strict=True):
+    for length, count in zip(
+        *(part.tolist() for part in torch.unique(rest, return_counts=True)), strict=True
+    ):
         members = order[sum(group.count for group in groups) :][:count]
         ids.append(tokens[members, opening : opening + length].reshape(-1))
         positions.append(torch.arange(opening, opening + length).repeat(count))

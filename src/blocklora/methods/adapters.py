@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from peft import PeftConfig, get_peft_model
 
 from blocklora.adapter import param_groups
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip, class_features, make_towers
 from blocklora.methods.options import TARGETS, Options, chosen_layers
 from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep, TrainingPictures, train
+from blocklora.training import Checkpoint, OnStep, TrainingPictures, compute_dtype, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -47,7 +47,7 @@ def fit_adapter(
     augment = options.augment or ("crop-flip" if task.flip else "crop")
     steps = options.steps(max(counts))
     training = train(
-        model.get_base_model(),
+        make_towers(model.get_base_model(), dtype=compute_dtype(accelerator)),
         param_groups(model, lr=options.lr, weight_decay=options.weight_decay),
         task.tokens,
         TrainingPictures(

@@ -3,6 +3,7 @@
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.device import (
     autocast,
+    compute_dtype,
     make_accelerator,
     peak_memory_bytes,
     resolve_device,
@@ -10,13 +11,16 @@ from blocklora.training.device import (
 )
 from blocklora.training.loop import OnStep, Training, train
 from blocklora.training.pictures import TrainingPictures
+from blocklora.training.step import Plan
 
 __all__ = [
     "Checkpoint",
     "OnStep",
+    "Plan",
     "Training",
     "TrainingPictures",
     "autocast",
+    "compute_dtype",
     "make_accelerator",
     "peak_memory_bytes",
     "resolve_device",

@@ -42,9 +42,12 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         losses: torch.Tensor,
-        scaler: dict[str, Any] | None,
+        extra: dict[str, Any],
     ) -> None:
-        """Write the state after ``step`` steps that took ``seconds``; the old file stays until the new one is whole."""
+        """Write the state after ``step`` steps that took ``seconds``; the old file stays until the new one is whole.
+
+        ``extra`` holds what else goes back unchanged, as JSON-ready values.
+        """
         tensors = {_PARAMETER + name: parameter.detach() for name, parameter in parameters.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{_OPTIMIZER}{index}/{key}": value for key, value in state.items()}
@@ -54,7 +57,7 @@ class Checkpoint:
             "seconds": seconds,
             "fingerprint": self._fingerprint,
             "scheduler": scheduler.state_dict(),
-            "scaler": scaler,
+            "extra": extra,
         }
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_bytes(self.path, save(content, metadata={"state": json.dumps(header)}))
@@ -65,11 +68,11 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         losses: torch.Tensor,
-    ) -> tuple[int, float, dict[str, Any] | None]:
+    ) -> tuple[int, float, dict[str, Any]]:
         """Put everything back as it was saved.
 
         Returns:
-            How many steps were done, in how many seconds, and the loss scaler's state if there is one.
+            How many steps were done, in how many seconds, and ``extra``.
 
         Raises:
             RunError: The file is damaged, or belongs to a run with other settings or other pictures.
@@ -94,7 +97,7 @@ class Checkpoint:
             group["lr"] = lr
         step = int(header["step"])
         losses[:step] = tensors[_LOSSES].to(losses)
-        return step, float(header["seconds"]), header["scaler"]
+        return step, float(header["seconds"]), header["extra"]
 
     def remove(self) -> None:
         """Delete the file, if it is there."""

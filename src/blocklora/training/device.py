@@ -11,9 +11,17 @@ from accelerate.state import AcceleratorState
 
 from blocklora.errors import ConfigError
 
-__all__ = ["autocast", "make_accelerator", "peak_memory_bytes", "resolve_device", "resolve_precision"]
+__all__ = [
+    "autocast",
+    "compute_dtype",
+    "make_accelerator",
+    "peak_memory_bytes",
+    "resolve_device",
+    "resolve_precision",
+]
 
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -61,9 +69,14 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     return accelerator
 
 
+def compute_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """Return the 16-bit type that an accelerator trains in; None: the weights' own. TF32 is left switched off."""
+    return _DTYPES[str(accelerator.mixed_precision)]
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which a model computes in ``precision``; weights stay float32."""
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = _DTYPES[_ACCELERATE_NAMES[precision]]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 

@@ -1,6 +1,6 @@
 """The training loop: pictures and class prompts in, an adapter that tells the classes apart out.
 
-Axes: B = pictures of a batch, N = classes, D = the width of the shared space.
+Axes: M = all training pictures, N = classes, L = tokens of the longest prompt, D = the width of the shared space.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
+from torch import Tensor
 
-from blocklora.clip.features import image_features, read_ahead, text_features
+from blocklora.clip.features import read_ahead
+from blocklora.clip.towers import Towers, trains
 from blocklora.errors import ConfigError
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.pictures import TrainingPictures
+from blocklora.training.step import Plan, TextSide, gradient
 
 __all__ = ["OnStep", "Training", "cosine", "train"]
 
@@ -32,8 +33,8 @@ OnStep = Callable[[int, int, float, float], None]
 
 _LAST_LR = 1e-6  # where the cosine ends
 _BETAS = (0.9, 0.999)
-_DROPOUT = 2  # what a random stream is for, beside those of training/pictures.py
 _SHOW_SECONDS = 0.2
+_ENCODED = 64  # pictures that are encoded at a time, where their features are kept
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class Training:
         losses: The cross-entropy of every step, (steps,), float64 on the CPU.
         lr: The learning rate.
         seconds: Time in the loop, that before an interruption included.
+        plan: How the last step was cut.
+        notes: What happened on the way, in sentences.
     """
 
     losses: torch.Tensor
     lr: float
     seconds: float
+    plan: Plan
+    notes: tuple[str, ...]
 
     def history(self, points: int = 200) -> list[dict[str, float]]:
         """Return up to about ``points`` rows of step, mean loss since the last row, and learning rate."""
@@ -71,15 +76,16 @@ def cosine(step: int, steps: int, lr: float) -> float:
 
 
 def train(
-    model: Any,
+    towers: Towers,
     groups: list[dict[str, Any]],
-    tokens: torch.Tensor,
+    tokens: Tensor,
     pictures: TrainingPictures,
     accelerator: Accelerator,
     *,
     iterations: int,
     lr: float,
     seed: int,
+    plans: Sequence[Plan] = (Plan(),),
     checkpoint: Checkpoint | None = None,
     save_seconds: float = 20.0,
     on_step: OnStep | None = None,
@@ -87,7 +93,7 @@ def train(
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
     Args:
-        model: A ``CLIPModel`` on the accelerator's device, with an adapter in its layers.
+        towers: A model on the accelerator's device, with an adapter in its layers.
         groups: Parameter groups for AdamW, with their learning rates and weight decays.
         tokens: Token ids of the class prompts (N, L).
         pictures: The batches.
@@ -95,7 +101,8 @@ def train(
         iterations: Steps in all.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
         seed: Where the dropout masks come from.
-        checkpoint: Where to keep the state; if it is there already, the run goes on from it.
+        plans: How a step is cut; the later ones are for when memory runs out.
+        checkpoint: Where to keep the state; if it is there already, the run goes on from it, with its plan.
         save_seconds: How often to keep it. It is also kept when Ctrl-C stops the run between two steps.
         on_step: Told of progress a few times a second.
 
@@ -105,26 +112,19 @@ def train(
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
     device = accelerator.device
-    state = _State(model, groups, accelerator, iterations, lr, checkpoint)
-    start, seconds = state.restore()
+    state = _State(towers.model, groups, accelerator, iterations, lr, checkpoint)
+    start, seconds, plan = state.restore()
     optimizer = accelerator.prepare_optimizer(state.optimizer)
-    tokens, scale = tokens.to(device), model.logit_scale.detach().exp()
-    model.train()
+    towers.model.train()
     began = saved = time.monotonic()
     shown = -math.inf  # the first step is always shown
-    batches = read_ahead(pictures.batch, range(start, iterations), ahead=3, workers=2)
     with _own_random_stream(device), _stop_between_steps() as stop:
-        for step, (pixel_values, labels) in enumerate(batches, start):
-            torch.manual_seed(_dropout_seed(seed, step))
-            with accelerator.autocast():
-                images = image_features(model, pixel_values.to(device))  # (B, D)
-                classes = text_features(model, tokens)  # (N, D)
-                logits = scale * images @ classes.T  # (B, N)
-            loss = F.cross_entropy(logits.float(), labels.to(device))
-            accelerator.backward(loss)
+        step_gradient = _Steps(towers, tokens, plans if plan is None else (plan, *plans), accelerator, seed)
+        batches = read_ahead(_inputs(towers, pictures), range(start, iterations), ahead=3, workers=2)
+        for step, (inputs, labels) in enumerate(batches, start):
+            state.losses[step] = step_gradient(inputs.to(device), labels.to(device), step)
             optimizer.step()
             optimizer.zero_grad()
-            state.losses[step] = loss.detach()
             now, last = time.monotonic(), step + 1 == iterations
             show = last or now - shown >= _SHOW_SECONDS
             keep = last or stop.is_set() or now - saved >= save_seconds
@@ -136,11 +136,65 @@ def train(
             state.scheduler.step()
             if keep or stop.is_set():
                 saved = now
-                state.save(step + 1, seconds + now - began)
+                state.save(step + 1, seconds + now - began, step_gradient.plan)
             if stop.is_set() and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {iterations}")
-    model.eval()
-    return Training(state.losses.cpu().double(), lr, seconds + time.monotonic() - began)
+    towers.model.eval()
+    elapsed = seconds + time.monotonic() - began
+    return Training(state.losses.cpu().double(), lr, elapsed, step_gradient.plan, tuple(step_gradient.notes))
+
+
+class _Steps:
+    """The gradient of every step, under the first plan that fits into memory."""
+
+    def __init__(
+        self, towers: Towers, tokens: Tensor, plans: Sequence[Plan], accelerator: Accelerator, seed: int
+    ) -> None:
+        self.plan, *self._spare = plans
+        self.notes: list[str] = []
+        self._towers, self._tokens, self._seed = towers, tokens, seed
+        self._backward = accelerator.backward
+        self._scale = towers.model.logit_scale.detach().exp()
+        self._trained = trains(towers.model.text_model)
+        self._text = self._side()
+
+    def __call__(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Compute a step's gradient, and return its loss; out of memory, go over to the next plan and try again."""
+        while True:
+            try:
+                return gradient(
+                    self._towers, inputs, labels, self._text, self._scale, self.plan, self._backward,
+                    seed=self._seed, step=step,
+                )  # fmt: skip
+            except RuntimeError as error:
+                if not (_out_of_memory(error) and self._spare):
+                    raise
+            for parameter in self._towers.model.parameters():
+                parameter.grad = None
+            if inputs.is_cuda:
+                torch.cuda.empty_cache()
+            self.plan = self._spare.pop(0)
+            self.notes.append(f"memory ran out at step {step + 1}; it went on with {self.plan}")
+            self._text = self._side()
+
+    def _side(self) -> TextSide:
+        return TextSide(self._towers, self._tokens, trained=self._trained, plan=self.plan)
+
+
+def _inputs(towers: Towers, pictures: TrainingPictures) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Return what gives a step's input and labels: pixel values, or features where these never change."""
+    if trains(towers.model.vision_model) or not pictures.fixed:
+        return pictures.batch
+    device = next(towers.model.parameters()).device
+    with torch.no_grad():
+        parts = [towers.images(part.to(device)) for part in pictures.all_pixels(_ENCODED)]
+    features = torch.cat(parts)  # (M, D)
+    return lambda step: (features[pictures.indices(step)], pictures.labels(step))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or in torch's CPU allocator."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class _State:
@@ -166,23 +220,23 @@ class _State:
         self._scaler = accelerator.scaler
         self._checkpoint = checkpoint
 
-    def restore(self) -> tuple[int, float]:
-        """Go back to the checkpoint, if there is one; return how many steps are done, and in what time."""
+    def restore(self) -> tuple[int, float, Plan | None]:
+        """Go back to the checkpoint, if there is one; return how many steps are done, in what time, by which plan."""
         if self._checkpoint is None or not self._checkpoint.path.exists():
-            return 0, 0.0
-        step, seconds, scaler = self._checkpoint.restore(
+            return 0, 0.0, None
+        step, seconds, extra = self._checkpoint.restore(
             self.parameters, self.optimizer, self.scheduler, self.losses
         )
-        if self._scaler and scaler:
-            self._scaler.load_state_dict(scaler)
-        return step, seconds
+        if self._scaler and extra["scaler"]:
+            self._scaler.load_state_dict(extra["scaler"])
+        return step, seconds, Plan(**extra["plan"])
 
-    def save(self, step: int, seconds: float) -> None:
+    def save(self, step: int, seconds: float, plan: Plan) -> None:
         """Write the checkpoint after ``step`` steps that took ``seconds``."""
         if self._checkpoint:
-            scaler = self._scaler.state_dict() if self._scaler else None
+            extra = {"scaler": self._scaler.state_dict() if self._scaler else None, "plan": asdict(plan)}
             self._checkpoint.save(
-                step, seconds, self.parameters, self.optimizer, self.scheduler, self.losses, scaler
+                step, seconds, self.parameters, self.optimizer, self.scheduler, self.losses, extra
             )
 
 
@@ -193,11 +247,6 @@ def _finite(loss: float, step: int) -> float:
             f"the loss became {loss} at step {step}: lower the learning rate (--lr) or use --precision fp32."
         )
     return loss
-
-
-def _dropout_seed(seed: int, step: int) -> int:
-    """Return the seed of a step's dropout masks."""
-    return int(np.random.SeedSequence((seed, _DROPOUT, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Axes: B = pictures of a batch, S = the side that the model reads, in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -50,12 +50,25 @@ class TrainingPictures:
         self._kept: dict[int, Image.Image] = {}
         self._kept_bytes = 0
 
+    @property
+    def fixed(self) -> bool:
+        """Whether a picture's pixel values are the same in every step."""
+        return self._augment == "none"
+
+    def all_pixels(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield the pixel values of all pictures in their order, ``batch_size`` at a time, without augmentation."""
+        for start in range(0, len(self._examples), batch_size):
+            chosen = range(start, min(start + batch_size, len(self._examples)))
+            yield torch.stack([pixels(self._open(index), self._processor) for index in chosen])
+
+    def labels(self, step: int) -> torch.Tensor:
+        """Return the labels (B,) of a step."""
+        return torch.tensor([self._examples[index].label for index in self.indices(step)])
+
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0."""
-        chosen = self.indices(step)
-        values = [self._pixels(index, step, place) for place, index in enumerate(chosen)]
-        labels = [self._examples[index].label for index in chosen]
-        return torch.stack(values), torch.tensor(labels)
+        values = [self._pixels(index, step, place) for place, index in enumerate(self.indices(step))]
+        return torch.stack(values), self.labels(step)
 
     def indices(self, step: int) -> list[int]:
         """Return which examples make up the batch of a step."""

@@ -60,7 +60,7 @@ def text_attention(qkv: Tensor, plan: TextPlan, heads: int, *, last: bool) -> Te
 def _text_attention(qkv: Tensor, plan: TextPlan, heads: int, last: bool) -> Tensor:
     """``text_attention``, keeping what autograd likes."""
     width = qkv.shape[1] // 3
-    opening, *groups = qkv.split(plan.sizes)
+    opening, *groups = torch.split(qkv, plan.sizes)
     q0, k0, v0 = (part.transpose(0, 1) for part in opening.view(-1, 3, heads, width // heads).unbind(1))
     outs = []  # q0, k0, v0: (H, P, e)
     if plan.opening and not last:

@@ -99,12 +99,12 @@ def _side_by_side(parts: list[nn.Parameter]) -> Tensor:
     """Return three parameters as one tensor that they are views of; they become so the first time."""
     first = parts[0].detach()
     size = len(first)
-    together = first.new_empty(0).set_(  # type: ignore[call-overload]
+    together = first.new_empty(0).set_(
         first.untyped_storage(), first.storage_offset(), (size * len(parts), *first.shape[1:]), first.stride()
     ) if _are_views(parts) else None  # fmt: skip
     if together is None:
         together = torch.cat([part.detach() for part in parts])
-        for part, view in zip(parts, together.split(size), strict=True):
+        for part, view in zip(parts, torch.split(together, size), strict=True):
             part.data = view
     return together
 

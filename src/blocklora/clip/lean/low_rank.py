@@ -73,9 +73,7 @@ def low_rank(layers: Sequence[nn.Module], dtype: torch.dtype, training: bool) ->
     return LowRank(A, B, tuple(len(term.A) for term in terms), tuple(term.dropout for term in terms))
 
 
-def dropped(
-    x: Tensor, dropouts: Sequence[float], seed: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def dropped(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield each term's input mask * x, and the mask (None where nothing is dropped): the same for the same seed."""
     generator = torch.Generator(x.device).manual_seed(seed)
     for dropout in dropouts:

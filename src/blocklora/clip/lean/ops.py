@@ -137,14 +137,16 @@ def _norm_backward(
 def _apply(
     y: Tensor, A: Tensor | None, B: Tensor | None, call: _Call, *, after: float = 1.0, before: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
-    """after * (W y' + b + B (A drop(y'))) with y' = before * y, and the small product A drop(y) (T, K)."""
+    """Compute after * (W y' + b + B (A drop(y'))) with y' = before * y, and the small product A drop(y) (T, K)."""
     weight, bias = call.frozen.weight.to(y.dtype), call.frozen.bias.to(y.dtype)
     out = torch.addmm(bias, y, weight.T, beta=after, alpha=after * before)
     if A is None or B is None:
         return out, None
     small = [
         part @ down.T  # (T, d_in) (d_in, k)
-        for (part, _), down in zip(dropped(y, call.dropouts, call.seed), A.split(call.ranks), strict=True)
+        for (part, _), down in zip(
+            dropped(y, call.dropouts, call.seed), torch.split(A, list(call.ranks)), strict=True
+        )
     ]
     h = small[0] if len(small) == 1 else torch.cat(small, 1)  # of (T, k) -> (T, K)
     return out.addmm_(h, B.T, alpha=after * before), h
@@ -167,9 +169,9 @@ def _backward(
     grad_B = grad.T @ h if need_B and h is not None else None  # (d_out, T) (T, K)
     if not (need_y or need_A):
         return None, None, grad_B
-    small = (grad @ B).split(call.ranks, 1)  # (T, d_out) (d_out, K) -> of (T, k)
+    small = torch.split(grad @ B, list(call.ranks), 1)  # (T, d_out) (d_out, K) -> of (T, k)
     grads_A = []
-    terms = zip(dropped(y, call.dropouts, call.seed), small, A.split(call.ranks), strict=True)
+    terms = zip(dropped(y, call.dropouts, call.seed), small, torch.split(A, list(call.ranks)), strict=True)
     for (part, mask), g, down in terms:
         grads_A.append(g.T @ part)  # (k, T) (T, d_in)
         if grad_y is not None:
@@ -239,7 +241,7 @@ class _Mlp(torch.autograd.Function):
         wide, grad_A2, grad_B2 = _backward(grad, value, h2, A2, B2, second, (True, need_A2, need_B2))
         del value
         # act(u) = f(c u) / c, so that d act / d u = f'(c u): the two factors cancel
-        wide = activation.backward(wide, cu)  # type: ignore[arg-type]
+        wide = activation.backward(wide, cu)
         del cu
         grad_x, grad_A1, grad_B1 = _backward(wide, y, h1, A1, B1, first, (need_x, need_A1, need_B1))
         del wide, y

@@ -26,7 +26,14 @@ Keep = Literal["all", "no-mlp", "inputs"]
 """What a block keeps for backward: all that saves computing, all but the MLP's inside, or its input alone."""
 
 _MODELS = ("clip", "clip_vision_model", "clip_text_model")
-_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+_LINEAR = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 
 class LeanTower:
@@ -80,9 +87,7 @@ class LeanTower:
             x = self._through(x, attend, plan.ends.to(device), seed, keep)
             return self._out(x, tower.final_layer_norm)[plan.back.to(device)]
 
-    def _through(
-        self, x: Tensor, attend: partial[Tensor], wanted: Tensor, seed: int, keep: Keep
-    ) -> Tensor:
+    def _through(self, x: Tensor, attend: partial[Tensor], wanted: Tensor, seed: int, keep: Keep) -> Tensor:
         """Send rows (T, d) through all blocks; the last one is asked for the wanted rows only: (B or N, d)."""
         for place, block in enumerate(self._blocks):
             last = place == len(self._blocks) - 1
@@ -116,24 +121,30 @@ def why_not_lean(model: Any) -> str | None:
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in _MODELS:
         return f"it is a model of the type {kind}"
-    adapters: set[nn.Parameter] = set()
-    for name in ("vision_model", "text_model"):
-        tower = getattr(model, name, None)
-        if tower is None:
-            continue
-        if tower.config.hidden_act not in ACTIVATIONS:
-            return f"its activation is {tower.config.hidden_act}"
-        if tower.config.attention_dropout:
-            return "it drops attention weights"
-        for layer in tower.encoder.layers:
-            for path in _LINEAR:
-                projection = layer.get_submodule(path)
-                reason = unsupported(projection)
-                if reason:
-                    return f"it has {reason}"
-                adapters |= set(projection.parameters()) - set(base_linear(projection).parameters())
-    if any(parameter.requires_grad and parameter not in adapters for parameter in model.parameters()):
+    towers = [model.get_submodule(name) for name in ("vision_model", "text_model") if hasattr(model, name)]
+    reason = next((reason for reason in map(_why_not, towers) if reason), None)
+    if reason:
+        return reason
+    adapted = [
+        layer.get_submodule(path) for tower in towers for layer in tower.encoder.layers for path in _LINEAR
+    ]
+    frozen = set(model.parameters()) - {
+        parameter
+        for layer in adapted
+        for parameter in set(layer.parameters()) - set(base_linear(layer).parameters())
+    }
+    if any(parameter.requires_grad for parameter in frozen):
         return "it trains more than low-rank adapters in its blocks"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "something is hooked into its forward"
     return None
+
+
+def _why_not(tower: Any) -> str | None:
+    """Say why one tower, with its adapters, cannot run lean."""
+    if tower.config.hidden_act not in ACTIVATIONS:
+        return f"its activation is {tower.config.hidden_act}"
+    if tower.config.attention_dropout:
+        return "it drops attention weights"
+    layers = (layer.get_submodule(path) for layer in tower.encoder.layers for path in _LINEAR)
+    return next((f"it has {reason}" for reason in map(unsupported, layers) if reason), None)

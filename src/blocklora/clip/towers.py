@@ -1,0 +1,148 @@
+"""Both towers of a dual encoder, as training sees them: lean where that is possible, else transformers' own forward.
+
+Axis letters: B pictures, N prompts, L tokens of the longest, D the width of the shared space, S the side of a picture.
+
+Either engine takes the text side in passes, and draws its dropout masks from a seed: a pass that is run a second time
+with the same seed meets the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from blocklora.clip.features import image_features, text_features
+from blocklora.clip.lean import Keep, LeanTower, why_not_lean
+from blocklora.clip.text_plan import text_plans
+from blocklora.errors import ConfigError
+
+__all__ = ["Engine", "LeanTowers", "PlainTowers", "Towers", "make_towers", "trains"]
+
+Engine = Literal["auto", "lean", "plain"]
+
+
+class Towers(Protocol):
+    """What training needs of a model.
+
+    Attributes:
+        model: The model whose towers these are.
+        engine: ``lean`` or ``plain``.
+        why: Why not lean, in words; empty where lean or where nobody asked for lean.
+    """
+
+    model: Any
+    engine: str
+    why: str
+
+    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """Unit features (B, D) of pixel values (B, 3, S, S) on the model's device."""
+        ...
+
+    def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
+        """Cut prompts (N, L) into passes of at most ``chunk``: the indices of each, and what ``texts`` takes."""
+        ...
+
+    def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """Unit features of the prompts of one pass, in the order of its indices."""
+        ...
+
+
+class LeanTowers:
+    """The lean engine; see ``clip.lean``.
+
+    Args:
+        model: A ``CLIPModel`` for which ``why_not_lean`` is None.
+        dtype: The type to compute in; None is the weights'.
+        prefix_sharing: Whether the opening that all prompts share is computed once.
+    """
+
+    engine, why = "lean", ""
+
+    def __init__(self, model: Any, *, dtype: torch.dtype | None = None, prefix_sharing: bool = True) -> None:
+        self.model, self._share = model, prefix_sharing
+        self._images = LeanTower(model.vision_model, model.visual_projection, dtype)
+        self._texts = LeanTower(model.text_model, model.text_projection, dtype)
+
+    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """See ``Towers``."""
+        return self._images.images(pixel_values, seed=seed, keep=keep)
+
+    def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
+        """See ``Towers``; prompts of similar length come together."""
+        end = int(self.model.text_model.config.eos_token_id)
+        return text_plans(tokens, end, chunk=chunk or len(tokens), share=self._share)
+
+    def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """See ``Towers``."""
+        return self._texts.texts(one_pass, seed=seed, keep=keep)
+
+
+class PlainTowers:
+    """transformers' own forward; it always keeps everything for backward.
+
+    Args:
+        model: Any model that ``image_features`` and ``text_features`` take.
+        dtype: The type that autocast computes in; None: no autocast.
+        why: Why the lean engine was not taken.
+    """
+
+    engine = "plain"
+
+    def __init__(self, model: Any, *, dtype: torch.dtype | None = None, why: str = "") -> None:
+        self.model, self.why, self._dtype = model, why, dtype
+        self._device = next(model.parameters()).device
+
+    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """See ``Towers``."""
+        with self._seeded(seed):
+            return _wide(image_features(self.model, pixel_values))
+
+    def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
+        """See ``Towers``."""
+        rows = torch.split(torch.arange(len(tokens)), chunk or len(tokens))
+        return [(part, tokens[part].to(self._device)) for part in rows]
+
+    def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+        """See ``Towers``."""
+        with self._seeded(seed):
+            return _wide(text_features(self.model, one_pass))
+
+    def _seeded(self, seed: int) -> torch.autocast:
+        """Seed torch's own random stream, which PEFT's dropout draws from, and return the precision's context."""
+        torch.manual_seed(seed)
+        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
+
+
+def make_towers(
+    model: Any, *, engine: Engine = "auto", dtype: torch.dtype | None = None, prefix_sharing: bool = True
+) -> Towers:
+    """Choose the engine for a model with the adapters it has now.
+
+    Args:
+        model: A dual encoder, with or without adapters in its layers.
+        engine: ``auto`` is lean where that is possible.
+        dtype: 16-bit type to compute in; None is the weights' own type.
+        prefix_sharing: See ``LeanTowers``.
+
+    Raises:
+        ConfigError: ``lean`` was asked for and is not possible; the message says why.
+    """
+    why = why_not_lean(model)
+    if engine == "lean" and why:
+        raise ConfigError(f"engine 'lean' cannot run this model: {why}; use --engine auto or plain.")
+    if engine == "plain" or why:
+        return PlainTowers(model, dtype=dtype, why=why if engine == "auto" and why else "")
+    return LeanTowers(model, dtype=dtype, prefix_sharing=prefix_sharing)
+
+
+def _wide(features: Tensor) -> Tensor:
+    """Return features in float32, or wider where they are."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def trains(part: nn.Module) -> bool:
+    """Return whether anything in a part of a model is trained."""
+    return any(parameter.requires_grad for parameter in part.parameters())

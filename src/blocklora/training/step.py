@@ -1,0 +1,142 @@
+"""One training step under a plan: the loss, and its gradient in the model's trainable parameters.
+
+Axes: B = pictures of a batch, N = classes, D = the width of the shared space.
+
+The two towers meet only in the logits. So the class features are computed first; then pictures, in micro-batches, go
+forward and backward against them; and at last the gradient that has gathered at the class features goes back through
+the text tower. With a plan that cuts the classes into several passes, the first pass keeps nothing, and each is run
+again, with the same dropout masks, when its gradient is there: memory is then bounded whatever N is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklora.clip.lean import Keep
+from blocklora.clip.towers import Towers
+
+__all__ = ["Plan", "TextSide", "gradient"]
+
+_DROPOUT = 2  # what a random stream is for, beside those of training/pictures.py
+_IMAGES, _TEXTS = 0, 1
+Backward = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step is cut to fit into memory.
+
+    Attributes:
+        images: What the image tower keeps for backward.
+        texts: What the text tower keeps.
+        micro_batch: Pictures that go through at a time; None: the whole batch.
+        chunk: Classes that go through at a time, twice; None: all, once.
+    """
+
+    images: Keep = "all"
+    texts: Keep = "all"
+    micro_batch: int | None = None
+    chunk: int | None = None
+
+
+class TextSide:
+    """The prompts of all classes under a plan; features of a text tower that is not trained are computed once.
+
+    Args:
+        towers: The model.
+        tokens: Token ids of the class prompts (N, L), on the CPU.
+        trained: Whether the text tower is trained.
+        plan: The plan.
+    """
+
+    def __init__(self, towers: Towers, tokens: Tensor, *, trained: bool, plan: Plan) -> None:
+        self._towers, self._keep, self.trained = towers, plan.texts, trained
+        self._passes = towers.passes(tokens, plan.chunk)
+        self._order = torch.cat([rows for rows, _ in self._passes]).argsort()
+        self._fixed = None if trained else self._run([0] * len(self._passes), grad=False)
+
+    def features(self, seed: int, step: int) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """Return the class features of a step (N, D), and what takes their gradient back through the tower."""
+        if self._fixed is not None:
+            return self._fixed, lambda gradient: None
+        seeds = [_dropout_seed(seed, step, _TEXTS, place) for place in range(len(self._passes))]
+        several = len(self._passes) > 1
+        found = self._run(seeds, grad=not several)
+        if not several:
+            return found, partial(torch.autograd.backward, found)
+
+        def again(gradient: Tensor) -> None:
+            for (rows, one_pass), seed_ in zip(self._passes, seeds, strict=True):
+                part = self._towers.texts(one_pass, seed=seed_, keep=self._keep)
+                torch.autograd.backward(part, gradient[rows.to(gradient.device)])
+
+        return found, again
+
+    def _run(self, seeds: list[int], *, grad: bool) -> Tensor:
+        """Run all passes, and put their features into the order of the classes (N, D)."""
+        with torch.set_grad_enabled(grad):
+            parts = [
+                self._towers.texts(one_pass, seed=seed, keep=self._keep)
+                for (_, one_pass), seed in zip(self._passes, seeds, strict=True)
+            ]
+            return torch.cat(parts)[self._order.to(parts[0].device)]
+
+
+def gradient(
+    towers: Towers,
+    pictures: Tensor,
+    labels: Tensor,
+    text: TextSide,
+    scale: Tensor,
+    plan: Plan,
+    backward: Backward,
+    *,
+    seed: int,
+    step: int,
+) -> Tensor:
+    """Add the gradient of a batch's mean cross-entropy to the trainable parameters.
+
+    Args:
+        towers: The model, in training mode.
+        pictures: Pixel values (B, 3, S, S), or unit features (B, D) of an image tower that is not trained.
+        labels: (B,).
+        text: The classes.
+        scale: What cosines are multiplied by.
+        plan: How the step is cut.
+        backward: Takes a loss, and back-propagates it (scaled, where the precision needs that).
+        seed: The run's seed.
+        step: The step's number; with ``seed`` it decides the dropout masks.
+
+    Returns:
+        The loss, detached.
+    """
+    features, send_back = text.features(seed, step)
+    classes = features.detach().requires_grad_(text.trained)
+    total = torch.zeros((), device=classes.device, dtype=classes.dtype)
+    size = plan.micro_batch or len(pictures)
+    for place, (part, wanted) in enumerate(
+        zip(torch.split(pictures, size), torch.split(labels, size), strict=True)
+    ):
+        images = part
+        if part.dim() == 4:
+            images = towers.images(part, seed=_dropout_seed(seed, step, _IMAGES, place), keep=plan.images)
+        logits = scale * images @ classes.T  # (B, N)
+        loss = F.cross_entropy(logits, wanted, reduction="sum") / len(pictures)
+        backward(loss)
+        total += loss.detach()
+    if classes.grad is not None:
+        send_back(classes.grad)
+    return total
+
+
+def _dropout_seed(seed: int, step: int, tower: int, place: int) -> int:
+    """Return the seed of the dropout masks of one pass through one tower in one step."""
+    state = np.random.SeedSequence((seed, _DROPOUT, step, tower, place)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
