@@ -45,6 +45,11 @@ class Block:
         bias = _side_by_side([base.bias for base in bases])
         return cls(layer, Frozen(weight, bias, layer.layer_norm1), activation)
 
+    @property
+    def trained(self) -> bool:
+        """Whether any of its adapters is trained."""
+        return any(parameter.requires_grad for parameter in self.layer.parameters())
+
     def factors(self, dtype: torch.dtype, training: bool) -> list[LowRank | None]:
         """The low-rank parts of (q, k, v), out, fc1 and fc2, differentiable in the adapters' parameters."""
         attention, wide = self.layer.self_attn, self.layer.mlp

@@ -234,17 +234,20 @@ class _Mlp(torch.autograd.Function):
         (first, second), activation = ctx.settings
         need_x, need_A1, need_B1, need_A2, need_B2 = ctx.needs_input_grad[:5]
         norm, c = first.frozen.norm, activation.factor
-        y = None if A1 is None and cu is not None else _normed(x, norm)[0]
+        inside = need_x or need_A1 or need_B1
+        y = None if (A1 is None or not inside) and cu is not None else _normed(x, norm)[0]
         cu = _apply(y, A1, B1, first, after=c)[0] if cu is None else cu  # type: ignore[arg-type]
         value = None if A2 is None else activation.function(cu).div_(c)
         h2 = None if h2 is None else h2 / c
-        wide, grad_A2, grad_B2 = _backward(grad, value, h2, A2, B2, second, (True, need_A2, need_B2))
+        wide, grad_A2, grad_B2 = _backward(grad, value, h2, A2, B2, second, (inside, need_A2, need_B2))
         del value
-        # act(u) = f(c u) / c, so that d act / d u = f'(c u): the two factors cancel
-        wide = activation.backward(wide, cu)
-        del cu
-        grad_x, grad_A1, grad_B1 = _backward(wide, y, h1, A1, B1, first, (need_x, need_A1, need_B1))
-        del wide, y
+        grad_x = grad_A1 = grad_B1 = None
+        if wide is not None:
+            # act(u) = f(c u) / c, so that d act / d u = f'(c u): the two factors cancel
+            wide = activation.backward(wide, cu)
+            del cu
+            grad_x, grad_A1, grad_B1 = _backward(wide, y, h1, A1, B1, first, (need_x, need_A1, need_B1))
+            del wide, y
         if grad_x is not None:
             grad_x = _norm_backward(grad_x, x, norm, mean, rstd).add_(grad)
         return grad_x, grad_A1, grad_B1, grad_A2, grad_B2, None, None, None

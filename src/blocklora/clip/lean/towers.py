@@ -89,7 +89,9 @@ class LeanTower:
 
     def _through(self, x: Tensor, attend: partial[Tensor], wanted: Tensor, seed: int, keep: Keep) -> Tensor:
         """Send rows (T, d) through all blocks; the last one is asked for the wanted rows only: (B or N, d)."""
+        grad = False
         for place, block in enumerate(self._blocks):
+            grad = grad or block.trained  # below the first trained block there is nothing to keep
             last = place == len(self._blocks) - 1
             run = partial(
                 block,
@@ -99,7 +101,7 @@ class LeanTower:
                 training=self._tower.training,
                 recompute_mlp=keep == "no-mlp",
             )
-            if keep == "inputs" and torch.is_grad_enabled():
+            if keep == "inputs" and grad and torch.is_grad_enabled():
                 x = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = run(x)
