@@ -18,7 +18,17 @@ from blocklora.training.step import Plan
 __all__ = ["MemoryPlan", "parse_bytes", "plan_memory"]
 
 _LOG = logging.getLogger(__name__)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 _SHARE = 0.9  # of what is free that is planned with, where nobody sets a limit
 # On a CPU the process's size is what is measured: libraries wake up, and the allocator keeps some of what is freed.
 _CPU_FIRST, _CPU_MORE = 180 * 10**6, 0.35

@@ -63,9 +63,8 @@ def _vision_numbers(config: Any, tokens: int) -> int:
 
 
 def _text_numbers(config: Any) -> int:
-    return _block_numbers(config) + config.hidden_size * (
-        config.vocab_size + config.max_position_embeddings + 2
-    )
+    rows = config.vocab_size + config.max_position_embeddings + 2
+    return _block_numbers(config) + int(config.hidden_size * rows)
 
 
 def _projections(config: Any) -> int:
