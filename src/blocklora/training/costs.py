@@ -172,7 +172,7 @@ def _forward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool) ->
 
 
 def _backward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, start: int | None) -> float:
-    """FLOPs of a block's backward, from its end to its input, or to the layer ``start``, whose input needs no gradient."""
+    """FLOPs of a block's backward, back to its input, or to the layer ``start``, the first that is trained."""
     total = 0.0
     if not start:
         total += _attention(shape, rows, last) * (_ATTENTION_BACKWARD + (1 if rows.light else 0))

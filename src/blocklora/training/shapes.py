@@ -59,7 +59,7 @@ def _block_numbers(config: Any) -> int:
 
 def _vision_numbers(config: Any, tokens: int) -> int:
     d = config.hidden_size
-    return _block_numbers(config) + d * (config.num_channels * config.patch_size**2 + 1 + tokens + 4)
+    return _block_numbers(config) + int(d * (config.num_channels * config.patch_size**2 + 1 + tokens + 4))
 
 
 def _text_numbers(config: Any) -> int:
