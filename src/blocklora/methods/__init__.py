@@ -1,13 +1,40 @@
 """The ways to turn a few labelled pictures into a classifier. One file a method, one line here."""
 
-from blocklora.methods import block_lora, clip_lora, zero_shot
+from blocklora.methods import (
+    block_lora,
+    clip_lora,
+    linear_probe,
+    zero_shot,
+    zero_shot_probe,
+)
+from blocklora.methods.heads import HEADS, Head, cosine_head
 from blocklora.methods.options import Options
+from blocklora.methods.settings import make_settings, parse_settings, settings_json, settings_type
 from blocklora.methods.task import Fitted, Method, Task
+from blocklora.methods.tower import TowerChange, changed_image_features
 
-__all__ = ["METHODS", "Fitted", "Method", "Options", "Task"]
+__all__ = [
+    "HEADS",
+    "METHODS",
+    "Fitted",
+    "Head",
+    "Method",
+    "Options",
+    "Task",
+    "TowerChange",
+    "changed_image_features",
+    "cosine_head",
+    "make_settings",
+    "parse_settings",
+    "settings_json",
+    "settings_type",
+]
 
 METHODS: dict[str, Method] = {
     "block-lora": block_lora.fit,
     "clip-lora": clip_lora.fit,
     "zero-shot": zero_shot.fit,
+    "linear-probe": linear_probe.fit,
+    "zero-shot-probe": zero_shot_probe.fit,
 }
+"""Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""
