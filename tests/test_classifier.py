@@ -135,6 +135,11 @@ QUICK: dict[str, dict[str, Any]] = {
     "zero-shot": {},
     "linear-probe": {},
     "zero-shot-probe": {"epochs": 4, "passes": 2},
+    "tip-adapter": {"passes": 2},
+    "tip-adapter-f": {"passes": 2, "epochs": 3, "lr": 1e-2},
+    "clip-adapter": {"passes": 2, "epochs": 3, "lr": 1.0},
+    "taskres": {"passes": 2, "epochs": 3, "lr": 0.1},
+    "lp++": {"epochs": 12},
 }
 
 

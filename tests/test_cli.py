@@ -107,9 +107,9 @@ def test_a_methods_own_settings(
     fit = ["fit", photos, "--model", clip_folder, "--shots", 2, "--device", "cpu", "--out", tmp_path / "run"]
     probe = [*fit, "--method", "zero-shot-probe"]
     code, _, error = call(capsys, monkeypatch, *probe, "--set", "steps=3")
-    assert (code, error[:39]) == (1, "error: unknown option 'steps': expected")
+    assert (code, "error: unknown option 'steps': expected" in error) == (1, True)
     code, _, error = call(capsys, monkeypatch, *probe, "--r", 4)
-    assert (code, error[:35]) == (1, "error: unknown option 'r': expected")
+    assert (code, "error: unknown option 'r': expected" in error) == (1, True)
     assert not (tmp_path / "run").exists()
     code, _, error = call(capsys, monkeypatch, *probe, "--set", "epochs=2", "--lr", 0.05, "--json")
     assert code == 0, error

@@ -2,8 +2,13 @@
 
 from blocklora.methods import (
     block_lora,
+    clip_adapter,
     clip_lora,
     linear_probe,
+    lp_plus_plus,
+    taskres,
+    tip_adapter,
+    tip_adapter_f,
     zero_shot,
     zero_shot_probe,
 )
@@ -36,5 +41,10 @@ METHODS: dict[str, Method] = {
     "zero-shot": zero_shot.fit,
     "linear-probe": linear_probe.fit,
     "zero-shot-probe": zero_shot_probe.fit,
+    "tip-adapter": tip_adapter.fit,
+    "tip-adapter-f": tip_adapter_f.fit,
+    "clip-adapter": clip_adapter.fit,
+    "taskres": taskres.fit,
+    "lp++": lp_plus_plus.fit,
 }
 """Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""

@@ -7,7 +7,7 @@ A feature depends on (seed, pass, picture) alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,16 @@ from blocklora.data import Example, open_image
 from blocklora.methods.task import Task
 from blocklora.training.pictures import Augment
 
-__all__ = ["FeatureBatches", "accuracy", "labels_of", "picture_features", "text_embeddings", "train_features"]
+__all__ = [
+    "FeatureBatches",
+    "Keeper",
+    "accuracy",
+    "labels_of",
+    "picture_features",
+    "text_embeddings",
+    "train_features",
+    "val_features",
+]
 
 _PASS, _ORDER = 3, 4  # what a random stream is for, beside those of the training package
 _PICTURES = 64  # that the image tower sees at a time
@@ -162,6 +171,61 @@ class FeatureBatches:
         chosen = slice(number * self._batch_size, (number + 1) * self._batch_size)
         index = torch.from_numpy(picture[chosen])
         return self._features[torch.from_numpy(turn[chosen]), index], self._labels[index]
+
+
+class Keeper:
+    """Keeps the epoch that validation pictures like best, the later one of equals; without them the last epoch.
+
+    Args:
+        tensors: What training changes.
+        logits: Turns features (M, D) into logits (M, N) with these tensors as they are.
+        features: Of the validation pictures (M, D); empty where there are none.
+        labels: Of the validation pictures (M,).
+        an_epoch: How many steps an epoch has.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        logits: Callable[[Tensor], Tensor],
+        features: Tensor,
+        labels: Tensor,
+        *,
+        an_epoch: int,
+    ) -> None:
+        self._tensors, self._logits, self._an_epoch = tensors, logits, an_epoch
+        self._features, self._labels = features, labels
+        self._best, self._epoch, self._kept = -1.0, 0, [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Look at the validation pictures where an epoch ends; ``minimise`` calls it."""
+        if not len(self._labels) or (step + 1) % self._an_epoch:
+            return
+        score = accuracy(self._logits(self._features), self._labels)
+        if score >= self._best:
+            self._best, self._epoch = score, (step + 1) // self._an_epoch
+            self._kept = [tensor.detach().clone() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def put_back(self, epochs: int) -> str:
+        """Give the tensors the values of the kept epoch, and say which it is, of how many."""
+        if not len(self._labels):
+            return f"the last of {epochs} epochs, fixed: there are no validation pictures to choose by"
+        for tensor, kept in zip(self._tensors, self._kept, strict=True):
+            tensor.copy_(kept)
+        return (
+            f"epoch {self._epoch} of {epochs}, the latest of the best on {len(self._labels)} validation "
+            f"pictures ({self._best:.1%})"
+        )
+
+
+def val_features(task: Task, clip: Clip, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Return features (M, D) and labels (M,) of the validation pictures, on the device; there may be none."""
+    device = accelerator.device
+    if not task.val:
+        return torch.empty(0, 0, device=device), torch.empty(0, dtype=torch.long, device=device)
+    return picture_features(task.val, clip, accelerator)[0].to(device), labels_of(task.val).to(device)
 
 
 def _crop(picture: Image.Image, size: int, smallest: float, generator: np.random.Generator) -> Image.Image:

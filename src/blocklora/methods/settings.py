@@ -17,6 +17,7 @@ __all__ = [
     "make_settings",
     "need",
     "need_positive",
+    "need_share",
     "need_whole",
     "parse_settings",
     "settings_json",
@@ -94,6 +95,13 @@ def need_positive(settings: Any, *names: str, zero: bool = False) -> None:
         value = getattr(settings, name)
         good = _unset(settings, name) or 0 < value < math.inf or (zero and value == 0)
         need(good, name, value, "0 or a positive number" if zero else "a positive number")
+
+
+def need_share(settings: Any, *names: str) -> None:
+    """Raise a ConfigError unless these settings are above 0 and at most 1."""
+    for name in names:
+        value = getattr(settings, name)
+        need(0 < value <= 1, name, value, "a share above 0, up to 1")
 
 
 def _unset(settings: Any, name: str) -> bool:

@@ -15,7 +15,7 @@ from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep, Training
 from blocklora.training.minimise import Curve
 
-__all__ = ["Fitted", "Method", "Task"]
+__all__ = ["Fitted", "Method", "Task", "fixed_beforehand"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,14 @@ class Fitted:
     selection: dict[str, str]
     head: Head | None = None
     tower: TowerChange = field(default_factory=TowerChange)
+
+
+def fixed_beforehand(steps: int, recipe: str) -> dict[str, str]:
+    """Return how things were selected where nothing was: the last step is kept, ``recipe`` names the settings."""
+    return {
+        "kept step": f"the last of {steps}, fixed beforehand; no step was chosen by accuracy",
+        "settings": f"fixed beforehand: the published recipe of {recipe}, or what was given",
+    }
 
 
 class Method(Protocol):

@@ -1,8 +1,8 @@
 """A linear probe that starts from the class prompts: the baseline of CLAP (Silva-Rodriguez et al., 2024).
 
 Recipe (jusiro/CLAP, ``trainers/adapters.py``, initialisation ZS, no constraint): one prototype a class, at first the
-text tower's output for its prompt; scaled cosines; SGD 0.1 with momentum 0.9 and weight decay 5e-4, batches of 256, 300
-epochs under CoOp's schedule; M of 20 augmented passes over the M pictures drawn every epoch.
+text tower's output for its prompt; scaled cosines; SGD 0.1 with momentum 0.9, batches of 256, 300 epochs under
+CoOp's schedule; M of 20 augmented passes over the M pictures are drawn every epoch.
 Deviation: none known.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from blocklora.clip import Clip
 from blocklora.methods.heads import cosine_logits
 from blocklora.methods.on_features import FeatureBatches, labels_of, text_embeddings, train_features
-from blocklora.methods.settings import need, need_positive, need_whole
-from blocklora.methods.task import Fitted, Task
+from blocklora.methods.settings import need, need_positive, need_share, need_whole
+from blocklora.methods.task import Fitted, Task, fixed_beforehand
 from blocklora.training import Checkpoint, OnStep
 from blocklora.training.minimise import epoch_cosine, minimise
 from blocklora.training.pictures import Augment
@@ -45,7 +45,7 @@ class Settings:
 
     lr: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.0
     batch_size: int = 256
     epochs: int = 300
     passes: int = 20
@@ -58,7 +58,7 @@ class Settings:
         need_positive(self, "lr")
         need_positive(self, "weight_decay", zero=True)
         need(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 up to, but not, 1")
-        need(0 < self.smallest_crop <= 1, "smallest_crop", self.smallest_crop, "a share above 0, up to 1")
+        need_share(self, "smallest_crop")
 
 
 def fit(
@@ -110,8 +110,5 @@ def fit(
         class_features=F.normalize(prototypes.detach(), dim=-1).cpu(),
         trainable_parameters=prototypes.numel(),
         training=curve,
-        selection={
-            "kept step": f"the last of {steps}, fixed beforehand; no step was chosen by accuracy",
-            "settings": "fixed beforehand: the published recipe of CLAP's baseline, or what was given",
-        },
+        selection=fixed_beforehand(steps, "CLAP's baseline"),
     )
