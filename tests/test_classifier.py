@@ -128,6 +128,7 @@ def test_an_adapter_in_one_tower_is_saved(
     np.testing.assert_array_equal(loaded.predict_proba(paths[:5]), classifier.predict_proba(paths[:5]))
 
 
+DORA = Path(__file__).parents[1] / "examples" / "dora.json"
 # A few steps of every method; the settings that a test needs beside the published ones.
 QUICK: dict[str, dict[str, Any]] = {
     "block-lora": {"iterations": 3, "lr": 1e-2},
@@ -140,6 +141,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "clip-adapter": {"passes": 2, "epochs": 3, "lr": 1.0},
     "taskres": {"passes": 2, "epochs": 3, "lr": 0.1},
     "lp++": {"epochs": 12},
+    "layer-norm": {"iterations": 3, "lr": 1e-2},
+    "2sfs": {"iterations": 5, "lr": 1e-2},
+    "full": {"iterations": 3, "lr": 1e-3},
+    "peft": {"iterations": 3, "lr": 1e-2, "peft_config": str(DORA)},
 }
 
 

@@ -99,6 +99,9 @@ def fit(
             show_default="crop-flip",
         ),
     ] = None,
+    peft_config: Annotated[
+        str | None, typer.Option(help="The adapter of method peft: PEFT's JSON file.", show_default=False)
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,7 +123,7 @@ def fit(
     settings = _settings(
         context, method, set_, iterations=iterations, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
         r=r, n_blocks=n_blocks, alpha=alpha, dropout=dropout, parametrization=parametrization, towers=towers,
-        targets=targets, layers=layers, augment=augment,
+        targets=targets, layers=layers, augment=augment, peft_config=peft_config,
     )  # fmt: skip
     with RunProgress(_err) as progress:
         try:

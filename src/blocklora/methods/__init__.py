@@ -1,14 +1,18 @@
 """The ways to turn a few labelled pictures into a classifier. One file a method, one line here."""
 
 from blocklora.methods import (
+    any_peft,
     block_lora,
     clip_adapter,
     clip_lora,
+    full,
+    layer_norm,
     linear_probe,
     lp_plus_plus,
     taskres,
     tip_adapter,
     tip_adapter_f,
+    two_stage,
     zero_shot,
     zero_shot_probe,
 )
@@ -46,5 +50,9 @@ METHODS: dict[str, Method] = {
     "clip-adapter": clip_adapter.fit,
     "taskres": taskres.fit,
     "lp++": lp_plus_plus.fit,
+    "layer-norm": layer_norm.fit,
+    "2sfs": two_stage.fit,
+    "full": full.fit,
+    "peft": any_peft.fit,
 }
 """Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""
