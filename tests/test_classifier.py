@@ -144,6 +144,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "layer-norm": {"iterations": 3, "lr": 1e-2},
     "2sfs": {"iterations": 5, "lr": 1e-2},
     "full": {"iterations": 3, "lr": 1e-3},
+    "coop": {"epochs": 3, "n_context": 4, "lr": 0.1},
+    "kgcoop": {"epochs": 3, "lr": 0.1},
+    "prograd": {"epochs": 3, "n_context": 4, "lr": 0.1},
     "peft": {"iterations": 3, "lr": 1e-2, "peft_config": str(DORA)},
 }
 

@@ -5,10 +5,13 @@ from blocklora.methods import (
     block_lora,
     clip_adapter,
     clip_lora,
+    coop,
     full,
+    kgcoop,
     layer_norm,
     linear_probe,
     lp_plus_plus,
+    prograd,
     taskres,
     tip_adapter,
     tip_adapter_f,
@@ -54,5 +57,8 @@ METHODS: dict[str, Method] = {
     "2sfs": two_stage.fit,
     "full": full.fit,
     "peft": any_peft.fit,
+    "coop": coop.fit,
+    "kgcoop": kgcoop.fit,
+    "prograd": prograd.fit,
 }
 """Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""
