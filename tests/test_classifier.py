@@ -147,6 +147,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "coop": {"epochs": 3, "n_context": 4, "lr": 0.1},
     "kgcoop": {"epochs": 3, "lr": 0.1},
     "prograd": {"epochs": 3, "n_context": 4, "lr": 0.1},
+    "cocoop": {"epochs": 2, "batch_size": 4, "lr": 0.1},
+    "maple": {"epochs": 2, "lr": 0.1},
+    "promptsrc": {"epochs": 2, "lr": 0.1},
     "peft": {"iterations": 3, "lr": 1e-2, "peft_config": str(DORA)},
 }
 

@@ -13,9 +13,11 @@ revision and a hash of its image tower, so an adapter never meets weights it was
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +32,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 import blocklora.adapter  # noqa: F401  (makes Block-LoRA known to PEFT)
-from blocklora.clip import load_image_tower
+from blocklora.clip import Clip, ImageTower, load_clip, load_image_tower
 from blocklora.errors import RunError
 from blocklora.files import write_bytes, write_folder, write_json
-from blocklora.methods import HEADS, Head, TowerChange
+from blocklora.methods import CONDITIONAL, HEADS, Head, TowerChange
 
 __all__ = ["CLASSIFIER", "Saved", "read_classifier", "versions", "write_classifier"]
 
@@ -130,6 +132,7 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
             "labels": labels,
             "class_names": list(saved.class_names),
             "prompts": list(saved.prompts),
+            "text_tower_sha256": _text_tower_hash(saved.head.model) if saved.head.model else None,
             "head": {"kind": saved.head.kind, "numbers": dict(saved.head.numbers)},
             "temperature": saved.temperature,
             "preprocessing": json.loads(saved.processor.to_json_string()),
@@ -139,7 +142,7 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
 
 
 def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
-    """Read a classifier back: the image tower only, without the text tower or any training data.
+    """Read a classifier back: without training data, and without the text tower unless the method needs it.
 
     Returns:
         The classifier, and its labels.
@@ -149,8 +152,11 @@ def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
         ModelError: The base model cannot be loaded.
     """
     record, features = _read_record(folder)
-    tower = load_image_tower(record["model"], record["revision"])
-    if tower.sha256 != record["image_tower_sha256"]:
+    conditional = record["head"]["kind"] == CONDITIONAL
+    load: Callable[..., Clip | ImageTower] = load_clip if conditional else load_image_tower
+    tower = load(record["model"], record["revision"])
+    text = _text_tower_hash(tower.model) if conditional else None
+    if (tower.sha256, text) != (record["image_tower_sha256"], record["text_tower_sha256"]):
         raise RunError(
             f"{folder}: the base model '{record['model']}' has other weights than when this classifier was "
             "made; fit it again, or put the old weights back."
@@ -165,7 +171,12 @@ def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
         sha256=tower.sha256,
         class_names=tuple(record["class_names"]),
         prompts=tuple(record["prompts"]),
-        head=Head(record["head"]["kind"], _under(features, _HEAD), record["head"]["numbers"]),
+        head=Head(
+            record["head"]["kind"],
+            _under(features, _HEAD),
+            record["head"]["numbers"],
+            tower.model if conditional else None,
+        ),
         zero_shot_features=features[_ZERO_SHOT],
         temperature=record["temperature"],
         tower=_read_tower(folder, tower.model) if record["image_tower_changed"] else TowerChange(),
@@ -205,6 +216,17 @@ def _read_tower(folder: Path, model: torch.nn.Module) -> TowerChange:
     except (OSError, SafetensorError, AttributeError, ValueError) as error:
         raise RunError(f"{folder / _TOWER}: this file cannot be used ({error}); fit it again.") from error
     return change
+
+
+def _text_tower_hash(model: Any) -> str:
+    """Return a SHA-256 over the names and float32 values of a CLIP model's text tower."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(("text_model.", "text_projection.")) and not name.endswith("position_ids"):
+            digest.update(
+                name.encode() + tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+            )
+    return digest.hexdigest()
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora.clip import Clip, class_features, load_clip
+from blocklora.clip import Clip, class_features
 from blocklora.errors import ConfigError
 from blocklora.methods import METHODS, Fitted, Task, make_settings
 from blocklora.methods.learned_prompts import class_prompts, epochs_of
 from blocklora.methods.on_features import FeatureBatches, labels_of, picture_features
 from blocklora.methods.prograd import aligned
-from blocklora.training import Checkpoint, make_accelerator
-from blocklora.training import minimise as minimise_module
+from blocklora.training import make_accelerator
 
 Fit = Callable[..., Fitted]
 Tasks = Callable[..., Task]
@@ -144,53 +142,3 @@ def test_published_settings(clip: Clip, task_of: Tasks) -> None:
     assert make_settings("kgcoop", METHODS["kgcoop"], {}).batch_size == 128
     with pytest.raises(ConfigError, match=r"weight '-1\.0': expected 0 or a positive number"):
         make_settings("prograd", METHODS["prograd"], {"weight": -1.0})
-
-
-@pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        ("layer-norm", {"iterations": 6, "lr": 1e-2}),
-        ("2sfs", {"iterations": 6, "lr": 1e-2}),
-        ("coop", {"epochs": 6, "lr": 0.1}),
-        ("prograd", {"epochs": 6, "lr": 0.1}),
-    ],
-)
-@pytest.mark.parametrize("stop_at", [2, 5])
-def test_a_stopped_run_goes_on_to_the_same_bits(
-    clip_folder: Path,
-    task_of: Tasks,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    settings: dict[str, float],
-    stop_at: int,
-) -> None:
-    monkeypatch.setattr(minimise_module, "_SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(minimise_module, "_SHOW_SECONDS", 0.0)
-
-    def run(checkpoint: Checkpoint | None, stop: int = 99) -> Fitted:
-        def on_step(step: int, total: int, loss: float, lr: float) -> None:
-            if step == stop:
-                raise KeyboardInterrupt
-
-        clip = load_clip(str(clip_folder))
-        return METHODS[method](
-            task_of(clip),
-            clip,
-            make_settings(method, METHODS[method], settings),
-            1,
-            make_accelerator(CPU, "fp32"),
-            checkpoint=checkpoint,
-            on_step=on_step,
-        )
-
-    whole = run(None)
-    checkpoint = Checkpoint(tmp_path / "state", "this run")
-    with pytest.raises(KeyboardInterrupt):
-        run(checkpoint, stop_at)
-    resumed = run(checkpoint)
-    assert torch.equal(resumed.class_features, whole.class_features)
-    assert all(torch.equal(resumed.tower.weights[name], value) for name, value in whole.tower.weights.items())
-    assert whole.training is not None
-    assert resumed.training is not None
-    assert torch.equal(resumed.training.losses, whole.training.losses)

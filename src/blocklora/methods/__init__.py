@@ -5,13 +5,16 @@ from blocklora.methods import (
     block_lora,
     clip_adapter,
     clip_lora,
+    cocoop,
     coop,
     full,
     kgcoop,
     layer_norm,
     linear_probe,
     lp_plus_plus,
+    maple,
     prograd,
+    promptsrc,
     taskres,
     tip_adapter,
     tip_adapter_f,
@@ -19,13 +22,14 @@ from blocklora.methods import (
     zero_shot,
     zero_shot_probe,
 )
-from blocklora.methods.heads import HEADS, Head, cosine_head
+from blocklora.methods.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.methods.options import Options
 from blocklora.methods.settings import make_settings, parse_settings, settings_json, settings_type
 from blocklora.methods.task import Fitted, Method, Task
 from blocklora.methods.tower import TowerChange, changed_image_features
 
 __all__ = [
+    "CONDITIONAL",
     "HEADS",
     "METHODS",
     "Fitted",
@@ -60,5 +64,8 @@ METHODS: dict[str, Method] = {
     "coop": coop.fit,
     "kgcoop": kgcoop.fit,
     "prograd": prograd.fit,
+    "cocoop": cocoop.fit,
+    "maple": maple.fit,
+    "promptsrc": promptsrc.fit,
 }
 """Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""

@@ -8,12 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["HEADS", "Head", "adapted_logits", "cache_logits", "cosine_head", "cosine_logits", "linear_logits"]
+from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
+
+__all__ = [
+    "CONDITIONAL",
+    "HEADS",
+    "Head",
+    "adapted_logits",
+    "cache_logits",
+    "conditional_logits",
+    "cosine_head",
+    "cosine_logits",
+    "linear_logits",
+]
+
+CONDITIONAL = "conditional"
+"""The one kind that runs the text tower for every picture."""
 
 _ROWS = 1024  # pictures at a time: a cache of all ImageNet shots would else need gigabytes
 
@@ -76,11 +92,47 @@ def adapted_logits(
     return cosine_logits(F.normalize(mixed, dim=-1), class_features, scale)
 
 
+def conditional_logits(
+    features: Tensor,
+    *,
+    model: Any,
+    tokens: Tensor,
+    context: Tensor,
+    down: Tensor,
+    down_bias: Tensor,
+    up: Tensor,
+    up_bias: Tensor,
+    scale: float,
+) -> Tensor:
+    """Return cosines with class features that each picture's own prompts give (CoCoOp, Zhou et al. 2022b, eq. 3).
+
+    Args:
+        features: Unit image features (M, D).
+        model: A ``CLIPModel``, whose text tower reads the prompts.
+        tokens: Token ids of the class prompts (N, L); learned vectors stand at 1 to P.
+        context: The learned vectors (P, W), W being the text tower's width.
+        down: First weights of the network that shifts them (H, D).
+        down_bias: (H,).
+        up: Second weights (W, H).
+        up_bias: (W,).
+        scale: CLIP's logit scale.
+    """
+    shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
+    embedded, end = token_embeddings(model, tokens), end_of_text(model, tokens)  # (N, L, W), (N,)
+    rows = []
+    for feature, shift in zip(features, shifts, strict=True):
+        learned = (context + shift).expand(len(tokens), -1, -1)  # (N, P, W)
+        filled = torch.cat([embedded[:, :1], learned, embedded[:, 1 + learned.shape[1] :]], dim=1)
+        rows.append(cosine_logits(feature, prompted_text_features(model, filled, end), scale))  # (N,)
+    return torch.stack(rows)
+
+
 HEADS: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine_logits,
     "linear": linear_logits,
     "cache": cache_logits,
     "bottleneck": adapted_logits,
+    CONDITIONAL: conditional_logits,
 }
 """Every kind of head; a head's tensors and numbers are the function's arguments, by name."""
 
@@ -93,14 +145,25 @@ class Head:
         kind: A name in ``HEADS``.
         tensors: The function's tensors, on the CPU.
         numbers: Its plain numbers.
+        model: The ``CLIPModel`` of a conditional head; None for all others.
     """
 
     kind: str
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, float] = field(default_factory=dict)
+    model: Any = None
 
+    @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """Turn image features (M, D) into logits (M, N), in float64."""
+        """Turn image features (M, D) into logits (M, N), in float64 on the CPU."""
+        if self.kind == CONDITIONAL:
+            device = self.model.logit_scale.device
+            there = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+            return (
+                conditional_logits(features.to(device), model=self.model, **there, **self.numbers)
+                .cpu()
+                .double()
+            )
         tensors = {name: tensor.double() for name, tensor in self.tensors.items()}
         rows = [
             HEADS[self.kind](part.double(), **tensors, **self.numbers)

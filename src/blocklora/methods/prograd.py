@@ -79,8 +79,8 @@ def aligned(gradient: Tensor, general: Tensor, weight: float) -> Tensor:
         weight: How many times the conflicting part is taken away.
     """
     unit = general / general.norm().clamp_min(torch.finfo(general.dtype).tiny)
-    against: Tensor = (gradient * unit).sum().clamp(max=0.0)
-    return gradient - weight * against * unit
+    rest: Tensor = gradient - weight * (gradient * unit).sum().clamp(max=0.0) * unit
+    return rest
 
 
 def _taken(parameter: torch.nn.Parameter) -> Tensor:
