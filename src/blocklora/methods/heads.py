@@ -159,11 +159,8 @@ class Head:
         if self.kind == CONDITIONAL:
             device = self.model.logit_scale.device
             there = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-            return (
-                conditional_logits(features.to(device), model=self.model, **there, **self.numbers)
-                .cpu()
-                .double()
-            )
+            function = HEADS[self.kind]
+            return function(features.to(device), model=self.model, **there, **self.numbers).cpu().double()
         tensors = {name: tensor.double() for name, tensor in self.tensors.items()}
         rows = [
             HEADS[self.kind](part.double(), **tensors, **self.numbers)
