@@ -97,6 +97,30 @@ def test_fit_speaks_json(
     assert config["targets"] == ["q", "v"]
 
 
+def test_a_methods_own_settings(
+    clip_folder: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit = ["fit", photos, "--model", clip_folder, "--shots", 2, "--device", "cpu", "--out", tmp_path / "run"]
+    probe = [*fit, "--method", "zero-shot-probe"]
+    code, _, error = call(capsys, monkeypatch, *probe, "--set", "steps=3")
+    assert (code, "error: unknown option 'steps': expected" in error) == (1, True)
+    code, _, error = call(capsys, monkeypatch, *probe, "--r", 4)
+    assert (code, "error: unknown option 'r': expected" in error) == (1, True)
+    assert not (tmp_path / "run").exists()
+    code, _, error = call(capsys, monkeypatch, *probe, "--set", "epochs=2", "--lr", 0.05, "--json")
+    assert code == 0, error
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert (config["epochs"], config["lr"], config["batch_size"]) == (2, 0.05, 256)
+    assert "r" not in config
+    code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "run", photos / "green disc", "--json")
+    assert code == 0
+    assert len(json.loads(out)["predictions"]) == 12
+
+
 def test_people_read_tables(
     run: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,8 @@ PROMISED_METRICS = {
 
 
 def settings(folder: Path, **more: Any) -> dict[str, Any]:
-    return {"model": str(folder), "shots": 4, "seed": 1, "iterations": 4, "lr": 1e-2, "device": "cpu"} | more
+    trained = {} if more.get("method") == "zero-shot" else {"iterations": 4, "lr": 1e-2}
+    return {"model": str(folder), "shots": 4, "seed": 1, "device": "cpu"} | trained | more
 
 
 class Log:

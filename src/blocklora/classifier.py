@@ -6,7 +6,6 @@ Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,14 @@ from blocklora.data import (
     picture_from_array,
 )
 from blocklora.errors import ConfigError, DataError, ImageError
-from blocklora.methods import METHODS, Fitted, Options, Task
+from blocklora.methods import (
+    METHODS,
+    Fitted,
+    Task,
+    changed_image_features,
+    cosine_head,
+    make_settings,
+)
 from blocklora.metrics import fit_temperature
 from blocklora.prepared import Prepared, prepare
 from blocklora.saved import Saved, read_classifier, write_classifier
@@ -56,14 +62,15 @@ class FewShotClassifier:
 
     Args:
         model: A Hugging Face CLIP id, a local folder in the same format, or ``tiny`` (bundled, offline).
-        method: ``block-lora``, ``clip-lora`` or ``zero-shot``.
+        method: A name in ``blocklora.methods.METHODS``, such as ``tip-adapter``; docs/methods.md lists them.
         shots: Pictures a class to train on; None takes all.
         seed: Where all randomness comes from: which pictures, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        **options: The settings of ``blocklora.methods.Options``: iterations, batch_size, lr, r, ...
+        **options: The settings of the method: iterations, batch_size, lr, r, ... for the adapters; each method's
+            file says which it has, and their published defaults.
 
     Attributes:
         classes_: The N labels, in the order of the columns of ``predict_proba``.
@@ -90,13 +97,9 @@ class FewShotClassifier:
     ) -> None:
         if method not in METHODS:
             raise ConfigError(f"method '{method}': expected one of {', '.join(METHODS)}.")
-        unknown = sorted(set(options) - {field.name for field in fields(Options)})
-        if unknown:
-            known = ", ".join(field.name for field in fields(Options))
-            raise ConfigError(f"unknown option '{unknown[0]}': expected some of {known}.")
         self.model, self.method, self.shots, self.seed = model, method, shots, seed
         self.prompt, self.class_names = prompt, class_names
-        self.options = Options(**options)
+        self.options: Any = make_settings(method, METHODS[method], options)
         if method == "block-lora" and self.options.r % self.options.n_blocks:
             raise ConfigError(
                 f"n_blocks '{self.options.n_blocks}': expected a divisor of r = {self.options.r}."
@@ -136,9 +139,14 @@ class FewShotClassifier:
         """Read the pictures and load the model: everything that can be wrong before training is found here.
 
         Raises:
+            ConfigError: The classifier was loaded.
             DataError: There are fewer than two classes, or a class has no readable training picture.
             ModelError: The model cannot be loaded.
         """
+        if self.options is None:
+            raise ConfigError(
+                "this classifier was loaded and does not know its settings; make a new FewShotClassifier to fit."
+            )
         prepared = prepare(self.model, self.prompt, dataset, split)
         self.notes_, self.unreadable_ = prepared.notes, prepared.unreadable
         return prepared
@@ -201,11 +209,12 @@ class FewShotClassifier:
 
         def forward(pixel_values: torch.Tensor) -> torch.Tensor:
             with autocast(self.device, self.precision):
-                adapted = image_features(_base(model), pixel_values)
+                adapted = changed_image_features(_base(model), saved.tower, pixel_values)
                 if not zero_shot:
                     return adapted
                 if not hasattr(model, "disable_adapter"):
-                    return torch.stack([adapted, adapted], dim=1)
+                    plain = image_features(model, pixel_values) if saved.tower else adapted
+                    return torch.stack([adapted, plain], dim=1)
                 with model.disable_adapter():
                     return torch.stack([adapted, image_features(_base(model), pixel_values)], dim=1)
 
@@ -246,8 +255,9 @@ class FewShotClassifier:
             ModelError: The base model cannot be loaded.
         """
         saved, labels = read_classifier(Path(path))
-        classifier = cls(model=saved.model_id, method=saved.method, device=device, precision=precision)
-        saved.model.to(classifier.device)
+        classifier = cls(model=saved.model_id, device=device, precision=precision)
+        classifier.method, classifier.options = saved.method, None
+        saved.to(classifier.device)
         classifier._saved = saved
         classifier.classes_ = np.asarray(labels)
         return classifier
@@ -271,10 +281,10 @@ def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, me
         sha256=clip.sha256,
         class_names=task.class_names,
         prompts=task.prompts,
-        class_features=fitted.class_features,
+        head=fitted.head or cosine_head(fitted.class_features, float(clip.model.logit_scale.detach().exp())),
         zero_shot_features=zero_shot,
-        logit_scale=float(clip.model.logit_scale.detach().exp()),
         temperature=1.0,
+        tower=fitted.tower,
     )
 
 

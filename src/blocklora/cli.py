@@ -59,13 +59,16 @@ def _fail(reason: str) -> None:
 
 @app.command()
 def fit(
+    context: typer.Context,
     data: Annotated[
         str, typer.Argument(help="A folder of class folders, a CSV or Parquet table, or 'digits'.")
     ],
     model: Annotated[str, typer.Option(help="A Hugging Face CLIP id, a local folder, or 'tiny'.")] = (
         "openai/clip-vit-base-patch16"
     ),
-    method: Annotated[str, typer.Option(help="block-lora, clip-lora or zero-shot.")] = "block-lora",
+    method: Annotated[str, typer.Option(help="block-lora, tip-adapter, ...; docs/methods.md has all.")] = (
+        "block-lora"
+    ),
     shots: Annotated[int | None, typer.Option(help="Training images a class.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Where all randomness comes from.")] = 0,
     out: Annotated[
@@ -96,6 +99,17 @@ def fit(
             show_default="crop-flip",
         ),
     ] = None,
+    peft_config: Annotated[
+        str | None, typer.Option(help="The adapter of method peft: PEFT's JSON file.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="NAME=VALUE: a setting of the method that has no option here. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
@@ -106,14 +120,16 @@ def fit(
     from blocklora.console import RunProgress, print_metrics
     from blocklora.runs import fit_run
 
+    settings = _settings(
+        context, method, set_, iterations=iterations, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
+        r=r, n_blocks=n_blocks, alpha=alpha, dropout=dropout, parametrization=parametrization, towers=towers,
+        targets=targets, layers=layers, augment=augment, peft_config=peft_config,
+    )  # fmt: skip
     with RunProgress(_err) as progress:
         try:
             run, metrics = fit_run(
-                data, out, model=model, method=method, shots=shots, seed=seed, iterations=iterations,
-                batch_size=batch_size, lr=lr, weight_decay=weight_decay, r=r, n_blocks=n_blocks, alpha=alpha,
-                dropout=dropout, parametrization=parametrization, towers=towers,
-                targets=tuple(part.strip() for part in targets.split(",")), layers=layers, prompt=prompt,
-                augment=augment, precision=precision, device=device, resume=resume, progress=progress,
+                data, out, model=model, method=method, shots=shots, seed=seed, prompt=prompt,
+                precision=precision, device=device, resume=resume, progress=progress, **settings,
             )  # fmt: skip
         except KeyboardInterrupt as stop:
             if stop.args:  # training had begun, and its state is kept
@@ -188,6 +204,17 @@ def demo(
         _print_json(result)
     else:
         print_demo(result)
+
+
+def _settings(context: typer.Context, method: str, words: list[str] | None, **options: Any) -> dict[str, Any]:
+    """Return the settings of a method that were typed: its own defaults stand for the others."""
+    from blocklora.methods import METHODS, parse_settings
+
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = {name: options[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+    if words and method in METHODS:  # an unknown method is named when the classifier is made
+        given |= parse_settings(method, METHODS[method], words)
+    return given
 
 
 def _print_json(document: Any) -> None:

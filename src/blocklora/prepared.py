@@ -56,7 +56,7 @@ def prepare(model: str, prompt: str, dataset: Dataset, split: FewShotSplit) -> P
     tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
     return Prepared(
         clip=clip,
-        task=Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip),
+        task=Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip, tuple(val)),
         val=tuple(val),
         notes=(*split.notes, *_prompt_notes(cut, clip.context_length), *_temperature_notes(len(val))),
         unreadable=(*bad_train, *bad_val),

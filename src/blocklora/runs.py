@@ -26,7 +26,7 @@ from blocklora.data import (
 )
 from blocklora.errors import DataError, ImageError
 from blocklora.files import write_json
-from blocklora.methods import Fitted
+from blocklora.methods import Fitted, settings_json
 from blocklora.metrics import evaluate
 from blocklora.prepared import Prepared
 from blocklora.report import write_report
@@ -246,7 +246,7 @@ def _leak_notes(split: FewShotSplit) -> list[str]:
 
 def _mirror_notes(dataset: Dataset, classifier: FewShotClassifier) -> list[str]:
     """Say that training pictures were mirrored, where nobody asked for it."""
-    if classifier.options.augment or not dataset.flip or classifier.method == "zero-shot":
+    if getattr(classifier.options, "augment", "none") or not dataset.flip:
         return []
     return [
         "training pictures were mirrored half of the time; where a mirror image is another class (digits, letters, "
@@ -266,7 +266,7 @@ def _config(data: str, classifier: FewShotClassifier) -> dict[str, Any]:
         "prompt": classifier.prompt,
         "device": str(classifier.device),
         "precision": classifier.precision,
-        **classifier.options.to_json(),
+        **settings_json(classifier.options),
     }
 
 

@@ -1,4 +1,9 @@
-"""A fitted classifier on disk: ``adapter/``, ``class_features.safetensors`` and ``classifier.json``.
+"""A fitted classifier on disk, of whatever method: a few files, and ``classifier.json`` that says what they are.
+
+    adapter/                    the PEFT adapter of a method that has one
+    image_tower.safetensors     new weights or prompts of the image tower, of a method that changes it otherwise
+    class_features.safetensors  the head's tensors, and the class features of zero-shot
+    classifier.json             all names and numbers
 
 Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 
@@ -8,10 +13,12 @@ revision and a hash of its image tower, so an adapter never meets weights it was
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,15 +32,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 import blocklora.adapter  # noqa: F401  (makes Block-LoRA known to PEFT)
-from blocklora.clip import load_image_tower
+from blocklora.clip import Clip, ImageTower, load_clip, load_image_tower
 from blocklora.errors import RunError
 from blocklora.files import write_bytes, write_folder, write_json
+from blocklora.methods import CONDITIONAL, HEADS, Head, TowerChange
 
 __all__ = ["CLASSIFIER", "Saved", "read_classifier", "versions", "write_classifier"]
 
 CLASSIFIER = "classifier.json"
-_FORMAT = 1
-_ADAPTER, _FEATURES = "adapter", "class_features.safetensors"
+_FORMAT = 2
+_ADAPTER, _FEATURES, _TOWER = "adapter", "class_features.safetensors", "image_tower.safetensors"
+_ZERO_SHOT, _HEAD = "zero_shot", "head/"
 _PACKAGES = ("blocklora", "torch", "transformers", "peft", "accelerate", "safetensors", "pillow", "numpy")
 
 
@@ -50,10 +59,10 @@ class Saved:
         sha256: ``image_tower_hash`` of the base model.
         class_names: N names.
         prompts: N sentences.
-        class_features: Unit features (N, D) of the adapted text tower.
+        head: What turns image features into logits.
         zero_shot_features: Unit features (N, D) of the text tower as it was.
-        logit_scale: What cosines are multiplied by.
         temperature: What logits are divided by.
+        tower: What is changed in the image tower, beside an adapter.
     """
 
     method: str
@@ -64,14 +73,19 @@ class Saved:
     sha256: str
     class_names: tuple[str, ...]
     prompts: tuple[str, ...]
-    class_features: torch.Tensor
+    head: Head
     zero_shot_features: torch.Tensor
-    logit_scale: float
     temperature: float
+    tower: TowerChange = field(default_factory=TowerChange)
+
+    def to(self, device: torch.device) -> None:
+        """Move the image tower, and what is changed in it, to a device."""
+        self.model.to(device)
+        self.tower = self.tower.to(device)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Turn adapted image features (M, D) into scaled cosines (M, N), in float64."""
-        return self.logit_scale * features.double() @ self.class_features.double().T
+        """Turn adapted image features (M, D) into logits (M, N), in float64."""
+        return self.head.logits(features)
 
     def probabilities(self, features: torch.Tensor) -> NDArray[np.float64]:
         """Turn adapted image features (M, D) into probabilities (M, N)."""
@@ -101,8 +115,10 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
                 _write_adapter(adapter, saved)
         except SafetensorError as error:
             raise RunError(f"{folder / _ADAPTER}: cannot be written ({error}).") from error
-    features = {"adapted": saved.class_features, "zero_shot": saved.zero_shot_features}
-    write_bytes(folder / _FEATURES, save({name: value.contiguous() for name, value in features.items()}))
+    features = {_HEAD + name: tensor for name, tensor in saved.head.tensors.items()}
+    _write_tensors(folder / _FEATURES, features | {_ZERO_SHOT: saved.zero_shot_features})
+    if saved.tower:
+        _write_tensors(folder / _TOWER, saved.tower.tensors())
     write_json(
         folder / CLASSIFIER,
         {
@@ -112,10 +128,12 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
             "revision": saved.revision,
             "image_tower_sha256": saved.sha256,
             "image_tower_adapted": _adapts_image_tower(saved.model),
+            "image_tower_changed": bool(saved.tower),
             "labels": labels,
             "class_names": list(saved.class_names),
             "prompts": list(saved.prompts),
-            "logit_scale": saved.logit_scale,
+            "text_tower_sha256": _text_tower_hash(saved.head.model) if saved.head.model else None,
+            "head": {"kind": saved.head.kind, "numbers": dict(saved.head.numbers)},
             "temperature": saved.temperature,
             "preprocessing": json.loads(saved.processor.to_json_string()),
             "versions": versions(),
@@ -124,7 +142,7 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
 
 
 def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
-    """Read a classifier back: the image tower only, without the text tower or any training data.
+    """Read a classifier back: without training data, and without the text tower unless the method needs it.
 
     Returns:
         The classifier, and its labels.
@@ -134,8 +152,11 @@ def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
         ModelError: The base model cannot be loaded.
     """
     record, features = _read_record(folder)
-    tower = load_image_tower(record["model"], record["revision"])
-    if tower.sha256 != record["image_tower_sha256"]:
+    conditional = record["head"]["kind"] == CONDITIONAL
+    load: Callable[..., Clip | ImageTower] = load_clip if conditional else load_image_tower
+    tower = load(record["model"], record["revision"])
+    text = _text_tower_hash(tower.model) if conditional else None
+    if (tower.sha256, text) != (record["image_tower_sha256"], record["text_tower_sha256"]):
         raise RunError(
             f"{folder}: the base model '{record['model']}' has other weights than when this classifier was "
             "made; fit it again, or put the old weights back."
@@ -150,10 +171,15 @@ def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
         sha256=tower.sha256,
         class_names=tuple(record["class_names"]),
         prompts=tuple(record["prompts"]),
-        class_features=features["adapted"],
-        zero_shot_features=features["zero_shot"],
-        logit_scale=record["logit_scale"],
+        head=Head(
+            record["head"]["kind"],
+            _under(features, _HEAD),
+            record["head"]["numbers"],
+            tower.model if conditional else None,
+        ),
+        zero_shot_features=features[_ZERO_SHOT],
         temperature=record["temperature"],
+        tower=_read_tower(folder, tower.model) if record["image_tower_changed"] else TowerChange(),
     )
     return saved, record["labels"]
 
@@ -169,15 +195,48 @@ def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         )
     try:
         record = json.loads((folder / CLASSIFIER).read_text(encoding="utf-8"))
-        features = load_file(folder / _FEATURES)
-        if record["format"] != _FORMAT:
+        if record["format"] != _FORMAT or record["head"]["kind"] not in HEADS:
             raise RunError(
-                f"{folder}: format {record['format']} of {CLASSIFIER} is not known to this version of blocklora; "
-                "upgrade blocklora."
+                f"{folder}: format {record['format']} of {CLASSIFIER} is not known to this version of blocklora, "
+                f"which reads {_FORMAT}; upgrade blocklora, or fit it again."
             )
+        features = load_file(folder / _FEATURES)
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise RunError(f"{folder}: this classifier is damaged ({error}); fit it again.") from error
     return record, features
+
+
+def _read_tower(folder: Path, model: torch.nn.Module) -> TowerChange:
+    """Read what was changed in the image tower, and check that the model has such parameters."""
+    try:
+        change = TowerChange.from_tensors(load_file(folder / _TOWER))
+        for name, value in change.weights.items():
+            if model.get_parameter(name).shape != value.shape:
+                raise ValueError(f"{name} has the shape {tuple(value.shape)}")
+    except (OSError, SafetensorError, AttributeError, ValueError) as error:
+        raise RunError(f"{folder / _TOWER}: this file cannot be used ({error}); fit it again.") from error
+    return change
+
+
+def _text_tower_hash(model: Any) -> str:
+    """Return a SHA-256 over the names and float32 values of a CLIP model's text tower."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(("text_model.", "text_projection.")) and not name.endswith("position_ids"):
+            digest.update(
+                name.encode() + tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+            )
+    return digest.hexdigest()
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors by name."""
+    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
 
 
 def _adapts_image_tower(model: Any) -> bool:

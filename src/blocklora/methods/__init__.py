@@ -1,13 +1,71 @@
 """The ways to turn a few labelled pictures into a classifier. One file a method, one line here."""
 
-from blocklora.methods import block_lora, clip_lora, zero_shot
+from blocklora.methods import (
+    any_peft,
+    block_lora,
+    clip_adapter,
+    clip_lora,
+    cocoop,
+    coop,
+    full,
+    kgcoop,
+    layer_norm,
+    linear_probe,
+    lp_plus_plus,
+    maple,
+    prograd,
+    promptsrc,
+    taskres,
+    tip_adapter,
+    tip_adapter_f,
+    two_stage,
+    zero_shot,
+    zero_shot_probe,
+)
+from blocklora.methods.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.methods.options import Options
+from blocklora.methods.settings import make_settings, parse_settings, settings_json, settings_type
 from blocklora.methods.task import Fitted, Method, Task
+from blocklora.methods.tower import TowerChange, changed_image_features
 
-__all__ = ["METHODS", "Fitted", "Method", "Options", "Task"]
+__all__ = [
+    "CONDITIONAL",
+    "HEADS",
+    "METHODS",
+    "Fitted",
+    "Head",
+    "Method",
+    "Options",
+    "Task",
+    "TowerChange",
+    "changed_image_features",
+    "cosine_head",
+    "make_settings",
+    "parse_settings",
+    "settings_json",
+    "settings_type",
+]
 
 METHODS: dict[str, Method] = {
     "block-lora": block_lora.fit,
     "clip-lora": clip_lora.fit,
     "zero-shot": zero_shot.fit,
+    "linear-probe": linear_probe.fit,
+    "zero-shot-probe": zero_shot_probe.fit,
+    "tip-adapter": tip_adapter.fit,
+    "tip-adapter-f": tip_adapter_f.fit,
+    "clip-adapter": clip_adapter.fit,
+    "taskres": taskres.fit,
+    "lp++": lp_plus_plus.fit,
+    "layer-norm": layer_norm.fit,
+    "2sfs": two_stage.fit,
+    "full": full.fit,
+    "peft": any_peft.fit,
+    "coop": coop.fit,
+    "kgcoop": kgcoop.fit,
+    "prograd": prograd.fit,
+    "cocoop": cocoop.fit,
+    "maple": maple.fit,
+    "promptsrc": promptsrc.fit,
 }
+"""Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""

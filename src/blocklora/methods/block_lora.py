@@ -32,6 +32,7 @@ def fit(
         lora_dropout=options.dropout,
         use_rslora=True,
         parametrization=options.parametrization,
+        arm_dropout=options.arm_dropout,
         target_modules=target_pattern(options, clip),
     )
     return fit_adapter(config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step)

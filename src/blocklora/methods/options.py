@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from blocklora.errors import ConfigError
+from blocklora.methods.settings import need, need_positive, need_whole, settings_json
 from blocklora.training.pictures import Augment
 
 __all__ = ["Options", "Parametrization", "Towers"]
@@ -38,6 +38,7 @@ class Options:
         alpha: The adapter's scale is ``alpha / sqrt(r)``.
         dropout: Probability in [0, 1) of dropping a number of the adapter's input.
         parametrization: ``blocks`` (the paper's), or ``folded``: its exact twin with fewer numbers.
+        arm_dropout: Whether every block of Block-LoRA drops numbers of its own; an extension of the paper.
         towers: Which towers get an adapter.
         targets: Which layers of a block get one: any of q, k, v, out, fc1, fc2.
         layers: Which blocks of a tower: ``all``, ``top-N`` (nearest to the output) or ``bottom-N``.
@@ -54,6 +55,7 @@ class Options:
     alpha: float = 1.0
     dropout: float = 0.25
     parametrization: Parametrization = "blocks"
+    arm_dropout: bool = False
     towers: Towers = "both"
     targets: tuple[str, ...] = ("q", "k", "v")
     layers: str = "all"
@@ -65,20 +67,17 @@ class Options:
         Raises:
             ConfigError: A value cannot work; the message names it.
         """
-        for name in ("batch_size", "r", "n_blocks", "iterations"):
-            value = getattr(self, name)
-            if name != "iterations" or value is not None:
-                whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-                _need(whole, name, value, "a whole number of at least 1")
-        _need(0 < self.lr < math.inf, "lr", self.lr, "a positive number, for example 2e-4")
-        _need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or a positive number")
-        _need(0 < self.alpha < math.inf, "alpha", self.alpha, "a positive number")
-        _need(0 <= self.dropout < 1, "dropout", self.dropout, "a probability from 0 up to, but not, 1")
+        need_whole(self, "iterations", "batch_size", "r", "n_blocks")
+        need_positive(self, "lr", "alpha")
+        need_positive(self, "weight_decay", zero=True)
+        need(0 <= self.dropout < 1, "dropout", self.dropout, "a probability from 0 up to, but not, 1")
         _choice("parametrization", self.parametrization, get_args(Parametrization))
         _choice("towers", self.towers, get_args(Towers))
+        folded = self.parametrization == "folded"
+        need(not (self.arm_dropout and folded), "arm_dropout", True, "false where parametrization is folded")
         if self.augment is not None:
             _choice("augment", self.augment, get_args(Augment))
-        _need(bool(self.targets), "targets", "", f"some of {', '.join(TARGETS)}")
+        need(bool(self.targets), "targets", "", f"some of {', '.join(TARGETS)}")
         for target in self.targets:
             _choice("targets", target, tuple(TARGETS))
         chosen_layers(self.layers, 1)
@@ -89,7 +88,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
-        return asdict(self) | {"targets": list(self.targets)}
+        return settings_json(self)
 
 
 def chosen_layers(layers: str, depth: int) -> list[int]:
@@ -113,12 +112,6 @@ def chosen_layers(layers: str, depth: int) -> list[int]:
     return list(range(depth - n, depth)) if side == "top" else list(range(n))
 
 
-def _need(good: bool, name: str, value: object, expected: str) -> None:
-    """Raise a ConfigError unless ``good``."""
-    if not good:
-        raise ConfigError(f"{name} '{value}': expected {expected}.")
-
-
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a ConfigError unless ``value`` is one of ``choices``."""
-    _need(value in choices, name, value, f"one of {', '.join(choices)}")
+    need(value in choices, name, value, f"one of {', '.join(choices)}")

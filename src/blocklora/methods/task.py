@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -10,10 +10,12 @@ from accelerate import Accelerator
 
 from blocklora.clip import Clip
 from blocklora.data import Example
-from blocklora.methods.options import Options
+from blocklora.methods.heads import Head
+from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep, Training
+from blocklora.training.minimise import Curve
 
-__all__ = ["Fitted", "Method", "Task"]
+__all__ = ["Fitted", "Method", "Task", "fixed_beforehand"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Task:
         tokens: Their token ids (N, L).
         train: Readable labelled pictures.
         flip: Whether a picture's mirror image is of the same class.
+        val: Readable validation pictures, for methods that choose by them; often there are none.
     """
 
     class_names: tuple[str, ...]
@@ -33,6 +36,13 @@ class Task:
     tokens: torch.Tensor
     train: tuple[Example, ...]
     flip: bool
+    val: tuple[Example, ...] = ()
+
+    @property
+    def shots(self) -> int:
+        """How many training pictures the largest class has."""
+        labels = [example.label for example in self.train]
+        return max(labels.count(label) for label in set(labels))
 
 
 @dataclass(frozen=True)
@@ -45,23 +55,39 @@ class Fitted:
         trainable_parameters: How many numbers were trained.
         training: What the loop left behind; None where nothing was trained.
         selection: How the kept step and the settings were chosen, in words.
+        head: What turns image features into logits; None is scaled cosines with ``class_features``.
+        tower: What was changed in the image tower, beside an adapter.
     """
 
     model: Any
     class_features: torch.Tensor
     trainable_parameters: int
-    training: Training | None
+    training: Training | Curve | None
     selection: dict[str, str]
+    head: Head | None = None
+    tower: TowerChange = field(default_factory=TowerChange)
+
+
+def fixed_beforehand(steps: int, recipe: str) -> dict[str, str]:
+    """Return how things were selected where nothing was: the last step is kept, ``recipe`` names the settings."""
+    return {
+        "kept step": f"the last of {steps}, fixed beforehand; no step was chosen by accuracy",
+        "settings": f"fixed beforehand: the published recipe of {recipe}, or what was given",
+    }
 
 
 class Method(Protocol):
-    """One way to fit a classifier. ``clip.model`` is on the accelerator's device and may be changed."""
+    """One way to fit a classifier. ``clip.model`` is on the accelerator's device.
+
+    A method's settings are the dataclass that its ``options`` are annotated with. It may put an adapter into
+    ``clip.model`` but leaves its weights as they were: changed ones go into ``Fitted.tower``.
+    """
 
     def __call__(
         self,
         task: Task,
         clip: Clip,
-        options: Options,
+        options: Any,
         seed: int,
         accelerator: Accelerator,
         *,

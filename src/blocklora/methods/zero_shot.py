@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from accelerate import Accelerator
 
 from blocklora.clip import Clip, class_features
-from blocklora.methods.options import Options
 from blocklora.methods.task import Fitted, Task
 from blocklora.training import Checkpoint, OnStep
 
-__all__ = ["fit"]
+__all__ = ["Settings", "fit"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """There is nothing to set."""
 
 
 def fit(
     task: Task,
     clip: Clip,
-    options: Options,
+    options: Settings,
     seed: int,
     accelerator: Accelerator,
     *,

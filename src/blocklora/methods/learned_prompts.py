@@ -1,0 +1,187 @@
+"""What prompt learners share: class prompts with room for learned vectors, and CoOp's way of training them.
+
+All of them use Dassl's SGD (momentum 0.9, weight decay 5e-4) under CoOp's schedule, and random crops of 8% to 100%
+with mirror images. One thing differs for all: an epoch's last batch may be smaller, where Dassl leaves it out.
+Axes: N = classes, L = tokens, P = learned vectors, W = the width of the text tower, D = that of the shared space,
+B = pictures, J = layers with prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from blocklora.clip import Clip, image_features
+from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
+from blocklora.data import prompts
+from blocklora.errors import ConfigError
+from blocklora.methods.on_features import FeatureBatches, labels_of, picture_features
+from blocklora.methods.own_weights import pictures_of
+from blocklora.methods.task import Task
+from blocklora.training import Checkpoint, OnStep
+from blocklora.training.minimise import Batches, Curve, epoch_cosine, minimise
+from blocklora.training.pictures import Augment
+
+__all__ = [
+    "ClassPrompts",
+    "class_prompts",
+    "epochs_of",
+    "frozen_pictures",
+    "prompt_pictures",
+    "random_vectors",
+    "train_prompts",
+]
+
+_MOMENTUM, _WEIGHT_DECAY, _STD = 0.9, 5e-4, 0.02
+_START = 5  # what a random stream is for, beside those of the training package and on_features.py
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """Embedded class prompts, some of whose words are to be learned.
+
+    Attributes:
+        model: A ``CLIPModel``.
+        tokens: Token ids (N, L); those at 1 to P are placeholders or the words that the vectors start from.
+        start: Where the learned vectors start (P, W).
+    """
+
+    model: Any
+    tokens: Tensor
+    start: Tensor
+
+    def features(self, context: Tensor, deep: Tensor | None = None) -> Tensor:
+        """Return unit features (N, D) of the classes with learned vectors (P, W), and deeper ones (J - 1, P, W)."""
+        embedded = token_embeddings(self.model, self.tokens)  # (N, L, W)
+        learned = context.expand(len(embedded), -1, -1)  # (N, P, W)
+        filled = torch.cat([embedded[:, :1], learned, embedded[:, 1 + learned.shape[1] :]], dim=1)
+        return prompted_text_features(self.model, filled, end_of_text(self.model, self.tokens), deep)
+
+
+def class_prompts(task: Task, clip: Clip, words: str, n_context: int, seed: int) -> ClassPrompts:
+    """Make prompts of learned vectors, the class name and a full stop.
+
+    Args:
+        task: Its class names; "_" becomes a space.
+        clip: The model.
+        words: What the vectors start from; all words stay before the name. Empty: the vectors start at random.
+        n_context: P, how many vectors; with ``words`` no more than they have tokens.
+        seed: Where a random start comes from.
+
+    Raises:
+        ConfigError: The text tower does not read so many tokens.
+    """
+    device, length = clip.model.logit_scale.device, clip.context_length
+    first, *of_words, end = clip.tokenizer(words)["input_ids"]
+    n_context = min(n_context, len(of_words)) if words else n_context
+    before = of_words or [end] * n_context
+    if len(before) + 3 > length:
+        raise ConfigError(
+            f"n_context '{n_context}': expected at most {length - 3}, for the text tower reads {length} tokens."
+        )
+    names = [clip.tokenizer(name)["input_ids"][1:-1] for name in prompts(task.class_names, "{}.")]
+    rows = [[*[first, *before, *name][: length - 1], end] for name in names]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([row + [end] * (longest - len(row)) for row in rows], device=device)
+    if words:
+        start = token_embeddings(clip.model, tokens[0, 1 : 1 + n_context]).detach().clone()
+    else:
+        width = clip.model.text_model.config.hidden_size
+        start = random_vectors(n_context, width, seed=seed, stream=0).to(device)
+        tokens[:, 1 : 1 + n_context] = first  # no end-of-text among them: that is where the tower is read
+    return ClassPrompts(clip.model, tokens, start)
+
+
+def random_vectors(*shape: int, seed: int, stream: int) -> Tensor:
+    """Return normally distributed numbers with a standard deviation of 0.02, from (seed, stream)."""
+    number = np.random.SeedSequence((seed, _START, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(int(number))) * _STD
+
+
+def epochs_of(task: Task, epochs: int | None) -> int:
+    """Return how many epochs to train: as given, or CoOp's 50 for one shot, 100 for 2 to 4, 200 for more."""
+    return epochs or (50 if task.shots == 1 else 100 if task.shots <= 4 else 200)
+
+
+def frozen_pictures(
+    task: Task, clip: Clip, accelerator: Accelerator, *, batch_size: int, augment: Augment | None, seed: int
+) -> tuple[Batches, Callable[[Tensor], Tensor]]:
+    """Return batches, and what turns a batch into unit image features (B, D) of the frozen image tower.
+
+    Without augmentation the features are computed once, beforehand.
+    """
+    if augment == "none":
+        features = picture_features(task.train, clip, accelerator)
+        return FeatureBatches(
+            features, labels_of(task.train), batch_size=batch_size, seed=seed
+        ), lambda given: given
+
+    @torch.no_grad()
+    def encode(pixel_values: Tensor) -> Tensor:
+        return image_features(clip.model, pixel_values)
+
+    return prompt_pictures(task, clip, batch_size=batch_size, augment=augment, seed=seed), encode
+
+
+def prompt_pictures(
+    task: Task, clip: Clip, *, batch_size: int, augment: Augment | None, seed: int
+) -> Batches:
+    """Return batches of training pictures."""
+    return pictures_of(task, clip, batch_size=batch_size, augment=augment, seed=seed)
+
+
+def train_prompts(
+    tensors: Mapping[str, torch.nn.Parameter],
+    gradients: Callable[[int, Tensor, Tensor], Tensor],
+    batches: Batches,
+    task: Task,
+    accelerator: Accelerator,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    checkpoint: Checkpoint | None,
+    on_step: OnStep | None,
+    others: Mapping[str, Tensor] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> Curve:
+    """Train prompts by SGD under CoOp's schedule.
+
+    Args:
+        tensors: What is trained, by name.
+        gradients: See ``minimise``.
+        batches: What every step is given.
+        task: The task; its size says how many steps an epoch has.
+        accelerator: Device and precision.
+        epochs: How many.
+        batch_size: B at most.
+        lr: Learning rate.
+        checkpoint: Where the state is kept.
+        on_step: Told of progress.
+        others: Tensors that ``after_epoch`` changes in place, by name.
+        after_epoch: Told that an epoch, counted from 1, is done.
+    """
+    an_epoch = -(-len(task.train) // min(batch_size, len(task.train)))
+
+    def after_step(step: int) -> None:
+        if after_epoch and (step + 1) % an_epoch == 0:
+            after_epoch((step + 1) // an_epoch)
+
+    return minimise(
+        gradients,
+        torch.optim.SGD(tensors.values(), lr=lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY),
+        epoch_cosine(epochs, an_epoch, lr),
+        batches,
+        accelerator,
+        steps=epochs * an_epoch,
+        state={**tensors, **(others or {})},
+        checkpoint=checkpoint,
+        on_step=on_step,
+        after_step=after_step,
+    )

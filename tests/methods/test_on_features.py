@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from blocklora.clip import Clip, image_features, pixels
+from blocklora.data import open_image
+from blocklora.methods import Task
+from blocklora.methods.on_features import (
+    FeatureBatches,
+    accuracy,
+    labels_of,
+    picture_features,
+    text_embeddings,
+)
+from blocklora.training import make_accelerator
+
+CPU = torch.device("cpu")
+
+
+def test_plain_features_are_those_of_the_tower(clip: Clip, task_of: Callable[..., Task]) -> None:
+    task = task_of(clip)
+    found = picture_features(task.train, clip, make_accelerator(CPU, "fp32"), passes=2)
+    values = torch.stack([pixels(open_image(example.source), clip.processor) for example in task.train])
+    torch.testing.assert_close(found[0], image_features(clip.model, values), rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[0], found[1])
+    assert labels_of(task.train).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_feature_depends_on_seed_pass_and_picture_alone(clip: Clip, task_of: Callable[..., Task]) -> None:
+    task = task_of(clip)
+    accelerator = make_accelerator(CPU, "fp32")
+
+    def features(examples: object, passes: int, seed: int) -> torch.Tensor:
+        return picture_features(examples, clip, accelerator, augment="crop-flip", passes=passes, seed=seed)  # type: ignore[arg-type]
+
+    three = features(task.train, 3, 5)
+    assert three.shape == (3, 6, 16)
+    torch.testing.assert_close(features(task.train[:2], 2, 5), three[:2, :2], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(three[0], three[1], atol=1e-4)
+    assert not torch.allclose(features(task.train, 1, 6)[0], three[0], atol=1e-4)
+    torch.testing.assert_close(three.norm(dim=-1), torch.ones(3, 6))
+
+
+@pytest.mark.parametrize("draw", ["turns", "mixed"])
+def test_batches(draw: str) -> None:
+    features = torch.arange(2 * 5).view(2, 5, 1).float()
+    labels = torch.arange(5)
+    batches = FeatureBatches(features, labels, batch_size=2, seed=0, draw=draw)  # type: ignore[arg-type]
+    assert batches.an_epoch == 3
+    for epoch in range(4):
+        given = [batches.batch(3 * epoch + number) for number in range(3)]
+        values = torch.cat([value for value, _ in given]).flatten()
+        of = torch.cat([label for _, label in given])
+        assert len(values) == 5
+        assert (values % 5).tolist() == of.tolist()
+        if draw == "turns":
+            assert sorted(of.tolist()) == [0, 1, 2, 3, 4]
+            assert (values // 5).unique().tolist() == [epoch % 2]
+    assert torch.equal(batches.batch(4)[0], batches.batch(4)[0])
+    assert FeatureBatches(features, labels, batch_size=99, seed=0).an_epoch == 1
+
+
+def test_text_embeddings_are_the_towers_outputs(clip: Clip, task_of: Callable[..., Task]) -> None:
+    task = task_of(clip)
+    expected = clip.model.get_text_features(input_ids=task.tokens).pooler_output
+    torch.testing.assert_close(text_embeddings(task, clip), expected)
+    assert accuracy(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(2 / 3)
