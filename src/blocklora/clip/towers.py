@@ -62,9 +62,15 @@ class LeanTowers:
     engine, why = "lean", ""
 
     def __init__(self, model: Any, *, dtype: torch.dtype | None = None, prefix_sharing: bool = True) -> None:
-        self.model, self._share = model, prefix_sharing
+        self.model, self.prefix_sharing = model, prefix_sharing
+        self.dtype = dtype or model.visual_projection.weight.dtype
         self._images = LeanTower(model.vision_model, model.visual_projection, dtype)
         self._texts = LeanTower(model.text_model, model.text_projection, dtype)
+
+    @property
+    def trained(self) -> dict[str, tuple[list[int], tuple[int, int, int, int]]]:
+        """What ``LeanTower.trained`` says of each tower: ``vision`` and ``text``."""
+        return {"vision": self._images.trained, "text": self._texts.trained}
 
     def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """See ``Towers``."""
@@ -73,7 +79,7 @@ class LeanTowers:
     def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
         """See ``Towers``; prompts of similar length come together."""
         end = int(self.model.text_model.config.eos_token_id)
-        return text_plans(tokens, end, chunk=chunk or len(tokens), share=self._share)
+        return text_plans(tokens, end, chunk=chunk or len(tokens), share=self.prefix_sharing)
 
     def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """See ``Towers``."""

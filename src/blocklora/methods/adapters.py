@@ -13,8 +13,8 @@ from peft import PeftConfig, get_peft_model
 from blocklora.adapter import param_groups
 from blocklora.clip import Clip, class_features, make_towers
 from blocklora.methods.options import TARGETS, Options, chosen_layers
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep, TrainingPictures, compute_dtype, train
+from blocklora.methods.task import Fitted, Task, fixed_beforehand
+from blocklora.training import Checkpoint, OnStep, TrainingPictures, compute_dtype, plan_memory, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -43,32 +43,40 @@ def fit_adapter(
 ) -> Fitted:
     """Put an adapter into both towers, train it, and compute the class features it leads to."""
     model = _with_adapter(clip.model, config, seed)
-    counts = [sum(example.label == label for example in task.train) for label in range(len(task.class_names))]
+    base = model.get_base_model()
+    towers = make_towers(
+        base,
+        engine=options.engine,
+        dtype=compute_dtype(accelerator),
+        prefix_sharing=options.prefix_sharing == "on",
+    )
     augment = options.augment or ("crop-flip" if task.flip else "crop")
-    steps = options.steps(max(counts))
+    pictures = TrainingPictures(
+        task.train, clip.processor, batch_size=options.batch_size, augment=augment, seed=seed
+    )
+    memory = plan_memory(towers, task.tokens, pictures, accelerator.device, options.memory_limit)
+    steps = options.steps(task.shots)
     training = train(
-        make_towers(model.get_base_model(), dtype=compute_dtype(accelerator)),
+        towers,
         param_groups(model, lr=options.lr, weight_decay=options.weight_decay),
         task.tokens,
-        TrainingPictures(
-            task.train, clip.processor, batch_size=options.batch_size, augment=augment, seed=seed
-        ),
+        pictures,
         accelerator,
         iterations=steps,
         lr=options.lr,
         seed=seed,
+        plans=memory.plans,
         checkpoint=checkpoint,
         on_step=on_step,
     )
     return Fitted(
         model=model,
-        class_features=class_features(model.get_base_model(), task.tokens),
+        class_features=class_features(base, task.tokens),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         training=training,
-        selection={
-            "kept step": f"the last of {steps}, fixed beforehand; no step was chosen by accuracy",
-            "settings": "fixed beforehand: the published recipe of CLIP-LoRA, or what the command line gave",
-        },
+        selection=fixed_beforehand(steps, "CLIP-LoRA"),
+        engine={"engine": towers.engine, "why_not_lean": towers.why} | memory.outcome(training.plan),
+        notes=training.notes,
     )
 
 

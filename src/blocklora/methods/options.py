@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from blocklora.clip import Engine
 from blocklora.errors import ConfigError
 from blocklora.methods.settings import need, need_positive, need_whole, settings_json
+from blocklora.training.memory import parse_bytes
 from blocklora.training.pictures import Augment
 
 __all__ = ["Options", "Parametrization", "Towers"]
@@ -44,6 +46,10 @@ class Options:
         layers: Which blocks of a tower: ``all``, ``top-N`` (nearest to the output) or ``bottom-N``.
         augment: ``crop-flip``, ``crop``, ``none``; None is ``crop-flip``, or ``crop`` where the data set says
             that a mirror image is of another class.
+        engine: ``lean`` (the fast towers), ``plain`` (transformers' own forward), or ``auto``: lean where possible.
+        prefix_sharing: Whether the opening that all prompts share is computed once, ``on`` or ``off``. With
+            dropout, ``on`` means that its masks are shared as well.
+        memory_limit: The most memory that training may use, such as ``24GB``; None is what is free.
     """
 
     iterations: int | None = None
@@ -60,6 +66,9 @@ class Options:
     targets: tuple[str, ...] = ("q", "k", "v")
     layers: str = "all"
     augment: Augment | None = None
+    engine: Engine = "auto"
+    prefix_sharing: Literal["on", "off"] = "on"
+    memory_limit: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -75,6 +84,10 @@ class Options:
         _choice("towers", self.towers, get_args(Towers))
         folded = self.parametrization == "folded"
         need(not (self.arm_dropout and folded), "arm_dropout", True, "false where parametrization is folded")
+        _choice("engine", self.engine, get_args(Engine))
+        _choice("prefix_sharing", self.prefix_sharing, ("on", "off"))
+        if self.memory_limit is not None:
+            parse_bytes(self.memory_limit)
         if self.augment is not None:
             _choice("augment", self.augment, get_args(Augment))
         need(bool(self.targets), "targets", "", f"some of {', '.join(TARGETS)}")

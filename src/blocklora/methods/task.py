@@ -12,7 +12,7 @@ from blocklora.clip import Clip
 from blocklora.data import Example
 from blocklora.methods.heads import Head
 from blocklora.methods.tower import TowerChange
-from blocklora.training import Checkpoint, OnStep, Training
+from blocklora.training import Checkpoint, OnStep
 from blocklora.training.minimise import Curve
 
 __all__ = ["Fitted", "Method", "Task", "fixed_beforehand"]
@@ -57,15 +57,20 @@ class Fitted:
         selection: How the kept step and the settings were chosen, in words.
         head: What turns image features into logits; None is scaled cosines with ``class_features``.
         tower: What was changed in the image tower, beside an adapter.
+        engine: How the towers were computed, and within what memory, as JSON-ready values; empty where nothing was
+            trained through them.
+        notes: What happened on the way, in sentences.
     """
 
     model: Any
     class_features: torch.Tensor
     trainable_parameters: int
-    training: Training | Curve | None
+    training: Curve | None
     selection: dict[str, str]
     head: Head | None = None
     tower: TowerChange = field(default_factory=TowerChange)
+    engine: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def fixed_beforehand(steps: int, recipe: str) -> dict[str, str]:

@@ -9,7 +9,9 @@ from blocklora.training.device import (
     resolve_device,
     resolve_precision,
 )
-from blocklora.training.loop import OnStep, Training, train
+from blocklora.training.loop import Training, train
+from blocklora.training.memory import plan_memory
+from blocklora.training.minimise import OnStep
 from blocklora.training.pictures import TrainingPictures
 from blocklora.training.step import Plan
 
@@ -23,6 +25,7 @@ __all__ = [
     "compute_dtype",
     "make_accelerator",
     "peak_memory_bytes",
+    "plan_memory",
     "resolve_device",
     "resolve_precision",
     "train",

@@ -9,10 +9,14 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
+from blocklora.clip.towers import LeanTowers, Towers
 from blocklora.errors import ConfigError
 from blocklora.training.device import peak_memory_bytes
-from blocklora.training.planner import Priced, Workload, choose_plans
+from blocklora.training.pictures import TrainingPictures
+from blocklora.training.planner import Need, Workload, choose_plans
+from blocklora.training.shapes import workload
 from blocklora.training.step import Plan
 
 __all__ = ["MemoryPlan", "parse_bytes", "plan_memory"]
@@ -30,86 +34,117 @@ _UNITS = {
     "ti": 2**40,
 }
 _SHARE = 0.9  # of what is free that is planned with, where nobody sets a limit
+_PICTURES = 0.25  # of what is left that decoded pictures may take
 # On a CPU the process's size is what is measured: libraries wake up, and the allocator keeps some of what is freed.
 _CPU_FIRST, _CPU_MORE = 180 * 10**6, 0.35
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The plan of a run.
+    """How the steps of a run are cut.
 
     Attributes:
-        chosen: The plan and what it needs, and those to fall back to.
-        used: Bytes in use before training.
+        plans: The plan, and those to fall back to.
+        need: What it needs; None on the ordinary forward, whose memory is not predicted.
         limit: Bytes that may be used.
-        predicted: The peak that is expected, in bytes.
+        predicted: The peak that is expected, in bytes; 0 where it is not predicted.
         device: Where.
     """
 
-    chosen: tuple[Priced, ...]
-    used: int
+    plans: tuple[Plan, ...]
+    need: Need | None
     limit: int
     predicted: int
     device: torch.device
 
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        """The plan, and those to fall back to."""
-        return tuple(one.plan for one in self.chosen)
-
     def __str__(self) -> str:
-        first = self.chosen[0]
+        text = f"plan: {words(self.plans[0])}"
+        if self.need is None:
+            return text
         return (
-            f"memory plan: {words(first.plan)}; {first.need.flops / 1e9:,.0f} GFLOP a step; peak about "
-            f"{self.predicted / 1e9:.2f} GB of {self.limit / 1e9:.2f} GB"
+            f"{text}; {self.need.flops / 1e9:,.0f} GFLOP a step; peak memory about {self.predicted / 1e9:.2f} GB "
+            f"of {self.limit / 1e9:.2f} GB"
         )
 
     def outcome(self, plan: Plan) -> dict[str, Any]:
-        """Compare with what came; call it right after training.
+        """Compare with what came, and log it; call it right after training.
 
         Args:
             plan: The plan of the last step.
+
+        Returns:
+            JSON-ready values.
         """
         measured = peak_memory_bytes(self.device)
-        _LOG.info(
-            "memory: predicted %.2f GB, measured %.2f GB (%+.0f%%)",
-            self.predicted / 1e9,
-            measured / 1e9,
-            100 * (measured / self.predicted - 1),
-        )
+        if self.predicted:
+            _LOG.info(
+                "peak memory: predicted %.2f GB, measured %.2f GB (%+.0f%%)",
+                self.predicted / 1e9,
+                measured / 1e9,
+                100 * (measured / self.predicted - 1),
+            )
         return {
             "plan": asdict(plan) | {"words": words(plan)},
-            "flops_per_step": self.chosen[0].need.flops,
-            "predicted_peak_bytes": self.predicted,
+            "flops_per_step": self.need.flops if self.need else None,
+            "predicted_peak_bytes": self.predicted or None,
             "measured_peak_bytes": measured,
             "limit_bytes": self.limit,
         }
 
 
-def plan_memory(work: Workload, device: torch.device, limit: str | None, *, lean: bool) -> MemoryPlan:
-    """Choose the plan of a run for the memory of its device, and log it.
+def plan_memory(
+    towers: Towers, tokens: Tensor, pictures: TrainingPictures, device: torch.device, limit: str | None
+) -> MemoryPlan:
+    """Choose how the steps of a run are cut for the memory of its device, and log it.
 
     Args:
-        work: What a step has to do. The model is on the device already.
+        towers: The model, on the device already.
+        tokens: Token ids of the class prompts (N, L).
+        pictures: The batches.
         device: Where training runs.
         limit: The most memory to use, such as "24GB"; None: nine tenths of what is free now.
-        lean: Whether the lean engine runs.
 
     Raises:
-        ConfigError: The limit cannot be read, or not even the smallest plan fits into it.
+        ConfigError: The limit cannot be read, not even the smallest plan fits into it, or the ordinary forward runs,
+            whose memory cannot be limited.
     """
     used, free = _memory(device)
     most = parse_bytes(limit) if limit else int(used + _SHARE * free)
+    on_gpu = device.type == "cuda"
+    host = psutil.virtual_memory().available if on_gpu else most - used
+    pictures.budget = max(0, min(pictures.budget, int(_PICTURES * host)))
+    used += 0 if on_gpu else pictures.expected_bytes()
+    if isinstance(towers, LeanTowers):
+        plan = _planned(workload(towers, tokens, pictures), device, used, most)
+    elif limit:
+        raise ConfigError(
+            f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "
+            f"forward{f': {towers.why}' if towers.why else ''}; leave --memory-limit out."
+        )
+    else:
+        plan = MemoryPlan(_halved(pictures.batch_size, len(tokens)), None, most, 0, device)
+    _LOG.info("engine: %s%s; %s", towers.engine, f" ({towers.why})" if towers.why else "", plan)
+    return plan
+
+
+def _planned(work: Workload, device: torch.device, used: int, most: int) -> MemoryPlan:
+    """Choose the fastest plan that fits, and predict its peak."""
     first, more = (0, 0.0) if device.type == "cuda" else (_CPU_FIRST, _CPU_MORE)
-    room = int((most - used - first) / (1 + more))
-    chosen = choose_plans(work, room, lean=lean)
-    need = chosen[0].need.step
-    predicted = used + round(need * (1 + more)) + first
+    chosen = choose_plans(work, int((most - used - first) / (1 + more)))
+    need = chosen[0].need
+    predicted = used + round(need.step * (1 + more)) + first
     if device.type != "cuda":
         predicted = max(predicted, peak_memory_bytes(device))  # loading may have needed more
-    plan = MemoryPlan(tuple(chosen), used, most, predicted, device)
-    _LOG.info("%s", plan)
-    return plan
+    return MemoryPlan(tuple(one.plan for one in chosen), need, most, predicted, device)
+
+
+def _halved(pictures: int, classes: int) -> tuple[Plan, ...]:
+    """The whole batch at once, then halves of it and of the classes."""
+    plans = [Plan()]
+    while pictures > 1 or classes > 1:
+        pictures, classes = -(-pictures // 2), -(-classes // 2)
+        plans.append(Plan(micro_batch=pictures, chunk=classes))
+    return tuple(plans)
 
 
 def words(plan: Plan) -> str:

@@ -1,14 +1,17 @@
-"""The loop of every method that is not a PEFT adapter: batches in, gradients, steps, a checkpoint.
+"""The loop of every method that trains: batches in, gradients, steps, a checkpoint.
 
-``loop.train`` knows CLIP's two towers; this one is told how to compute gradients and knows nothing else. As there,
-everything random of a step follows from (seed, step), so a resumed run ends with the same bits.
+It is told how to compute gradients and knows nothing else; ``loop.train`` is the one that knows CLIP's two towers.
+Everything random of a step follows from (seed, step), so a resumed run ends with the same bits.
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,14 +20,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from blocklora.clip.features import read_ahead
+from blocklora.errors import ConfigError
 from blocklora.training.checkpoint import Checkpoint
-from blocklora.training.loop import OnStep, _finite, _stop_between_steps
 
-__all__ = ["Batches", "Curve", "Factor", "epoch_cosine", "minimise", "step_cosine"]
+__all__ = ["Batches", "Curve", "Factor", "OnStep", "Remember", "epoch_cosine", "minimise", "step_cosine"]
 
 _SAVE_SECONDS, _SHOW_SECONDS = 20.0, 0.2
 _WARM_UP_LR = 1e-5
 
+OnStep = Callable[[int, int, float, float], None]
+"""Told a step, how many there are, its loss and its learning rate."""
 Factor = Callable[[int], float]
 """The factor on a learning rate at a step, counted from 0."""
 
@@ -34,6 +39,18 @@ class Batches(Protocol):
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs (B, ...) and labels (B,)."""
+        ...
+
+
+class Remember(Protocol):
+    """What else belongs to the state of a run, as JSON-ready values."""
+
+    def dump(self) -> dict[str, Any]:
+        """Return it."""
+        ...
+
+    def load(self, values: dict[str, Any]) -> None:
+        """Go back to it."""
         ...
 
 
@@ -100,6 +117,8 @@ def minimise(
     steps: int,
     state: dict[str, Any],
     checkpoint: Checkpoint | None = None,
+    save_seconds: float | None = None,
+    remember: Remember | None = None,
     on_step: OnStep | None = None,
     after_step: Callable[[int], None] | None = None,
 ) -> Curve:
@@ -115,6 +134,9 @@ def minimise(
         state: Everything that a step changes, by name: the trained tensors, and any others that ``after_step``
             changes in place.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
+        save_seconds: How often to keep it; None is every 20 seconds. It is also kept when Ctrl-C stops the run
+            between two steps.
+        remember: What is kept beside ``state``.
         on_step: Told of progress a few times a second.
         after_step: Told that a step, counted from 0, is done.
 
@@ -123,15 +145,17 @@ def minimise(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    device = accelerator.device
+    device, every = accelerator.device, _SAVE_SECONDS if save_seconds is None else save_seconds
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]
     lrs = torch.tensor([_lr(optimizer, factors, step) for step in range(steps)], dtype=torch.float64)
     losses = torch.zeros(steps, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     start, seconds = 0, 0.0
     if checkpoint and checkpoint.path.exists():
-        start, seconds, scaler = checkpoint.restore(state, optimizer, scheduler, losses)
-        if accelerator.scaler and scaler:
-            accelerator.scaler.load_state_dict(scaler)
+        start, seconds, extra = checkpoint.restore(state, optimizer, scheduler, losses)
+        if accelerator.scaler and extra["scaler"]:
+            accelerator.scaler.load_state_dict(extra["scaler"])
+        if remember:
+            remember.load(extra["remember"])
     stepper = accelerator.prepare_optimizer(optimizer)
     began = saved = time.monotonic()
     shown = -math.inf  # the first step is always shown
@@ -146,16 +170,19 @@ def minimise(
                 after_step(step)
             now, last = time.monotonic(), step + 1 == steps
             show = last or now - shown >= _SHOW_SECONDS
-            keep = last or stop.is_set() or now - saved >= _SAVE_SECONDS
+            keep = last or stop.is_set() or now - saved >= every
             if show or keep:
                 value = _finite(float(losses[step]), step + 1)
             if show and on_step:
                 on_step(step + 1, steps, value, float(lrs[step]))
             shown = now if show else shown
-            if keep and checkpoint:
+            if (keep or stop.is_set()) and checkpoint:  # Ctrl-C may have come while progress was shown
                 saved = now
-                scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-                checkpoint.save(step + 1, seconds + now - began, state, optimizer, scheduler, losses, scaler)
+                extra = {
+                    "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+                    "remember": remember.dump() if remember else None,
+                }
+                checkpoint.save(step + 1, seconds + now - began, state, optimizer, scheduler, losses, extra)
             if stop.is_set() and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {steps}")
     return Curve(losses.cpu().double(), lrs, seconds + time.monotonic() - began)
@@ -166,3 +193,32 @@ def _lr(optimizer: torch.optim.Optimizer, factors: Factor | Sequence[Factor], st
     groups = optimizer.param_groups
     each = [factors] * len(groups) if callable(factors) else factors
     return max(float(group["initial_lr"]) * factor(step) for group, factor in zip(groups, each, strict=True))
+
+
+def _finite(loss: float, step: int) -> float:
+    """Return the loss, or stop a run that has left the numbers."""
+    if not math.isfinite(loss):
+        raise ConfigError(
+            f"the loss became {loss} at step {step}: lower the learning rate (--lr) or use --precision fp32."
+        )
+    return loss
+
+
+@contextmanager
+def _stop_between_steps() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that no step is cut in half; a second one stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def on_signal(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

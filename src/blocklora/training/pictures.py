@@ -21,6 +21,7 @@ __all__ = ["Augment", "TrainingPictures"]
 Augment = Literal["crop-flip", "crop", "none"]
 _ORDER, _CUT = 0, 1  # what a random stream is for
 _KEPT_BYTES = 2 * 1024**3
+_FEW = 8
 _LARGER = 4  # photos are decoded at no less than this many times S, enough for the smallest crop
 
 
@@ -36,6 +37,10 @@ class TrainingPictures:
         augment: ``crop-flip`` (a random crop of 8% to 100% of the area, then a mirror image half of the
             time), ``crop`` (no mirror image), or ``none`` (what a test picture gets).
         seed: Where all randomness comes from.
+
+    Attributes:
+        batch_size: The largest B.
+        budget: How many bytes of decoded pictures are kept; the others are decoded whenever they are due.
     """
 
     def __init__(
@@ -43,12 +48,19 @@ class TrainingPictures:
     ) -> None:
         self._examples = examples
         self._processor = processor
-        self._batch_size = min(batch_size, len(examples))
+        self.batch_size = min(batch_size, len(examples))
         self._augment = augment
         self._seed = seed
         self._size = crop_size(processor)
+        self.budget = _KEPT_BYTES
         self._kept: dict[int, Image.Image] = {}
         self._kept_bytes = 0
+
+    def expected_bytes(self) -> int:
+        """Estimate what the kept pictures will take, from the first few, which are opened for it."""
+        few = range(min(_FEW, len(self._examples)))
+        sizes = [3 * picture.width * picture.height for picture in map(self._open, few)]
+        return min(sum(sizes) * len(self._examples) // len(sizes), self.budget)
 
     @property
     def fixed(self) -> bool:
@@ -72,10 +84,10 @@ class TrainingPictures:
 
     def indices(self, step: int) -> list[int]:
         """Return which examples make up the batch of a step."""
-        batches = -(-len(self._examples) // self._batch_size)
+        batches = -(-len(self._examples) // self.batch_size)
         epoch, batch = divmod(step, batches)
         order = np.random.default_rng((self._seed, _ORDER, epoch)).permutation(len(self._examples))
-        chosen: list[int] = order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
+        chosen: list[int] = order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
         return chosen
 
     def _pixels(self, index: int, step: int, place: int) -> torch.Tensor:
@@ -96,7 +108,7 @@ class TrainingPictures:
             return kept
         picture = open_image(self._examples[index].source, min_side=_LARGER * self._size)
         size = 3 * picture.width * picture.height
-        if self._kept_bytes + size <= _KEPT_BYTES:
+        if self._kept_bytes + size <= self.budget:
             self._kept[index] = picture
             self._kept_bytes += size
         return picture

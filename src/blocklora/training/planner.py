@@ -127,13 +127,12 @@ def price(work: Workload, plan: Plan) -> Need:
     return Need(flops, saved, round(_SLACK * peak) + features + pixels + state)
 
 
-def choose_plans(work: Workload, room: int, *, lean: bool = True) -> list[Priced]:
+def choose_plans(work: Workload, room: int) -> list[Priced]:
     """Find the fastest plan that fits, and those to fall back to.
 
     Args:
         work: What a step has to do.
         room: Bytes for everything but the frozen weights.
-        lean: Whether towers can keep less than all (the lean engine).
 
     Returns:
         The plan to take, then ever smaller ones.
@@ -141,7 +140,7 @@ def choose_plans(work: Workload, room: int, *, lean: bool = True) -> list[Priced
     Raises:
         ConfigError: Not even the smallest fits; the message says how much it needs.
     """
-    priced = [Priced(plan, price(work, plan)) for plan in _candidates(work, lean)]
+    priced = [Priced(plan, price(work, plan)) for plan in _candidates(work)]
     smallest = min(priced, key=lambda one: one.need.step)
     if smallest.need.step > room:
         raise ConfigError(
@@ -162,12 +161,11 @@ def _seconds(work: Workload, one: Priced) -> float:
     return one.need.flops + _PASS_FLOPS * passes
 
 
-def _candidates(work: Workload, lean: bool) -> Iterator[Plan]:
+def _candidates(work: Workload) -> Iterator[Plan]:
     """Every sensible plan: halves of the batch down to one picture, halves of the classes down to a few."""
-    keeps = _KEEPS if lean else _KEEPS[:1]
     sizes = [None, *_halves(work.pictures, 1)]
     chunks = [None, *(_halves(len(work.lengths), _SMALLEST_CHUNK) if work.trains_text else [])]
-    for images, texts, size, chunk in itertools.product(keeps, keeps, sizes, chunks):
+    for images, texts, size, chunk in itertools.product(_KEEPS, _KEEPS, sizes, chunks):
         yield Plan(images, texts, size, chunk)
 
 

@@ -1,36 +1,58 @@
-"""The shape of a CLIP model and its adapters, from a configuration alone: no weights are needed to plan a step."""
+"""The shape of a CLIP model and its adapters: from a configuration alone, or from the model that is to be trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from blocklora.clip.text_plan import prompt_lengths, text_plan
+from blocklora.clip.towers import LeanTowers, trains
 from blocklora.training.costs import TowerShape
-from blocklora.training.planner import ModelShape
+from blocklora.training.pictures import TrainingPictures
+from blocklora.training.planner import ModelShape, Workload
 
-__all__ = ["model_shape"]
+__all__ = ["Adapted", "model_shape", "workload"]
 
-_GROUPS = (("q", "k", "v"), ("out",), ("fc1",), ("fc2",))  # layers that one matrix product serves
+Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
+"""The adapted blocks of a tower, a run of indices or none, and the ranks of their (q, k, v), out, fc1 and fc2."""
 
 
-def model_shape(
-    config: Any, *, blocks: Mapping[str, Sequence[int]], targets: Sequence[str], rank: int, trained: int
-) -> ModelShape:
+def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingPictures) -> Workload:
+    """Describe one training step.
+
+    Args:
+        towers: The model, with its adapters.
+        tokens: Token ids of the class prompts (N, L).
+        pictures: The batches.
+    """
+    model, end = towers.model, int(towers.model.text_model.config.eos_token_id)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Workload(
+        model=model_shape(model.config, towers.trained, trained),
+        pictures=pictures.batch_size,
+        lengths=tuple(prompt_lengths(tokens, end).tolist()),
+        opening=text_plan(tokens, end, share=towers.prefix_sharing).opening,
+        number=torch.finfo(towers.dtype).bits // 8,
+        image_features=pictures.fixed and not trains(model.vision_model),
+    )
+
+
+def model_shape(config: Any, adapted: Mapping[str, Adapted], trained: int) -> ModelShape:
     """Describe a CLIP model with low-rank adapters.
 
     Args:
         config: A ``CLIPConfig``.
-        blocks: The adapted blocks of each tower, ``vision`` and ``text``: a run of indices, or none.
-        targets: The adapted layers of a block: some of q, k, v, out, fc1, fc2.
-        rank: The rank of one adapted layer as it is computed (k of Block-LoRA, k n where arms have their own masks).
+        adapted: What is adapted in each tower, ``vision`` and ``text``.
         trained: How many numbers are trained.
     """
     vision, text = config.vision_config, config.text_config
-    ranks = [rank * sum(target in targets for target in group) for group in _GROUPS]
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
     return ModelShape(
-        vision=_tower(vision, blocks["vision"], ranks),
-        text=_tower(text, blocks["text"], ranks),
+        vision=_tower(vision, *adapted["vision"]),
+        text=_tower(text, *adapted["text"]),
         tokens=tokens,
         side=vision.image_size,
         space=config.projection_dim,
@@ -39,14 +61,14 @@ def model_shape(
     )
 
 
-def _tower(config: Any, blocks: Sequence[int], ranks: Sequence[int]) -> TowerShape:
+def _tower(config: Any, blocks: Sequence[int], ranks: tuple[int, int, int, int]) -> TowerShape:
     return TowerShape(
         width=config.hidden_size,
         mlp=config.intermediate_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
         first=min(blocks, default=config.num_hidden_layers),
-        ranks=(ranks[0], ranks[1], ranks[2], ranks[3]),
+        ranks=ranks,
         adapted=len(blocks),
     )
 

@@ -52,6 +52,18 @@ class LeanTower:
         self._heads = int(config.num_attention_heads)
         self._blocks = [Block.of(layer, config.hidden_act) for layer in tower.encoder.layers]
 
+    @property
+    def trained(self) -> tuple[list[int], tuple[int, int, int, int]]:
+        """The blocks whose adapters are trained, and the largest ranks of their (q, k, v), out, fc1 and fc2."""
+        with torch.no_grad():
+            found = {
+                place: [sum(low.ranks) if low else 0 for low in block.factors(self._dtype, training=True)]
+                for place, block in enumerate(self._blocks)
+                if block.trained
+            }
+        qkv, out, fc1, fc2 = (max(ranks) for ranks in zip([0] * 4, *found.values(), strict=True))
+        return list(found), (qkv, out, fc1, fc2)
+
     def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """Compute unit features of pictures.
 
