@@ -11,19 +11,19 @@ from typing import Any, Literal
 
 from transformers import (
     AutoTokenizer,
+    ChineseCLIPImageProcessorPil,
     ChineseCLIPModel,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
     MetaClip2Model,
     MetaClip2VisionModelWithProjection,
+    Siglip2ImageProcessorPil,
     Siglip2Model,
+    SiglipImageProcessorPil,
     SiglipModel,
 )
-from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 __all__ = ["FAMILIES", "Family"]
 
@@ -40,6 +40,9 @@ _BERT_LAYERS = {
 @dataclass(frozen=True)
 class Family:
     """What the code has to know of a family; all else is alike: ``vision_model``, ``text_model``, ``logit_scale``.
+
+    SigLIP's ``logit_bias`` is left out everywhere: it is the same for every class, and a softmax over the classes does
+    not change with it.
 
     Attributes:
         model: The class of both towers, with ``get_image_features`` and ``get_text_features``.

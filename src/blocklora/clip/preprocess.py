@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers import SiglipImageProcessorPil
 
 __all__ = ["crop_size", "pixels", "random_crop", "square_processor"]
 
