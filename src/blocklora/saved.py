@@ -52,7 +52,7 @@ class Saved:
 
     Attributes:
         method: How it was fitted.
-        model: A ``CLIPModel`` or ``CLIPVisionModelWithProjection``, or a ``PeftModel`` around one.
+        model: A whole model or its image tower alone, or a ``PeftModel`` around one.
         processor: The image processor.
         model_id: The base model: a hub id, an absolute folder, or ``tiny``.
         revision: The hub's commit.

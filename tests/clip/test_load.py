@@ -9,10 +9,11 @@ import torch
 from huggingface_hub import HfApi, constants
 from transformers import CLIPModel
 
-from blocklora.clip import image_features, load_clip, load_image_tower
+from blocklora.clip import image_features, load_clip, load_image_tower, text_features, tokenize
 from blocklora.errors import ModelError
 
 MakeClip = Callable[..., Path]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -62,6 +63,26 @@ def test_a_wrong_width_in_the_vision_config_does_not_matter(make_clip: MakeClip,
     assert load_image_tower(str(folder)).sha256 == load_clip(str(folder)).sha256
 
 
+@torch.no_grad()
+def test_an_end_token_of_2_in_old_configs_means_the_last_of_the_vocabulary(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    folder = make_clip(tmp_path / "clip")
+    prompts = ["a photo of a cat.", "x"]
+    clip = load_clip(str(folder))
+    tokens, _ = tokenize(prompts, clip.tokenizer, clip.context_length)
+    expected = text_features(clip.model, tokens)
+    text = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_config"]
+    edit_config(folder, text_config=text | {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1})
+    old = load_clip(str(folder))
+    assert old.model.config.text_config.eos_token_id == 2
+    assert torch.equal(tokenize(prompts, old.tokenizer, old.context_length)[0], tokens)
+    torch.testing.assert_close(text_features(old.model, tokens), expected, rtol=0, atol=0)
+    by_hand = old.model.text_model(input_ids=tokens[1:, :3]).last_hidden_state[0, 2]  # start, "x", end
+    alone = old.model.text_projection(by_hand)
+    torch.testing.assert_close(expected[1], alone / alone.norm(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_folder_without_config(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be read: .*config\.json"):
         load_clip(str(tmp_path))
@@ -69,9 +90,11 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
 
 def test_another_kind_of_model(make_clip: MakeClip, tmp_path: Path) -> None:
     folder = make_clip(tmp_path / "clip")
-    (folder / "config.json").write_text('{"model_type": "siglip"}', encoding="utf-8")
-    with pytest.raises(ModelError, match=r"this is a 'siglip' model; blocklora adapts CLIP checkpoints"):
-        load_clip(str(folder))
+    (folder / "config.json").write_text('{"model_type": "altclip"}', encoding="utf-8")
+    known = "clip, siglip, siglip2, chinese_clip, metaclip_2"
+    for load in (load_clip, load_image_tower):
+        with pytest.raises(ModelError, match=rf"this is a 'altclip' model; .* dual encoders .* {known}, for"):
+            load(str(folder))
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])
@@ -88,7 +111,7 @@ def test_a_missing_tokenizer_is_not_taken_for_an_empty_one(make_clip: MakeClip, 
     folder = make_clip(tmp_path / "clip")
     (folder / "tokenizer.json").unlink()
     with pytest.raises(
-        ModelError, match=r"ends a prompt with token 2, but the model expects 4029; .* are missing"
+        ModelError, match=r"makes the tokens \[0, 2, 2\] of 'a'; .* the end token 4029\. .* are missing"
     ):
         load_clip(str(folder))
 
@@ -137,17 +160,32 @@ def test_a_name_that_cannot_be_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
         load_clip("a/b/c")
 
 
+def cached(make_clip: MakeClip, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put someone/clip into a local cache; return its folder."""
+    repository = cache / "models--someone--clip"
+    folder = make_clip(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    for module in (constants, pytest.importorskip("transformers.utils.hub").constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(cache))
+    return folder
+
+
+def test_a_cache_without_the_tokenizer_is_not_whole(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cached(make_clip, tmp_path, monkeypatch) / "tokenizer.json").unlink()
+    hub = Hub(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(ModelError, match=r"not whole in the local .* cache, and the hub cannot be reached"):
+        load_clip("someone/clip")
+    assert hub.asked == 1
+
+
 def test_a_cached_model_needs_no_network(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--someone--clip"
-    make_clip(repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
-    for module in (constants, pytest.importorskip("transformers.utils.hub").constants):
-        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
+    cached(make_clip, tmp_path, monkeypatch)
     hub = Hub(monkeypatch, ConnectionError("no route"))
     clip = load_clip("someone/clip")
-    assert (clip.model_id, clip.revision, hub.asked) == ("someone/clip", commit, 0)
-    assert load_image_tower("someone/clip", commit).sha256 == clip.sha256
+    assert (clip.model_id, clip.revision, hub.asked) == ("someone/clip", COMMIT, 0)
+    assert load_image_tower("someone/clip", COMMIT).sha256 == clip.sha256

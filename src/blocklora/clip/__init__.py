@@ -1,4 +1,4 @@
-"""The two towers of CLIP: loading them, preparing pictures and prompts, and computing features."""
+"""The two towers of CLIP and its relatives: loading them, preparing pictures and prompts, and computing features."""
 
 from blocklora.clip.encode import Encoded, encode_pictures
 from blocklora.clip.features import class_features, image_features, text_features, tokenize

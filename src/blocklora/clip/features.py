@@ -1,6 +1,7 @@
-"""Features of pictures and prompts: unit vectors in the space that CLIP's two towers share.
+"""Features of pictures and prompts: unit vectors in the space that a model's two towers share.
 
-Axes: B = pictures, N = prompts, L = tokens of the longest prompt, D = the width of the shared space.
+Axes: B = pictures, N = prompts, L = tokens of the longest prompt, D = the width of the shared space, S = side of
+a picture in pixels, C = 3 colours, P = side of a patch, G = S / P patches in a row.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from transformers import CLIPTokenizer
 
+from blocklora.clip.families import FAMILIES
 from blocklora.errors import ConfigError
 
 __all__ = ["class_features", "image_features", "read_ahead", "text_features", "tokenize"]
@@ -22,7 +23,7 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, length: int) -> tuple[torch.Tensor, list[str]]:
+def tokenize(prompts: Sequence[str], tokenizer: Any, length: int) -> tuple[torch.Tensor, list[str]]:
     """Turn prompts into token ids, padded to the longest of them.
 
     A prompt of more than ``length`` tokens is cut at the end; its end-of-text token stays.
@@ -46,31 +47,28 @@ def tokenize(prompts: Sequence[str], tokenizer: CLIPTokenizer, length: int) -> t
 def text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run the text tower.
 
-    No padding mask is passed: the tower is causal and read out at the end-of-text token, so what stands
-    behind that token changes nothing, and the dense mask would only cost time.
-
     Args:
-        model: A ``CLIPModel``, with or without an adapter in its layers.
-        tokens: Token ids (N, L).
+        model: A model of one of the ``FAMILIES``, with or without an adapter in its layers.
+        tokens: Token ids (N, L), padded at the end with the model's ``pad_token_id``.
 
     Returns:
-        Unit features (N, D).
+        Unit features (N, D). How far ``tokens`` are padded makes no difference to them.
     """
-    return F.normalize(model.get_text_features(input_ids=tokens).pooler_output, dim=-1)
+    return F.normalize(model.get_text_features(**_text_inputs(model, tokens)).pooler_output, dim=-1)
 
 
 def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Run the image tower of a ``CLIPModel`` or a ``CLIPVisionModelWithProjection``.
+    """Run the image tower of a whole model, or an image tower alone with its projection.
 
     Args:
         model: The model, with or without an adapter in its layers.
-        pixel_values: (B, 3, S, S).
+        pixel_values: (B, C, S, S).
 
     Returns:
         Unit features (B, D).
     """
     if hasattr(model, "get_image_features"):
-        features = model.get_image_features(pixel_values=pixel_values).pooler_output
+        features = model.get_image_features(**_image_inputs(model, pixel_values)).pooler_output
     else:
         features = model(pixel_values=pixel_values).image_embeds
     return F.normalize(features, dim=-1)
@@ -83,6 +81,35 @@ def class_features(model: Any, tokens: torch.Tensor, batch_size: int = 256) -> t
     return torch.cat(
         [text_features(model, part.to(device)).float().cpu() for part in torch.split(tokens, batch_size)]
     )
+
+
+def _text_inputs(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what ``get_text_features`` takes: token ids, and a mask only where padding would count without it.
+
+    A causal tower that is read at its end token needs none, and a dense mask would only cost time.
+    """
+    padding, text = FAMILIES[model.config.model_type].padding, model.config.text_config
+    if padding == "read":
+        missing = text.max_position_embeddings - tokens.shape[1]
+        return {"input_ids": F.pad(tokens, (0, missing), value=text.pad_token_id)}
+    if padding == "masked":
+        return {"input_ids": tokens, "attention_mask": (tokens != text.pad_token_id).long()}
+    return {"input_ids": tokens}
+
+
+def _image_inputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what ``get_image_features`` takes: pixel values, for SigLIP 2 as rows of patches (B, G * G, P * P * C)."""
+    if model.config.model_type != "siglip2":
+        return {"pixel_values": pixel_values}
+    p = model.config.vision_config.patch_size
+    b, c, side, _ = pixel_values.shape
+    grid = side // p
+    patches = pixel_values.reshape(b, c, grid, p, grid, p)  # (B, C, G, P, G, P)
+    return {
+        "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(b, grid * grid, p * p * c),
+        "pixel_attention_mask": torch.ones(b, grid * grid, dtype=torch.long, device=pixel_values.device),
+        "spatial_shapes": torch.full((b, 2), grid),  # read on the CPU, picture by picture
+    }
 
 
 def read_ahead(

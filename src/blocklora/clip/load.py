@@ -1,4 +1,4 @@
-"""Load a CLIP checkpoint: a Hugging Face id, a local folder in the same format, or ``tiny`` (bundled).
+"""Load a checkpoint of CLIP or a relative: a Hugging Face id, a local folder in that format, or ``tiny`` (bundled).
 
 Weights are read from safetensors only, and always as float32, whatever the file holds: transformers would
 otherwise keep fp16 files in fp16, which a CPU computes slowly and an optimizer cannot train.
@@ -17,16 +17,11 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import (
-    AutoConfig,
-    CLIPConfig,
-    CLIPModel,
-    CLIPTokenizer,
-    CLIPVisionModelWithProjection,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import AutoConfig, GemmaTokenizer, Siglip2Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from blocklora.clip.families import FAMILIES, Family
+from blocklora.clip.preprocess import square_processor
 from blocklora.errors import ModelError
 
 __all__ = ["TINY", "Clip", "ImageTower", "load_clip", "load_image_tower"]
@@ -40,10 +35,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Clip:
-    """A frozen CLIP model of two towers, and what belongs to it.
+    """A frozen model of two towers, and what belongs to it.
 
     Attributes:
-        model: Float32, in evaluation mode, on the CPU; no parameter requires a gradient.
+        model: A ``CLIPModel`` or its like in another family; float32, in evaluation mode, on the CPU; no
+            parameter requires a gradient.
         tokenizer: Turns prompts into token ids.
         processor: Turns pictures into pixel values.
         model_id: What the user asked for; a folder's absolute path.
@@ -51,33 +47,47 @@ class Clip:
         sha256: A hash of the image tower's weights, see ``image_tower_hash``.
     """
 
-    model: CLIPModel
-    tokenizer: CLIPTokenizer
-    processor: CLIPImageProcessorPil
+    model: Any
+    tokenizer: Any
+    processor: Any
     model_id: str
     revision: str | None
     sha256: str
 
     @property
+    def model_type(self) -> str:
+        """The family's name: ``clip``, ``siglip``, ``siglip2``, ``chinese_clip`` or ``metaclip_2``."""
+        return str(self.model.config.model_type)
+
+    @property
+    def family(self) -> Family:
+        """In what the family differs from others."""
+        return FAMILIES[self.model_type]
+
+    @property
     def context_length(self) -> int:
         """The most tokens that the text tower reads, both special tokens included."""
-        return int(self.model.text_model.config.max_position_embeddings)
+        return int(self.model.config.text_config.max_position_embeddings)
 
     @property
     def depths(self) -> dict[str, int]:
         """How many transformer blocks each tower has: ``vision`` and ``text``."""
         return {
-            "vision": int(self.model.vision_model.config.num_hidden_layers),
-            "text": int(self.model.text_model.config.num_hidden_layers),
+            "vision": int(self.model.config.vision_config.num_hidden_layers),
+            "text": int(self.model.config.text_config.num_hidden_layers),
         }
 
 
 @dataclass(frozen=True)
 class ImageTower:
-    """The image half of a CLIP model: all that a prediction needs. Attributes are as in ``Clip``."""
+    """The image half of a model: all that a prediction needs. Attributes are as in ``Clip``.
 
-    model: CLIPVisionModelWithProjection
-    processor: CLIPImageProcessorPil
+    Where transformers has no class for a family's image tower with its projection (SigLIP, SigLIP 2, ChineseCLIP),
+    ``model`` is the whole model, and its text tower lies idle.
+    """
+
+    model: Any
+    processor: Any
     model_id: str
     revision: str | None
     sha256: str
@@ -91,17 +101,20 @@ def load_clip(model: str, revision: str | None = None) -> Clip:
         revision: A branch, tag or commit on the hub; None is the cached or newest one.
 
     Raises:
-        ModelError: The checkpoint is neither on disk nor to be fetched, is not a CLIP model, has no
+        ModelError: The checkpoint is neither on disk nor to be fetched, is of no family in ``FAMILIES``, has no
             safetensors weights, or lacks its tokenizer or image processor.
     """
 
     def read(source: _Source) -> Clip:
-        config = _read_config(source)
-        network = source.read(CLIPModel, config=config, **_WEIGHTS)
+        config, family = _read_config(source)
+        network = source.read(family.model, config=config, **_WEIGHTS)
+        tokenizer = _read_tokenizer(source, family, config)
+        # The features pad with what the config says, which in SigLIP 2's is a default of transformers.
+        network.config.text_config.pad_token_id = tokenizer.pad_token_id
         return Clip(
             model=network.eval().requires_grad_(False),
-            tokenizer=_read_tokenizer(source, network),
-            processor=source.read(CLIPImageProcessorPil),
+            tokenizer=tokenizer,
+            processor=_read_processor(source, family, config),
             model_id=source.name,
             revision=source.commit(),
             sha256=image_tower_hash(network),
@@ -114,13 +127,16 @@ def load_image_tower(model: str, revision: str | None = None) -> ImageTower:
     """Load the image tower and its processor only; arguments and errors are ``load_clip``'s."""
 
     def read(source: _Source) -> ImageTower:
-        config = _read_config(source)
-        # The two towers of a checkpoint share one output width, but some vision configs carry a wrong one.
-        config.vision_config.projection_dim = config.projection_dim
-        network = source.read(CLIPVisionModelWithProjection, config=config.vision_config, **_WEIGHTS)
+        config, family = _read_config(source)
+        if family.image_tower:
+            # The two towers of a checkpoint share one output width, but some vision configs carry a wrong one.
+            config.vision_config.projection_dim = config.projection_dim
+            network = source.read(family.image_tower, config=config.vision_config, **_WEIGHTS)
+        else:
+            network = source.read(family.model, config=config, **_WEIGHTS)
         return ImageTower(
             model=network.eval().requires_grad_(False),
-            processor=source.read(CLIPImageProcessorPil),
+            processor=_read_processor(source, family, config),
             model_id=source.name,
             revision=source.commit(),
             sha256=image_tower_hash(network),
@@ -130,9 +146,9 @@ def load_image_tower(model: str, revision: str | None = None) -> ImageTower:
 
 
 def image_tower_hash(model: torch.nn.Module) -> str:
-    """Return a SHA-256 over the names, shapes and float32 values of a CLIP image tower's weights.
+    """Return a SHA-256 over the names, shapes and float32 values of an image tower's weights.
 
-    Both ``CLIPModel`` and ``CLIPVisionModelWithProjection`` of one checkpoint give the same hash, so a
+    The whole model and the image tower alone of one checkpoint give the same hash, so a
     prediction can check without the text tower that an adapter meets the weights it was trained on.
     """
     digest = hashlib.sha256()
@@ -163,7 +179,7 @@ class _Source:
             except Exception as error:
                 reason = " ".join(str(error).split())[:300]
                 raise _UnreadableError(
-                    f"{self.name}: its {kind.__name__} cannot be read: {reason} Expected a CLIP checkpoint in "
+                    f"{self.name}: its {kind.__name__} cannot be read: {reason} Expected a checkpoint in "
                     "transformers' format: config.json, safetensors weights (no pickle is read), tokenizer "
                     "files and preprocessor_config.json."
                 ) from error
@@ -190,30 +206,65 @@ def _load(model: str, revision: str | None, read: Callable[[_Source], _T]) -> _T
         return read(_Source(model, model, options))
 
 
-def _read_config(source: _Source) -> Any:
-    """Read the config and refuse other kinds of model."""
+def _read_config(source: _Source) -> tuple[Any, Family]:
+    """Read the config, and refuse other kinds of model."""
     config = source.read(AutoConfig)
-    if not isinstance(config, CLIPConfig):
+    if config.model_type not in FAMILIES:
         raise ModelError(
-            f"{source.name}: this is a '{config.model_type}' model; blocklora adapts CLIP checkpoints (model_type "
-            "'clip': OpenAI, LAION, DataComp, DFN, MetaCLIP), for example openai/clip-vit-base-patch16."
+            f"{source.name}: this is a '{config.model_type}' model; blocklora adapts dual encoders of model_type "
+            f"{', '.join(FAMILIES)}, for example openai/clip-vit-base-patch16."
         )
-    return config
-
-
-def _read_tokenizer(source: _Source, network: CLIPModel) -> CLIPTokenizer:
-    """Read the tokenizer, and check that it is the model's: without its files, transformers makes an empty one."""
-    tokenizer: CLIPTokenizer = source.read(CLIPTokenizer)
-    config = network.text_model.config
-    # Old OpenAI configs say 2 for the end-of-text token and mean the last of the vocabulary.
-    end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
-    found = tokenizer("a")["input_ids"][-1]
-    if found != end:
+    if not getattr(config.vision_config, "vision_use_head", True):
         raise ModelError(
-            f"{source.name}: its tokenizer ends a prompt with token {found}, but the model expects {end}; the "
-            "tokenizer files (tokenizer.json, or vocab.json and merges.txt) are missing or of another model."
+            f"{source.name}: its image tower has no pooling head (vision_use_head is false in config.json), so it "
+            "gives no feature for a whole picture; use a checkpoint with one."
+        )
+    return config, FAMILIES[config.model_type]
+
+
+def _read_tokenizer(source: _Source, family: Family, config: Any) -> Any:
+    """Read the tokenizer, and check that it is the model's: without its files, transformers makes an empty one."""
+    tokenizer = source.read(family.tokenizer)
+    if isinstance(tokenizer, GemmaTokenizer):
+        # SigLIP 2 saw lower-case text only. Its checkpoints of one fixed size name the class that keeps capitals.
+        tokenizer = source.read(Siglip2Tokenizer)
+    tokenizer.padding_side = "right"  # the side that all families were trained with
+    ids, end = tokenizer("a")["input_ids"], _end_token(tokenizer, config)
+    if ids[-1] != end or tokenizer.unk_token_id in ids[:-1]:
+        raise _UnreadableError(
+            f"{source.name}: its tokenizer makes the tokens {ids} of 'a'; expected a known word and the end token "
+            f"{end}. The tokenizer files (tokenizer.json, or vocab.json with merges.txt, vocab.txt or spiece.model) "
+            "are missing or of another model."
         )
     return tokenizer
+
+
+def _end_token(tokenizer: Any, config: Any) -> int | None:
+    """Return the token that ends every prompt."""
+    text = config.text_config
+    if config.model_type == "clip":
+        # Old OpenAI configs say 2 for the end-of-text token and mean the last of the vocabulary.
+        return int(text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id)
+    if config.model_type == "metaclip_2":
+        return int(text.eos_token_id)  # where the tower is read; here 2 is 2
+    # The others are read at the first or the last place, and need not say in the config what ends a prompt.
+    end: int | None = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    return end
+
+
+def _read_processor(source: _Source, family: Family, config: Any) -> Any:
+    """Read the image processor, and check that it makes the squares that the model reads."""
+    processor = source.read(family.processor)
+    if config.model_type == "siglip2":
+        return square_processor(processor, config.vision_config.patch_size)
+    made = processor.crop_size if processor.do_center_crop else processor.size
+    side = config.vision_config.image_size
+    if (made["height"], made["width"]) != ((side, side) if isinstance(side, int) else tuple(side)):
+        raise ModelError(
+            f"{source.name}: its image processor makes pictures of size {dict(made)}, but the model reads {side} "
+            "pixels a side; expected preprocessor_config.json and config.json of one checkpoint."
+        )
+    return processor
 
 
 def _ask_hub(model: str, revision: str | None) -> None:

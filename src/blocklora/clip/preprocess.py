@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers import SiglipImageProcessorPil
 
-__all__ = ["crop_size", "pixels", "random_crop"]
+__all__ = ["crop_size", "pixels", "random_crop", "square_processor"]
 
 _SCALE = (0.08, 1.0)  # share of the picture's area
 _RATIO = (3 / 4, 4 / 3)  # width / height
@@ -20,9 +21,26 @@ _TRIES = 10
 
 
 def crop_size(processor: Any) -> int:
-    """Return S, the side of the square picture that a CLIP image processor hands to its model."""
+    """Return S, the side of the square picture that an image processor hands to its model."""
     size = processor.crop_size if processor.do_center_crop else processor.size
     return int(size["height"])
+
+
+def square_processor(processor: Any, patch_size: int) -> SiglipImageProcessorPil:
+    """Return a processor that resizes pictures to the square which a SigLIP 2 (NaFlex) processor makes of a square.
+
+    NaFlex keeps a picture's ratio and hands out patches. A training batch of random crops is square, so that all
+    pictures are made so here: S = ``patch_size`` times the side of the largest square of patches that it allows.
+
+    Args:
+        processor: A ``Siglip2ImageProcessorPil``.
+        patch_size: The side of the model's patches in pixels.
+    """
+    side = patch_size * math.isqrt(processor.max_num_patches)
+    kept = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    return SiglipImageProcessorPil(
+        size={"height": side, "width": side}, **{name: getattr(processor, name) for name in kept}
+    )
 
 
 def pixels(picture: Image.Image, processor: Any, *, resized: bool = False) -> torch.Tensor:

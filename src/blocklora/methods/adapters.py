@@ -20,14 +20,16 @@ __all__ = ["fit_adapter", "target_pattern"]
 
 
 def target_pattern(options: Options, clip: Clip) -> str:
-    """Return the regular expression that names the adapted layers of a ``CLIPModel``."""
-    towers = list(clip.depths) if options.towers == "both" else [options.towers]
-    blocks = [
-        rf"{tower}_model\.encoder\.layers\.({'|'.join(map(str, chosen_layers(options.layers, clip.depths[tower])))})"
-        for tower in towers
-    ]
-    leaves = "|".join(re.escape(TARGETS[target]) for target in options.targets)
-    return rf"({'|'.join(blocks)})\.({leaves})"
+    """Return the regular expression that names the adapted layers of a model, in both towers' own words."""
+    parts = []
+    for tower in clip.depths if options.towers == "both" else [options.towers]:
+        text = tower == "text"
+        blocks = re.escape(clip.family.text_blocks if text else "encoder.layers")
+        names = TARGETS | dict(clip.family.text_layers) if text else TARGETS
+        numbers = "|".join(map(str, chosen_layers(options.layers, clip.depths[tower])))
+        leaves = "|".join(re.escape(names[target]) for target in options.targets)
+        parts.append(rf"{tower}_model\.{blocks}\.({numbers})\.({leaves})")
+    return "|".join(parts)
 
 
 def fit_adapter(
