@@ -2,7 +2,7 @@
 
 from blocklora.clip.encode import Encoded, encode_pictures
 from blocklora.clip.features import class_features, image_features, text_features, tokenize
-from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower
+from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
 from blocklora.clip.preprocess import crop_size, pixels, random_crop
 from blocklora.clip.towers import Engine, Towers, make_towers
 
@@ -22,6 +22,7 @@ __all__ = [
     "make_towers",
     "pixels",
     "random_crop",
+    "read_clip_config",
     "text_features",
     "tokenize",
 ]
