@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from blocklora.clip.families import FAMILIES
 from blocklora.errors import ConfigError
 
-__all__ = ["class_features", "image_features", "read_ahead", "text_features", "tokenize"]
+__all__ = ["image_features", "read_ahead", "text_features", "tokenize"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -72,15 +72,6 @@ def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     else:
         features = model(pixel_values=pixel_values).image_embeds
     return F.normalize(features, dim=-1)
-
-
-@torch.no_grad()
-def class_features(model: Any, tokens: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
-    """Run the text tower over many prompts, ``batch_size`` at a time, without gradients: (N, D) on the CPU."""
-    device = next(model.parameters()).device
-    return torch.cat(
-        [text_features(model, part.to(device)).float().cpu() for part in torch.split(tokens, batch_size)]
-    )
 
 
 def _text_inputs(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
