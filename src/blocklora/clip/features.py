@@ -6,6 +6,7 @@ a picture in pixels, C = 3 colours, P = side of a patch, G = S / P patches in a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -104,19 +105,22 @@ def _image_inputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Ten
 
 
 def read_ahead(
-    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int, workers: int
+    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int | None = None
 ) -> Iterator[_Out]:
     """Yield ``work(item)`` for each item, in order, while threads prepare the next ones.
 
     Args:
         work: What to do; pictures are decoded and resized outside of Python's lock.
         items: What to do it to.
-        ahead: How many results may wait.
-        workers: How many threads.
+        ahead: How many results may wait; None is one more than there are threads, of which there is one for every
+            two processors, at least two and at most eight.
     """
+    workers = min(8, max(2, (os.cpu_count() or 2) // 2))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         source = iter(items)
-        waiting: list[Future[_Out]] = [pool.submit(work, item) for item in islice(source, ahead)]
+        waiting: list[Future[_Out]] = [
+            pool.submit(work, item) for item in islice(source, ahead or workers + 1)
+        ]
         try:
             while waiting:
                 result = waiting.pop(0).result()
