@@ -5,6 +5,7 @@ Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class FewShotClassifier:
         temperature_: What the logits are divided by; 1 where there were no pictures left to fit it on.
         notes_: What was decided on the way, in sentences.
         unreadable_: Training and validation pictures that could not be read.
+        seconds_: How long the fit took, features included.
 
     Raises:
         ConfigError: An option is unknown or has a value that cannot work.
@@ -108,6 +110,7 @@ class FewShotClassifier:
         self.precision = resolve_precision(precision, self.device)
         self.notes_: tuple[str, ...] = ()
         self.unreadable_: tuple[Unreadable, ...] = ()
+        self.seconds_ = 0.0
         self._saved: Saved | None = None
 
     def fit(self, images: Sequence[Picture], labels: Sequence[Any]) -> FewShotClassifier:
@@ -165,9 +168,12 @@ class FewShotClassifier:
         torch.nn.Module.to(clip.model, self.device)
         zero_shot = class_features(clip.model, task.tokens)
         accelerator = make_accelerator(self.device, self.precision)
+        began = time.monotonic()
         fitted = METHODS[self.method](
             task, clip, self.options, self.seed, accelerator, checkpoint=checkpoint, on_step=on_step
         )
+        before = fitted.training.seconds if fitted.training else 0.0  # a resumed run began in another process
+        self.seconds_ = max(time.monotonic() - began, before)
         self.classes_ = np.asarray(task.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
         self._fit_temperature(prepared.val)

@@ -211,7 +211,7 @@ def _what_was_done(
         "n_val": len(prepared.val),
         "trainable_parameters": fitted.trainable_parameters,
         "total_parameters": sum(p.numel() for p in fitted.model.parameters()),
-        "train_seconds": training.seconds if training else 0.0,
+        "train_seconds": classifier.seconds_,
         "peak_memory_bytes": peak_memory_bytes(classifier.device),
         "device": str(classifier.device),
         "precision": classifier.precision,
