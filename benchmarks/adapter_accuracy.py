@@ -1,0 +1,136 @@
+"""Accuracy of adapters on the bundled ``digits``, by the number of shots.
+
+    python benchmarks/adapter_accuracy.py [--seeds 5]
+
+Every method gets the learning rate of ``GRID`` that does best on the validation scans at 4 shots, with the seeds of
+``CHOICE_SEEDS``; all else is the same for all (``few_shot.py``). Then 1, 4 and 16 shots are trained with seeds 1, 2,
+... and measured once, on the test scans. Finished runs are kept, one line each: an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+from few_shot import RESULTS, TARGETS, Run, complete, write_json
+from scipy import stats
+
+from blocklora.adapter import BlockLoraConfig
+
+SHOTS, CHOICE_SHOTS, CHOICE_SEEDS = (1, 4, 16), 4, (11, 12)
+GRID = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
+COMMON: dict[str, Any] = {
+    "r": 4,
+    "lora_alpha": 1,
+    "lora_dropout": 0.1,
+    "use_rslora": True,
+    "target_modules": TARGETS,
+}
+
+
+def lora(**options: Any) -> Callable[[], peft.PeftConfig]:
+    """Make configurations of PEFT's LoRA."""
+    return lambda: peft.LoraConfig(**(COMMON | options))
+
+
+def block(**options: Any) -> Callable[[], peft.PeftConfig]:
+    """Make configurations of Block-LoRA."""
+    return lambda: BlockLoraConfig(**(COMMON | {"n_blocks": 4} | options))
+
+
+METHODS = {
+    "LoRA (r=4)": lora(),
+    "LoRA (r=1)": lora(r=1),
+    "DoRA (r=4)": lora(use_dora=True),
+    "VeRA (r=256)": lambda: peft.VeraConfig(r=256, vera_dropout=0.1, target_modules=TARGETS),
+    "Block-LoRA (r=4, n=4), blocks": block(),
+    "Block-LoRA (r=4, n=4), folded": block(parametrization="folded"),
+    "Block-LoRA (r=4, n=4), arm_dropout": block(arm_dropout=True),
+}
+# The twin trains as the blocks do, so it takes their rate; so does LoRA of rank 1 that of rank 4.
+RATE_OF = {"Block-LoRA (r=4, n=4), folded": "Block-LoRA (r=4, n=4), blocks", "LoRA (r=1)": "LoRA (r=4)"}
+
+
+def choose_rates(path: Path) -> dict[str, float]:
+    """Each method's learning rate: the best mean accuracy on validation scans, then the lowest mean loss."""
+    rates = {}
+    for name in (name for name in METHODS if name not in RATE_OF):
+        runs = [
+            Run(name, METHODS[name], CHOICE_SHOTS, seed, lr, "val") for lr in GRID for seed in CHOICE_SEEDS
+        ]
+        rows = complete(runs, path)
+        scores = {
+            lr: (
+                np.mean([row["val_accuracy"] for row in rows if row["lr"] == lr]),
+                -np.mean([row["val_loss"] for row in rows if row["lr"] == lr]),
+            )
+            for lr in GRID
+        }
+        rates[name] = max(scores, key=lambda lr: scores[lr])
+    return rates | {name: rates[other] for name, other in RATE_OF.items()}
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95% interval by Student's t over the seeds."""
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(np.mean(values)), float(half)
+
+
+def summary(rows: list[dict[str, Any]], rates: dict[str, float]) -> list[dict[str, Any]]:
+    """One row for each method: its learning rate, and mean and half interval for each number of shots."""
+    table = []
+    for name in METHODS:
+        row: dict[str, Any] = {"method": name, "lr": rates[name]}
+        for shots in SHOTS:
+            values = [r["test_accuracy"] for r in rows if (r["name"], r["shots"]) == (name, shots)]
+            row[str(shots)] = dict(zip(("mean", "half_interval"), interval(values), strict=True))
+        table.append(row)
+    return table
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The rows as a table, accuracies in percent."""
+    head = ["method", "lr", *(f"{shots} shot{'s' * (shots > 1)}" for shots in SHOTS)]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for row in table:
+        cells = [f"{100 * row[str(s)]['mean']:.1f} ± {100 * row[str(s)]['half_interval']:.1f}" for s in SHOTS]
+        lines.append(f"| {row['method']} | {row['lr']:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Choose the rates, train what is missing, print the table, and write its numbers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="seeds 1 to this, at least 2 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=RESULTS / "adapter_accuracy.jsonl",
+        help="finished runs (default: %(default)s)",
+    )
+    options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: an interval needs at least 2 seeds")
+    rates = choose_rates(options.runs)
+    runs = [
+        Run(name, METHODS[name], shots, seed, rates[name])
+        for seed in range(1, options.seeds + 1)
+        for shots in SHOTS
+        for name in METHODS
+    ]
+    table = summary(complete(runs, options.runs), rates)
+    write_json(options.runs.with_suffix(".json"), {"seeds": options.seeds, "rows": table})
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
