@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import peft
-from few_shot import RESULTS, TARGETS, Run, complete, write_json
 from scipy import stats
 
 from blocklora.adapter import BlockLoraConfig
+from few_shot import RESULTS, TARGETS, Run, complete, write_json
 
 SHOTS, CHOICE_SHOTS, CHOICE_SEEDS = (1, 4, 16), 4, (11, 12)
 GRID = (1e-3, 4e-3, 1.6e-2, 6.4e-2)

@@ -1,0 +1,189 @@
+"""The measured gap between test and training loss, against the bound's ordering by trained numbers P.
+
+    python benchmarks/generalization_gap.py [--seeds 5]
+
+LoRA, Block-LoRA and its twin with several (r, n) are trained on 4 scans of each digit, all with the same settings,
+for a fixed number of steps (``few_shot.py``). The gap is the cross-entropy on all test scans minus that on the
+training scans, after the last step. Finished runs are kept, one line each: an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from adapter_accuracy import block, interval, lora
+from few_shot import RESULTS, Run, complete, write_json
+
+SHOTS, LR = 4, 4e-3  # the rate of the demonstration
+RANKS = ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))
+PICTURE = Path(__file__).parents[1] / "docs" / "img" / "generalization_gap.svg"
+
+
+class Kind(NamedTuple):
+    """One point of the figure."""
+
+    method: str
+    r: int
+    n: int
+
+    @property
+    def name(self) -> str:
+        """As in tables."""
+        return f"{self.method} r={self.r}" + (f" n={self.n}" if self.method != "LoRA" else "")
+
+    def config(self) -> Any:
+        """The adapter's configuration."""
+        if self.method == "LoRA":
+            return lora(r=self.r)()
+        form = "folded" if self.method == "twin" else "blocks"
+        return block(r=self.r, n_blocks=self.n, parametrization=form)()
+
+
+KINDS = [
+    *(Kind("LoRA", r, 1) for r in (2, 4, 8)),
+    *(Kind(method, r, n) for method in ("Block-LoRA", "twin") for r, n in RANKS),
+]
+
+
+def analyse(gaps: np.ndarray, trained: list[int]) -> dict[str, Any]:
+    """What the measured gaps say about the bound, which orders by P alone.
+
+    Args:
+        gaps: (seeds, kinds).
+        trained: P of each kind.
+
+    Returns:
+        Spearman's correlation of P with the gap for each seed, with mean and half interval; the share of pairs of
+        kinds with different P whose mean gaps are in the bound's order; and the paired differences
+        LoRA minus Block-LoRA of the same r, and Block-LoRA minus twin.
+    """
+    rho = [float(stats.spearmanr(trained, row).statistic) for row in gaps]
+    mean = gaps.mean(0)
+    pairs = [(i, j) for i, j in combinations(range(len(KINDS)), 2) if trained[i] != trained[j]]
+    right = sum((trained[i] < trained[j]) == (mean[i] < mean[j]) for i, j in pairs)
+    place = {kind: index for index, kind in enumerate(KINDS)}
+    differences = {}
+    for r, n in RANKS:
+        lora_gap, block_gap, twin_gap = (
+            gaps[:, place[kind]]
+            for kind in (Kind("LoRA", r, 1), Kind("Block-LoRA", r, n), Kind("twin", r, n))
+        )
+        differences[f"r={r} n={n}"] = {
+            "LoRA - Block-LoRA": interval(list(lora_gap - block_gap)),
+            "Block-LoRA - twin": interval(list(block_gap - twin_gap)),
+        }
+    return {
+        "spearman_by_seed": rho,
+        "spearman": interval(rho),
+        "pairs": len(pairs),
+        "pairs_in_order": right,
+        "differences": differences,
+    }
+
+
+def drawing(points: list[dict[str, Any]]) -> str:
+    """An SVG of the gap, with its interval over seeds, against P on a logarithmic axis."""
+    left, right, top, bottom = 60, 620, 40, 330
+    low, high = 3.6, 5.2  # log10 P
+    most = 1.15 * max(p["gap"][0] + p["gap"][1] for p in points)
+    looks = {"LoRA": ("#b45309", "square"), "Block-LoRA": ("#1d4ed8", "disc"), "twin": ("#047857", "ring")}
+
+    def x(trained: float) -> float:
+        return left + (np.log10(trained) - low) / (high - low) * (right - left)
+
+    def y(gap: float) -> float:
+        return bottom - gap / most * (bottom - top)
+
+    def mark(shape: str, cx: float, cy: float, colour: str) -> str:
+        if shape == "square":
+            return f'<rect x="{cx - 4:.1f}" y="{cy - 4:.1f}" width="8" height="8" fill="{colour}"/>'
+        fill = colour if shape == "disc" else "#ffffff"
+        return f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>'
+
+    lines = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 400" width="660" height="400" role="img" '
+        'aria-labelledby="t d" font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#111827">',
+        '<title id="t">Measured gap against trained numbers</title>',
+        '<desc id="d">Test loss minus training loss, mean and 95% interval over seeds, against the number of '
+        "trained numbers P for LoRA, Block-LoRA and its twin.</desc>",
+        '<rect width="660" height="400" fill="#ffffff"/>',
+        f'<text x="{left - 50}" y="20">test loss - training loss</text>',
+        f'<text x="{(left + right) / 2}" y="375" text-anchor="middle">trained numbers P</text>',
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#374151"/>',
+    ]
+    for trained in (5000, 10000, 20000, 50000, 100000):
+        lines.append(
+            f'<text x="{x(trained):.1f}" y="{bottom + 20}" text-anchor="middle">{trained:,}</text>'
+            f'<path d="M{x(trained):.1f} {bottom}v5" stroke="#374151"/>'
+        )
+    for gap in np.arange(0, most, 0.5):
+        lines.append(
+            f'<text x="{left - 8}" y="{y(gap) + 4:.1f}" text-anchor="end">{gap:.1f}</text>'
+            f'<path d="M{left} {y(gap):.1f}H{right}" stroke="#e5e7eb"/>'
+        )
+    for point in points:
+        colour, shape = looks[point["method"]]
+        place, (mean, half) = x(point["trained_numbers"]), point["gap"]
+        lines.append(
+            f'<path d="M{place:.1f} {y(mean - half):.1f}V{y(mean + half):.1f}" stroke="{colour}"/>'
+            + mark(shape, place, y(mean), colour)
+            + f'<text x="{place + 7:.1f}" y="{y(mean) + 4:.1f}" font-size="10">{point["label"]}</text>'
+        )
+    for row, (method, (colour, shape)) in enumerate(looks.items()):
+        lines.append(
+            mark(shape, right - 90, top + 14 + 18 * row, colour)
+            + f'<text x="{right - 78}" y="{top + 18 + 18 * row}">{method}</text>'
+        )
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    """Train what is missing, print the gaps and what they say, write the numbers and the figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="seeds 1 to this, at least 2 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=RESULTS / "generalization_gap.jsonl",
+        help="finished runs (default: %(default)s)",
+    )
+    options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: an interval needs at least 2 seeds")
+    runs = [Run(k.name, k.config, SHOTS, seed, LR) for seed in range(1, options.seeds + 1) for k in KINDS]
+    rows = complete(runs, options.runs)
+    gaps = np.array([row["test_loss"] - row["train_loss"] for row in rows]).reshape(options.seeds, len(KINDS))
+    trained = [row["trained_numbers"] for row in rows[: len(KINDS)]]
+    points = [
+        {
+            "method": kind.method,
+            "label": f"{kind.r}" if kind.method == "LoRA" else f"{kind.r},{kind.n}",
+            "trained_numbers": p,
+            "gap": interval(list(gaps[:, column])),
+        }
+        for column, (kind, p) in enumerate(zip(KINDS, trained, strict=True))
+    ]
+    found = analyse(gaps, trained)
+    write_json(options.runs.with_suffix(".json"), {"seeds": options.seeds, "points": points, **found})
+    PICTURE.write_text(drawing(points), encoding="utf-8")
+    for kind, point in zip(KINDS, points, strict=True):
+        print(
+            f"{kind.name:20} P = {point['trained_numbers']:7,}  gap {point['gap'][0]:.3f} ± {point['gap'][1]:.3f}"
+        )
+    print({name: value for name, value in found.items() if name != "differences"})
+    for name, value in found["differences"].items():
+        print(name, value)
+
+
+if __name__ == "__main__":
+    main()
