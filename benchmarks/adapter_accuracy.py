@@ -4,7 +4,8 @@
 
 Every method gets the learning rate of ``GRID`` that does best on the validation scans at 4 shots, with the seeds of
 ``CHOICE_SEEDS``; all else is the same for all (``few_shot.py``). Then 1, 4 and 16 shots are trained with seeds 1, 2,
-... and measured once, on the test scans. Finished runs are kept, one line each: an interrupted call goes on.
+... and measured once, on the test scans. The folded twin computes what the blocks do, digit for digit: that is checked
+with seed 1, and not trained again with the others. Finished runs are kept, one line each: an interrupted call goes on.
 """
 
 from __future__ import annotations
@@ -45,21 +46,22 @@ def block(**options: Any) -> Callable[[], peft.PeftConfig]:
 
 METHODS = {
     "LoRA (r=4)": lora(),
-    "LoRA (r=1)": lora(r=1),
     "DoRA (r=4)": lora(use_dora=True),
     "VeRA (r=256)": lambda: peft.VeraConfig(r=256, vera_dropout=0.1, target_modules=TARGETS),
     "Block-LoRA (r=4, n=4), blocks": block(),
     "Block-LoRA (r=4, n=4), folded": block(parametrization="folded"),
     "Block-LoRA (r=4, n=4), arm_dropout": block(arm_dropout=True),
 }
-# The twin trains as the blocks do, so it takes their rate; so does LoRA of rank 1 that of rank 4.
-RATE_OF = {"Block-LoRA (r=4, n=4), folded": "Block-LoRA (r=4, n=4), blocks", "LoRA (r=1)": "LoRA (r=4)"}
+BLOCKS, TWIN, ARMS = list(METHODS)[-3:]
 
 
 def choose_rates(path: Path) -> dict[str, float]:
-    """Each method's learning rate: the best mean accuracy on validation scans, then the lowest mean loss."""
+    """Each method's learning rate: the best mean accuracy on validation scans, then the lowest mean loss.
+
+    All three forms of Block-LoRA take that of the blocks.
+    """
     rates = {}
-    for name in (name for name in METHODS if name not in RATE_OF):
+    for name in list(METHODS)[:-2]:
         runs = [
             Run(name, METHODS[name], CHOICE_SHOTS, seed, lr, "val") for lr in GRID for seed in CHOICE_SEEDS
         ]
@@ -72,7 +74,19 @@ def choose_rates(path: Path) -> dict[str, float]:
             for lr in GRID
         }
         rates[name] = max(scores, key=lambda lr: scores[lr])
-    return rates | {name: rates[other] for name, other in RATE_OF.items()}
+    return rates | {name: rates[BLOCKS] for name in (TWIN, ARMS)}
+
+
+def check_twin(rows: list[dict[str, Any]]) -> None:
+    """Raise unless each of the twin's runs equals that of the blocks."""
+    blocks = {(row["shots"], row["seed"]): row for row in rows if row["name"] == BLOCKS}
+    for row in (row for row in rows if row["name"] == TWIN):
+        other = blocks[row["shots"], row["seed"]]
+        if (
+            row["test_accuracy"] != other["test_accuracy"]
+            or abs(row["test_loss"] - other["test_loss"]) > 1e-3
+        ):
+            raise SystemExit(f"the twin differs from the blocks: {row['key']}")
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -87,7 +101,8 @@ def summary(rows: list[dict[str, Any]], rates: dict[str, float]) -> list[dict[st
     for name in METHODS:
         row: dict[str, Any] = {"method": name, "lr": rates[name]}
         for shots in SHOTS:
-            values = [r["test_accuracy"] for r in rows if (r["name"], r["shots"]) == (name, shots)]
+            trained = BLOCKS if name == TWIN else name
+            values = [r["test_accuracy"] for r in rows if (r["name"], r["shots"]) == (trained, shots)]
             row[str(shots)] = dict(zip(("mean", "half_interval"), interval(values), strict=True))
         table.append(row)
     return table
@@ -126,8 +141,11 @@ def main() -> None:
         for seed in range(1, options.seeds + 1)
         for shots in SHOTS
         for name in METHODS
+        if name != TWIN or seed == 1
     ]
-    table = summary(complete(runs, options.runs), rates)
+    rows = complete(runs, options.runs)
+    check_twin(rows)
+    table = summary(rows, rates)
     write_json(options.runs.with_suffix(".json"), {"seeds": options.seeds, "rows": table})
     print(markdown(table))
 
