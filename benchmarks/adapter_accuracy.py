@@ -74,7 +74,7 @@ def choose_rates(path: Path) -> dict[str, float]:
             for lr in GRID
         }
         rates[name] = max(scores, key=lambda lr: scores[lr])
-    return rates | {name: rates[BLOCKS] for name in (TWIN, ARMS)}
+    return rates | dict.fromkeys((TWIN, ARMS), rates[BLOCKS])
 
 
 def check_twin(rows: list[dict[str, Any]]) -> None:

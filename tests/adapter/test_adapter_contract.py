@@ -293,6 +293,15 @@ def test_targets_known_for_the_architecture(make_case: Any) -> None:
     assert {name.rpartition(".")[2] for name in model.targeted_module_names} == {"q_proj", "k_proj", "v_proj"}
 
 
+def test_targets_registered_with_peft_later(mlp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "mine", ["lin1"])
+    base = mlp.base()
+    with pytest.raises(ValueError, match="Please specify `target_modules`"):
+        get_peft_model(base, mlp.config(target_modules=None))
+    base.config = {"model_type": "mine"}
+    assert get_peft_model(base, mlp.config(target_modules=None)).targeted_module_names == ["lin1"]
+
+
 def test_conv1d_lies_the_other_way(make_case: Any, tmp_path: Any) -> None:
     gpt2 = make_case("gpt2")
     model = gpt2.adapted()
