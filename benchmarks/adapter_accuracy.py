@@ -22,7 +22,7 @@ import peft
 from scipy import stats
 
 from blocklora.adapter import BlockLoraConfig
-from few_shot import RESULTS, TARGETS, Run, complete, write_json
+from few_shot import RESULTS, TARGETS, Run, complete, made_with, write_json
 
 LR, SHOTS, CHOICE_SHOTS, CHOICE_SEEDS = 4e-3, (1, 4, 16), 4, (11, 12)
 VERA = "VeRA (r=256)"
@@ -118,8 +118,12 @@ def main() -> None:
         for shots in SHOTS
         for name in METHODS
     ]
-    table = summary(complete(runs, options.runs), rates)
-    write_json(options.runs.with_suffix(".json"), {"seeds": options.seeds, "rows": table})
+    finished = complete(runs, options.runs)
+    table = summary(finished, rates)
+    write_json(
+        options.runs.with_suffix(".json"),
+        {"made_with": made_with(finished), "seeds": options.seeds, "rows": table},
+    )
     print(markdown(table))
 
 

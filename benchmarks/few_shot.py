@@ -1,7 +1,7 @@
 """One few-shot training run of an adapter on the bundled ``digits``, and a list of runs that can be interrupted.
 
 Shared by ``adapter_accuracy.py`` and ``generalization_gap.py``. Every run trains q, k and v of both towers of the
-bundled tiny CLIP for ``STEPS`` steps and is measured after the last one. Nothing here looks at test scans before.
+bundled tiny CLIP for ``STEPS`` steps and is measured after the last one, and nothing is chosen on test scans.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def complete(runs: list[Run], path: Path) -> list[dict[str, Any]]:
     missing = [run for run in runs if run.key not in done]
     digits = Digits() if missing else None
     for count, run in enumerate(missing, 1):
-        row = fit(run, digits) | circumstances(digits)
+        row = fit(run, digits) | circumstances() | {"data_sha256": digits.sha256}
         done[run.key] = row
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -175,8 +175,8 @@ def finished(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def circumstances(digits: Digits) -> dict[str, Any]:
-    """What a run was made with: source, versions, data, machine."""
+def circumstances() -> dict[str, Any]:
+    """What numbers were made with: source, versions, machine."""
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -187,9 +187,19 @@ def circumstances(digits: Digits) -> dict[str, Any]:
         "changed_since_commit": bool(git("status", "--porcelain", "--", ":/src", ":/benchmarks/*.py")),
         "versions": {name: version(name) for name in ("torch", "peft", "transformers")}
         | {"python": platform.python_version()},
-        "data_sha256": digits.sha256,
         "machine": f"{platform.system()} {platform.machine()}, CPU, {torch.get_num_threads()} threads",
     }
+
+
+def made_with(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The distinct circumstances of runs, in the order of the runs."""
+    names = ("git_commit", "changed_since_commit", "versions", "machine", "data_sha256")
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        these = {name: row[name] for name in names}
+        if these not in found:
+            found.append(these)
+    return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from adapter_accuracy import block, interval, lora
-from few_shot import RESULTS, Run, complete, write_json
+from few_shot import RESULTS, Run, complete, made_with, write_json
 
 SHOTS, LR = 4, 4e-3  # the rate of the demonstration
 RANKS = ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))
@@ -53,8 +53,8 @@ KINDS = [
 ]
 
 
-def measure(seeds: int, path: Path) -> tuple[np.ndarray, list[int]]:
-    """Test minus training loss of every kind with every seed (seeds, kinds), and P of each kind.
+def measure(seeds: int, path: Path) -> tuple[np.ndarray, list[int], list[dict[str, Any]]]:
+    """Test minus training loss of every kind with every seed (seeds, kinds), P of each kind, and with what.
 
     Raises:
         SystemExit: A twin's gap differs from that of its blocks.
@@ -71,7 +71,7 @@ def measure(seeds: int, path: Path) -> tuple[np.ndarray, list[int]]:
             raise SystemExit(f"{twin.name} and {blocks.name} differ: {found[1, twin]}, {found[1, blocks]}")
         found |= {(seed, twin): found[seed, blocks] for seed in range(2, seeds + 1)}
     gaps = np.array([[found[seed, kind] for kind in KINDS] for seed in range(1, seeds + 1)])
-    return gaps, [trained[kind] for kind in KINDS]
+    return gaps, [trained[kind] for kind in KINDS], made_with(rows)
 
 
 def analyse(gaps: np.ndarray, trained: list[int]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error("--seeds: an interval needs at least 2 seeds")
-    gaps, trained = measure(options.seeds, options.runs)
+    gaps, trained, source = measure(options.seeds, options.runs)
     points = [
         {
             "method": kind.method,
@@ -194,7 +194,10 @@ def main() -> None:
         for column, (kind, p) in enumerate(zip(KINDS, trained, strict=True))
     ]
     found = analyse(gaps, trained)
-    write_json(options.runs.with_suffix(".json"), {"seeds": options.seeds, "points": points, **found})
+    write_json(
+        options.runs.with_suffix(".json"),
+        {"made_with": source, "seeds": options.seeds, "points": points, **found},
+    )
     PICTURE.write_text(drawing(points), encoding="utf-8")
     for kind, point in zip(KINDS, points, strict=True):
         print(
