@@ -113,7 +113,7 @@ def analyse(gaps: np.ndarray, trained: list[int]) -> dict[str, Any]:
 def drawing(points: list[dict[str, Any]]) -> str:
     """An SVG of the gap, with its interval over seeds, against P on a logarithmic axis."""
     left, right, top, bottom = 60, 620, 40, 330
-    low, high = 3.6, 5.2  # log10 P
+    low, high = 3.95, 5.1  # log10 P
     most = 1.15 * max(p["gap"][0] + p["gap"][1] for p in points)
     looks = {"LoRA": ("#b45309", "square"), "Block-LoRA": ("#1d4ed8", "disc"), "twin": ("#047857", "ring")}
 
@@ -134,13 +134,14 @@ def drawing(points: list[dict[str, Any]]) -> str:
         'aria-labelledby="t d" font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#111827">',
         '<title id="t">Measured gap against trained numbers</title>',
         '<desc id="d">Test loss minus training loss, mean and 95% interval over seeds, against the number of '
-        "trained numbers P for LoRA, Block-LoRA and its twin.</desc>",
+        "trained numbers P for LoRA, Block-LoRA and its twin, labelled by r or r,n; points of one P stand side by side."
+        "</desc>",
         '<rect width="660" height="400" fill="#ffffff"/>',
         f'<text x="{left - 50}" y="20">test loss - training loss</text>',
         f'<text x="{(left + right) / 2}" y="375" text-anchor="middle">trained numbers P</text>',
         f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#374151"/>',
     ]
-    for trained in (5000, 10000, 20000, 50000, 100000):
+    for trained in (10000, 20000, 50000, 100000):
         lines.append(
             f'<text x="{x(trained):.1f}" y="{bottom + 20}" text-anchor="middle">{trained:,}</text>'
             f'<path d="M{x(trained):.1f} {bottom}v5" stroke="#374151"/>'
@@ -152,16 +153,19 @@ def drawing(points: list[dict[str, Any]]) -> str:
         )
     for point in points:
         colour, shape = looks[point["method"]]
-        place, (mean, half) = x(point["trained_numbers"]), point["gap"]
+        beside = [p["label"] for p in points if p["trained_numbers"] == point["trained_numbers"]]
+        place = x(point["trained_numbers"]) + 18 * (beside.index(point["label"]) - (len(beside) - 1) / 2)
+        mean, half = point["gap"]
         lines.append(
             f'<path d="M{place:.1f} {y(mean - half):.1f}V{y(mean + half):.1f}" stroke="{colour}"/>'
             + mark(shape, place, y(mean), colour)
-            + f'<text x="{place + 7:.1f}" y="{y(mean) + 4:.1f}" font-size="10">{point["label"]}</text>'
+            + f'<text x="{place:.1f}" y="{y(mean + half) - 4:.1f}" font-size="10" text-anchor="middle">'
+            f"{point['label']}</text>"
         )
     for row, (method, (colour, shape)) in enumerate(looks.items()):
         lines.append(
-            mark(shape, right - 90, top + 14 + 18 * row, colour)
-            + f'<text x="{right - 78}" y="{top + 18 + 18 * row}">{method}</text>'
+            mark(shape, right - 90, bottom - 66 + 18 * row, colour)
+            + f'<text x="{right - 78}" y="{bottom - 62 + 18 * row}">{method}</text>'
         )
     return "\n".join([*lines, "</svg>"]) + "\n"
 
