@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,14 @@ def write_photos(folder: Path, n: int = 12) -> Path:
             shape((left, top, left + 20, top + 24), fill=colour)
             picture.save(folder / name / f"{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is remembered of files away from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from blocklora.clip import (
     Clip,
     Encoded,
-    class_features,
     encode_pictures,
     image_features,
 )
@@ -33,7 +32,7 @@ from blocklora.data import (
 from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import METHODS, Fitted, Options, Task
 from blocklora.metrics import fit_temperature
-from blocklora.prepared import Prepared, prepare
+from blocklora.prepared import Prepared, mean_class_features, prepare
 from blocklora.saved import Saved, read_classifier, write_classifier
 from blocklora.training import (
     Checkpoint,
@@ -44,10 +43,11 @@ from blocklora.training import (
     resolve_precision,
 )
 
-__all__ = ["DEFAULT_MODEL", "FewShotClassifier", "Prepared"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "TEXT_METHODS", "FewShotClassifier", "Prepared"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
-_DEFAULT_PROMPT = "a photo of a {}."
+TEXT_METHODS = ("block-lora", "clip-lora", "zero-shot")  # whose classes are features of the text tower
+DEFAULT_PROMPT = "a photo of a {}."
 Picture = str | Path | Any  # a path, a PIL picture, or a (H, W[, 3]) uint8 array
 
 
@@ -60,6 +60,8 @@ class FewShotClassifier:
         shots: Pictures a class to train on; None takes all.
         seed: Where all randomness comes from: which pictures, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
+        ensemble: Templates whose mean class features predict, in the place of those of ``prompt``; training uses
+            ``prompt`` alone. For the methods in ``TEXT_METHODS``.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -82,7 +84,8 @@ class FewShotClassifier:
         method: str = "block-lora",
         shots: int | None = None,
         seed: int = 0,
-        prompt: str = _DEFAULT_PROMPT,
+        prompt: str = DEFAULT_PROMPT,
+        ensemble: Sequence[str] = (),
         class_names: Mapping[Any, str] | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -95,7 +98,12 @@ class FewShotClassifier:
             known = ", ".join(field.name for field in fields(Options))
             raise ConfigError(f"unknown option '{unknown[0]}': expected some of {known}.")
         self.model, self.method, self.shots, self.seed = model, method, shots, seed
-        self.prompt, self.class_names = prompt, class_names
+        self.prompt, self.ensemble, self.class_names = prompt, tuple(ensemble), class_names
+        if ensemble and method not in TEXT_METHODS:
+            raise ConfigError(
+                f"an ensemble of prompts needs a method whose classes are text features ({', '.join(TEXT_METHODS)}), "
+                f"not {method}."
+            )
         self.options = Options(**options)
         if method == "block-lora" and self.options.r % self.options.n_blocks:
             raise ConfigError(
@@ -139,7 +147,7 @@ class FewShotClassifier:
             DataError: There are fewer than two classes, or a class has no readable training picture.
             ModelError: The model cannot be loaded.
         """
-        prepared = prepare(self.model, self.prompt, dataset, split)
+        prepared = prepare(self.model, self.prompt, dataset, split, self.ensemble)
         self.notes_, self.unreadable_ = prepared.notes, prepared.unreadable
         return prepared
 
@@ -155,11 +163,14 @@ class FewShotClassifier:
         """
         clip, task = prepared.clip, prepared.task
         torch.nn.Module.to(clip.model, self.device)
-        zero_shot = class_features(clip.model, task.tokens)
+        zero_shot = mean_class_features(clip.model, prepared.ensemble or (task.tokens,))
         accelerator = make_accelerator(self.device, self.precision)
         fitted = METHODS[self.method](
             task, clip, self.options, self.seed, accelerator, checkpoint=checkpoint, on_step=on_step
         )
+        if prepared.ensemble:
+            features = mean_class_features(_base(fitted.model), prepared.ensemble)
+            fitted = replace(fitted, class_features=features)
         self.classes_ = np.asarray(task.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
         self._fit_temperature(prepared.val)
@@ -246,6 +257,11 @@ class FewShotClassifier:
             ModelError: The base model cannot be loaded.
         """
         saved, labels = read_classifier(Path(path))
+        return cls._of(saved, labels, device=device, precision=precision)
+
+    @classmethod
+    def _of(cls, saved: Saved, labels: Sequence[Any], *, device: str, precision: str) -> FewShotClassifier:
+        """Wrap what was saved."""
         classifier = cls(model=saved.model_id, method=saved.method, device=device, precision=precision)
         saved.model.to(classifier.device)
         classifier._saved = saved

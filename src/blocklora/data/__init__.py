@@ -2,7 +2,7 @@
 
 from blocklora.data.benchmarks import BENCHMARKS, SHIFTS, TRAINABLE, Benchmark, known_benchmark, missing
 from blocklora.data.bundled import bundled_names
-from blocklora.data.choose import DataChoice, choose
+from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.images import IMAGE_ENDINGS, open_image, picture_from_array
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
@@ -29,6 +29,7 @@ __all__ = [
     "Unreadable",
     "bundled_names",
     "choose",
+    "choose_test",
     "ensemble",
     "few_shot",
     "half_of_classes",

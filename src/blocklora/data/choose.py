@@ -16,7 +16,7 @@ from blocklora.data.split_files import read_json_file
 from blocklora.data.types import Dataset, FewShotSplit
 from blocklora.errors import DataError
 
-__all__ = ["DataChoice", "choose"]
+__all__ = ["DataChoice", "choose", "choose_test"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,12 @@ def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, F
         DataError: The data cannot be used, or images are missing; the message counts and names them.
         ConfigError: ``shots`` or the protocol cannot work.
     """
-    dataset = load_dataset(choice.data, seed=seed, root=choice.root)
-    if choice.class_names:
-        dataset = _renamed(dataset, Path(choice.class_names).expanduser())
+    dataset = _whole(choice, seed)
+    if not dataset.train:
+        raise DataError(
+            f"{dataset.name}: this data set is for testing only: train on imagenet, as 'blocklora "
+            "domain-generalization' does, or name it in --to"
+        )
     if choice.index:
         split = read_index(Path(choice.index).expanduser(), dataset)
     else:
@@ -73,6 +76,26 @@ def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, F
         dataset, split = half_of_classes(dataset, split, choice.classes)
     _check_there(dataset, split)
     return dataset, split
+
+
+def choose_test(choice: DataChoice, seed: int) -> Dataset:
+    """Load a data set for its test part alone; nothing is sampled, and ``train`` may be empty.
+
+    Raises:
+        DataError: The data cannot be used, or test images are missing.
+    """
+    dataset = _whole(choice, seed)
+    nothing = FewShotSplit((), (), dataset.test)
+    if choice.classes:
+        dataset, nothing = half_of_classes(dataset, nothing, choice.classes)
+    _check_there(dataset, nothing)
+    return dataset
+
+
+def _whole(choice: DataChoice, seed: int) -> Dataset:
+    """Load a data set, with its classes in the words that are asked for."""
+    dataset = load_dataset(choice.data, seed=seed, root=choice.root)
+    return _renamed(dataset, Path(choice.class_names).expanduser()) if choice.class_names else dataset
 
 
 def _check_there(dataset: Dataset, split: FewShotSplit) -> None:
