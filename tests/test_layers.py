@@ -25,11 +25,13 @@ ORDER = [
     {"run_folder", "run_record"},
     {"runs"},
     {"protocols"},
-    {"predictions", "demo", "console", "inventory"},
+    {"predictions", "demo", "console"},
+    {"cli_protocols"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
+    "cli_protocols.py",  # as cli.py
     "cli.py",  # so that --help answers at once
     "data/hub.py",  # pyarrow is an optional extra
     "data/bundled.py",  # scikit-learn takes a second

@@ -257,11 +257,13 @@ class FewShotClassifier:
             ModelError: The base model cannot be loaded.
         """
         saved, labels = read_classifier(Path(path))
-        return cls._of(saved, labels, device=device, precision=precision)
+        return cls.of(saved, labels, device=device, precision=precision)
 
     @classmethod
-    def _of(cls, saved: Saved, labels: Sequence[Any], *, device: str, precision: str) -> FewShotClassifier:
-        """Wrap what was saved."""
+    def of(
+        cls, saved: Saved, labels: Sequence[Any], *, device: str = "auto", precision: str = "auto"
+    ) -> FewShotClassifier:
+        """Wrap what was saved, with one label a class."""
         classifier = cls(model=saved.model_id, method=saved.method, device=device, precision=precision)
         saved.model.to(classifier.device)
         classifier._saved = saved

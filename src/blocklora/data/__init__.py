@@ -4,6 +4,7 @@ from blocklora.data.benchmarks import BENCHMARKS, SHIFTS, TRAINABLE, Benchmark, 
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.images import IMAGE_ENDINGS, open_image, picture_from_array
+from blocklora.data.inventory import expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import leaks, readable, split_record, training_record
@@ -31,8 +32,10 @@ __all__ = [
     "choose",
     "choose_test",
     "ensemble",
+    "expected_tree",
     "few_shot",
     "half_of_classes",
+    "inventory",
     "known_benchmark",
     "leaks",
     "load_dataset",
