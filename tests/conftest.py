@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mini_trees
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -75,6 +76,18 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three class folders of twelve pictures; do not write into it."""
     return write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All fifteen data sets in miniature, in CoOp's folders; do not write into it."""
+    return mini_trees.write_all(tmp_path_factory.mktemp("mini"))
+
+
+@pytest.fixture(scope="session")
+def mini_clip_lora_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in CLIP-LoRA's folders."""
+    return mini_trees.write_all(tmp_path_factory.mktemp("mini-clip-lora"), mini_trees.CLIP_LORA)
 
 
 @pytest.fixture(scope="session")

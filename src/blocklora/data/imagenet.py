@@ -40,17 +40,21 @@ def imagenet(folder: Path, images: Path) -> Found:
         raise DataError(
             f"{images / 'val'}: no training images for {name_some(unknown)}: remove them, or add them to train"
         )
+    absent = [name for name in folders if name not in tested]
+    parts = {
+        "train": _examples(images, "train", folders),
+        "test": _examples(images, "val", folders, absent),
+    }
     return Found(
         tuple(names[name] for name in folders),
-        {part: _examples(images, part, folders, tuple(set(folders) - set(there))) for part, there in
-         (("train", folders), ("test", tested))},
+        parts,
         notes=(
             "ImageNet's validation folder is the test part, so no setting and no step is chosen by it: validation "
             "images are training images that the shots left over",
             "images of a class are in the order of their names; CoOp's published runs took the order of os.listdir, "
             "which differs between disks, so their sample cannot be repeated exactly",
         ),
-    )  # fmt: skip
+    )
 
 
 def wordnet_folders(folder: Path, images: Path) -> Found:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from blocklora.data.images import IMAGE_ENDINGS
 from blocklora.data.index_cache import listings
@@ -109,7 +110,7 @@ def ucf(folder: Path) -> Parts:
     def read(name: str) -> list[Entry]:
         entries = []
         for words, fail in _lines(lists / name, 1):
-            action, _, film = words[0].partition("/")
+            action, _, film = words[0].split(" ")[0].partition("/")  # training lists have a label behind it
             if action not in labels or not film:
                 raise fail(f"the action {action!r} is not in classInd.txt")
             spaced = "_".join(re.findall("[A-Z][^A-Z]*", action))
@@ -222,5 +223,5 @@ def _mat(path: Path, name: str) -> Any:
     """Read one variable of a MATLAB file, with structures as dictionaries."""
     try:
         return loadmat(path, simplify_cells=True)[name]
-    except (OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+    except (OSError, KeyError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
         raise DataError(f"{path}: no variable {name!r} can be read ({error}): download it again") from None
