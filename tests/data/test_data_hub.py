@@ -87,6 +87,18 @@ def test_pictures_are_unpacked_once(online, monkeypatch):
     assert asked == ["default/test/0000.parquet", "default/train/0000.parquet"] * 2
 
 
+def test_what_was_unpacked_is_there_offline(online):
+    repository, _ = online
+    write_typed(repository, {"train": [1, 0, 1, 0], "test": [0, 1]}, ["a", "b"])
+    first = load_dataset("hf:me/it")
+    repository.rename(repository.with_name("gone"))
+    assert load_dataset("hf:me/it") == first
+    listing = next(hub.cache_folder().rglob("listing.json"))
+    listing.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be reached"):
+        load_dataset("hf:me/it")
+
+
 def test_the_same_sampling_and_a_known_prompt(online):
     repository, _ = online
     write_typed(repository, {"train": [0] * 30 + [1] * 30, "validation": [0, 1]}, ["apple_pie", "pho"])

@@ -42,6 +42,13 @@ def test_so_does_whatever_is_computed_from_it(make_dataset):
     assert [example.image for example in sealed.open_after_training()] == ["test/0", "test/1"]
 
 
+def test_only_the_shots_are_left_of_the_training_images(make_dataset):
+    dataset = make_dataset([0, 0, 0, 1, 1, 1], [0, 0, 1], [0, 1])
+    seen, split, _ = seal(dataset, few_shot(dataset, 1, 0))
+    assert (seen.train, seen.val) == (split.train, split.val)
+    assert (len(seen.train), len(seen.val)) == (2, 2)
+
+
 def test_the_seal_is_opened_in_one_place_only():
     source = Path(blocklora.__file__).parent
     places = [

@@ -112,7 +112,7 @@ _ROWS = (
         "a photo of a {}, a type of pet.",
         "https://www.robots.ox.ac.uk/~vgg/data/pets/", 37, "split_zhou_OxfordPets.json",
         originals=("annotations/trainval.txt", "annotations/test.txt"),
-        rebuild=_with_folder(originals.pets), aliases=("pets",),
+        rebuild=_with_folder(originals.pets), aliases=("pets", "oxfordiiitpet"),
     ),
     Benchmark(
         "stanford_cars", "StanfordCars", ("stanford_cars", "StanfordCars"), ("",), PLAIN,
@@ -125,7 +125,7 @@ _ROWS = (
         "a photo of a {}, a type of flower.",
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/", 102, "split_zhou_OxfordFlowers.json",
         originals=("imagelabels.mat", "cat_to_name.json"),
-        rebuild=_with_folder(originals.flowers), aliases=("flowers", "flower102", "flowers102"),
+        rebuild=_with_folder(originals.flowers), aliases=("flowers", "flower102", "flowers102", "oxfordflowers102"),
     ),
     Benchmark(
         "food101", "Food101", ("food-101", "Food101"), ("images",), "a photo of {}, a type of food.",

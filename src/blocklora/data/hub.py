@@ -47,8 +47,15 @@ def load_hub(name: str, *, seed: int) -> Dataset:
         DataError: pyarrow is not installed, the hub cannot be reached, or the set has no image or label column.
     """
     repository, _, config = name.partition(":")
-    files = _parquet_files(name, repository, config)
-    listing = _unpacked(name, repository, files)
+    stored = _stored(name)
+    try:
+        files = _parquet_files(name, repository, config)
+    except DataError:
+        if stored is None:
+            raise
+        listing = stored  # unpacked before, and the hub is out of reach now
+    else:
+        listing = _unpacked(name, repository, files, stored)
     folder, columns = listing["folder"], listing["columns"]
     raw = listing["names"] or in_order({str(row[1]) for rows in listing["rows"].values() for row in rows})
     labels = {label: place for place, label in enumerate(raw)}
@@ -93,19 +100,35 @@ def _parquet_files(name: str, repository: str, config: str) -> dict[str, list[st
     return found[wanted]
 
 
-def _unpacked(name: str, repository: str, files: dict[str, list[str]]) -> dict[str, Any]:
-    """Return the listing of the unpacked pictures, after unpacking them if need be."""
+def _folder(name: str) -> Path:
+    """Return where the pictures of a data set are unpacked."""
+    return cache_folder() / "hub" / re.sub(r"[^\w.-]", "--", name)
+
+
+def _stored(name: str) -> dict[str, Any] | None:
+    """Return the listing of pictures unpacked before, if there is a good one."""
+    try:
+        listing = json.loads((_folder(name) / _LISTING).read_text(encoding="utf-8"))
+        return (
+            {**listing, "folder": str(_folder(name))}
+            if {"stamp", "rows", "names", "columns"} <= set(listing)
+            else None
+        )
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _unpacked(
+    name: str, repository: str, files: dict[str, list[str]], stored: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return the listing of the unpacked pictures, after unpacking them unless ``stored`` is of the same files."""
     local = {}
     for split, paths in files.items():
         local[split] = [_download(name, repository, path) for path in paths]
     stamp = [[split, os.path.realpath(path)] for split, paths in local.items() for path in paths]
-    folder = cache_folder() / "hub" / re.sub(r"[^\w.-]", "--", name)
-    try:
-        listing = json.loads((folder / _LISTING).read_text(encoding="utf-8"))
-        if listing["stamp"] == stamp:
-            return {**listing, "folder": str(folder)}
-    except (OSError, ValueError, KeyError):
-        pass  # not unpacked yet, or of an older state
+    if stored and stored["stamp"] == stamp:
+        return stored
+    folder = _folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder(folder) as temporary:
         rows: dict[str, list[list[Any]]] = {}

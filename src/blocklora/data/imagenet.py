@@ -124,8 +124,10 @@ def _examples(
     prefix = f"{part}/" if part else ""
     found = []
     for label, name in enumerate(folders):
-        for file in files.get(name, ()):
-            if file[file.rfind(".") :].lower() in IMAGE_ENDINGS:
-                image = f"{prefix}{name}/{file}"
-                found.append(Example(image, label, images / image))
+        folder = images / part / name
+        found += [
+            Example(f"{prefix}{name}/{file}", label, folder / file)
+            for file in files.get(name, ())
+            if file[file.rfind(".") :].lower() in IMAGE_ENDINGS
+        ]
     return tuple(found)

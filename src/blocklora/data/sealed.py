@@ -48,10 +48,12 @@ def seal(dataset: Dataset, split: FewShotSplit) -> tuple[Dataset, FewShotSplit, 
     """Put the test part of a data set and of its few-shot split behind one seal.
 
     Returns:
-        Both, with the seal in the place of their test images, and the seal itself.
+        The data set with nothing but what the run may see: the images of the split, and the seal in the place of the
+        test images; the split with the seal; and the seal itself.
     """
     sealed = SealedTest(split.test)
-    return replace(dataset, test=sealed), replace(split, test=sealed), sealed
+    seen = replace(dataset, train=split.train, val=split.val, test=sealed)
+    return seen, replace(split, test=sealed), sealed
 
 
 def _refuse() -> NoReturn:
