@@ -18,9 +18,10 @@ from blocklora import FewShotClassifier, cli, protocols
 from blocklora.clip import class_features, load_clip, tokenize
 from blocklora.data import SHIFTS, TRAINABLE, load_dataset, prompts
 from blocklora.errors import ConfigError, DataError, SealedTestError
-from blocklora.methods import METHODS
+from blocklora.methods import METHODS, Fitted
 from blocklora.prepared import mean_class_features, tokenize_templates
 from blocklora.protocols import AdaptedTowers, base_to_new, cross_dataset
+from blocklora.run_record import _selected_by
 from blocklora.runs import evaluate_run, fit_run
 
 FAST = ["--shots", "2", "--iterations", "2", "--lr", "0.01", "--device", "cpu", "--seed", "1"]
@@ -285,12 +286,23 @@ def test_a_method_that_touches_the_test_part_fails(
 def test_every_setting_says_how_it_was_chosen(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:
     run, metrics = fit_run("imagenet", tmp_path / "run", **settings(clip_folder, mini_root))
     config = read(run / "config.json")
-    assert metrics["selected_by"].keys() == {*config, "kept step", "temperature"}
+    assert metrics["selected_by"].keys() == {*config, "kept step", "temperature", "settings"}
     assert set(metrics["selected_by"].values()) <= {"fixed", "validation"}
     assert [name for name, how in metrics["selected_by"].items() if how == "validation"] == ["temperature"]
     split = read(run / "split.json")
     assert all(item["image"].startswith("train/") for item in split["val"])
     assert all(item["image"].startswith("val/") for item in split["test"])
+
+
+def test_words_of_a_method_that_chose_by_validation() -> None:
+    words = {
+        "C": "the best of 25 on 8 validation pictures (50.0%)",
+        "alpha": "fixed: there are no validation pictures",
+    }
+    fitted = Fitted(None, torch.zeros(2, 2), 0, None, words)
+    assert _selected_by({"lr": 1}, fitted, has_val=False) == {
+        "lr": "fixed", "kept step": "fixed", "C": "validation", "alpha": "fixed", "temperature": "fixed",
+    }  # fmt: skip
 
 
 # ---- what is there

@@ -73,11 +73,15 @@ def what_was_done(
 def _selected_by(config: dict[str, Any], fitted: Fitted, has_val: bool) -> dict[str, str]:
     """Return how each setting and the kept step were chosen: "fixed" beforehand, or by "validation" pictures.
 
-    There is no third way: the test pictures were sealed while anything could be chosen.
+    There is no third way: the test pictures were sealed while anything could be chosen. A method says in words how it
+    chose; where validation pictures chose, the words name them and do not say "fixed".
     """
-    chosen = ("temperature",) if has_val else ()
-    fixed = dict.fromkeys([*config, "kept step", "temperature"], "fixed")
-    return fixed | dict.fromkeys([*chosen, *fitted.chosen_on_validation], "validation")
+    by_words = {
+        name: "validation" if "validation pictures" in words and "fixed" not in words else "fixed"
+        for name, words in fitted.selection.items()
+    }
+    fixed = dict.fromkeys([*config, "kept step"], "fixed")
+    return fixed | by_words | {"temperature": "validation" if has_val else "fixed"}
 
 
 def _leak_notes(split: FewShotSplit) -> list[str]:

@@ -45,7 +45,6 @@ class Fitted:
         trainable_parameters: How many numbers were trained.
         training: What the loop left behind; None where nothing was trained.
         selection: How the kept step and the settings were chosen, in words.
-        chosen_on_validation: The names of settings, or "kept step", that validation pictures chose; all else is fixed.
     """
 
     model: Any
@@ -53,7 +52,6 @@ class Fitted:
     trainable_parameters: int
     training: Training | None
     selection: dict[str, str]
-    chosen_on_validation: tuple[str, ...] = ()
 
 
 class Method(Protocol):
