@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mini_trees as mini
+import published_sampling as published
 import pytest
 import torch
 
@@ -99,6 +100,38 @@ def test_every_set_is_fitted_by_name(
     n = metrics["n_classes"]
     assert (metrics["dataset"], metrics["n_train"], metrics["n_test"]) == (name, 2 * n, 3 * n)
     assert evaluate_run(tmp_path / "run", device="cpu")["accuracy"] == metrics["accuracy"]
+
+
+def test_options_of_the_data(
+    clip_folder: Path, mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    command = ["fit", "dtd", "--root", mini_root, "--model", clip_folder, *FAST, "--json"]
+    code, out, err = call(capsys, monkeypatch, *command, "--protocol", "clip-lora", "--out", tmp_path / "a")
+    assert code == 0, err
+    first = json.loads(out)
+    train, val = published.clip_lora("dtd", 2, 1)
+    assert first["files"]["train"] == [image for image, _ in train]
+    assert first["files"]["val"] == [image for image, _ in val]
+    names = tmp_path / "names.txt"
+    names.write_text("stripes\ndots\nzigzag\n", encoding="utf-8")
+    more = [
+        "--index",
+        tmp_path / "a" / "split.json",
+        "--class-names",
+        names,
+        "--prompt",
+        "{} cloth.",
+        "--prompt",
+        "{}",
+    ]
+    code, out, err = call(capsys, monkeypatch, *command, *more, "--out", tmp_path / "b")
+    assert code == 0, err
+    second = json.loads(out)
+    assert second["files"] == first["files"]
+    assert (second["prompt"], second["ensemble"]) == ("{} cloth.", ["{} cloth.", "{}"])
+    assert [row["class_name"] for row in second["per_class"]] == ["stripes", "dots", "zigzag"]
+    assert evaluate_run(tmp_path / "b", device="cpu")["accuracy"] == second["accuracy"]
 
 
 def test_domain_generalization(
