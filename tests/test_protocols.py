@@ -209,6 +209,16 @@ def test_a_target_that_is_missing_is_found_before_training(clip_folder: Path, tm
     assert not (tmp_path / "dg").exists()
 
 
+def test_the_default_folder_says_what_it_is(
+    clip_folder: Path, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = base_to_new("sun397", None, **settings(clip_folder, mini_root, method="zero-shot"))
+    assert result["folder"] == str(Path("runs/sun397-base-to-new-zero-shot-2shot-seed1"))
+    for row in result["results"]:
+        assert row["accuracy"] == row["zero_shot_accuracy"]
+
+
 def test_methods_that_know_no_other_classes(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="method 'linear-probe': learns the classes that it saw"):
         base_to_new("dtd", tmp_path / "x", **settings(clip_folder, mini_root, method="linear-probe"))
