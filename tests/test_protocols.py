@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mini_trees as mini
+import published_sampling as published
 import pytest
 import torch
 
@@ -101,6 +102,38 @@ def test_every_set_is_fitted_by_name(
     assert evaluate_run(tmp_path / "run", device="cpu")["accuracy"] == metrics["accuracy"]
 
 
+def test_options_of_the_data(
+    clip_folder: Path, mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    command = ["fit", "dtd", "--root", mini_root, "--model", clip_folder, *FAST, "--json"]
+    code, out, err = call(capsys, monkeypatch, *command, "--protocol", "clip-lora", "--out", tmp_path / "a")
+    assert code == 0, err
+    first = json.loads(out)
+    train, val = published.clip_lora("dtd", 2, 1)
+    assert first["files"]["train"] == [image for image, _ in train]
+    assert first["files"]["val"] == [image for image, _ in val]
+    names = tmp_path / "names.txt"
+    names.write_text("stripes\ndots\nzigzag\n", encoding="utf-8")
+    more = [
+        "--index",
+        tmp_path / "a" / "split.json",
+        "--class-names",
+        names,
+        "--prompt",
+        "{} cloth.",
+        "--prompt",
+        "{}",
+    ]
+    code, out, err = call(capsys, monkeypatch, *command, *more, "--out", tmp_path / "b")
+    assert code == 0, err
+    second = json.loads(out)
+    assert second["files"] == first["files"]
+    assert (second["prompt"], second["ensemble"]) == ("{} cloth.", ["{} cloth.", "{}"])
+    assert [row["class_name"] for row in second["per_class"]] == ["stripes", "dots", "zigzag"]
+    assert evaluate_run(tmp_path / "b", device="cpu")["accuracy"] == second["accuracy"]
+
+
 def test_domain_generalization(
     clip_folder: Path, mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -174,6 +207,16 @@ def test_a_target_that_is_missing_is_found_before_training(clip_folder: Path, tm
     with pytest.raises(DataError, match="holds no folder 'imagenetv2'"):
         protocols.domain_generalization("imagenet", tmp_path / "dg", **settings(clip_folder, tmp_path))
     assert not (tmp_path / "dg").exists()
+
+
+def test_the_default_folder_says_what_it_is(
+    clip_folder: Path, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = base_to_new("sun397", None, **settings(clip_folder, mini_root, method="zero-shot"))
+    assert result["folder"] == str(Path("runs/sun397-base-to-new-zero-shot-2shot-seed1"))
+    for row in result["results"]:
+        assert row["accuracy"] == row["zero_shot_accuracy"]
 
 
 def test_methods_that_know_no_other_classes(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:

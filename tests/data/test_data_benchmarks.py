@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import mini_trees as mini
+import numpy as np
 import published_sampling as published
 import pytest
+from scipy.io import savemat
 
 from blocklora.data import (
     BENCHMARKS,
@@ -382,3 +384,47 @@ def test_missing_images_are_counted_and_named_at_once(tmp_path):
 def test_test_only_sets_cannot_be_trained_on(mini_root):
     with pytest.raises(DataError, match="imagenet_a: this data set is for testing only"):
         choose(DataChoice("imagenet_a", str(mini_root)), 1, 1)
+
+
+# ---- annotations that do not fit together
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1, 9, "00001.jpg")], r"annotations\[0\] has class 9 of 5"),
+        (None, r"annotations\[0\] has no 'fname' and 'class'"),
+    ],
+)
+def test_broken_labels_of_cars(rows, message, without_split):
+    root = without_split("stanford_cars")
+    kind = [("bbox_x1", object), ("class", object), ("fname", object)]
+    content = np.array([1, 2]) if rows is None else np.array([rows], dtype=kind)
+    savemat(root / "stanford_cars" / "devkit" / "cars_train_annos.mat", {"annotations": content})
+    with pytest.raises(DataError, match=message):
+        load(root, "stanford_cars")
+
+
+def test_a_class_too_small_to_split(tmp_path):
+    for i in range(2):
+        mini.write_picture(tmp_path / "dtd" / "images" / "banded" / f"{i}.jpg")
+    with pytest.raises(DataError, match="class 'banded' has 2 images, too few to split 5 : 2 : 3"):
+        load(tmp_path, "dtd")
+
+
+def test_empty_lines_do_not_count_and_a_list_must_be_readable(without_split):
+    root = without_split("sun397")
+    path = root / "sun397" / "Testing_01.txt"
+    path.write_text("\n" + path.read_text(encoding="utf-8") + "\n\n", encoding="utf-8")
+    assert len(load(root, "sun397").test) == 12
+    path.write_bytes(b"/a/abbey/\xff.jpg\n")
+    with pytest.raises(DataError, match=r"Testing_01\.txt: cannot be read"):
+        load(root, "sun397")
+
+
+def test_a_split_without_test_images(tmp_path):
+    folder = mini.write_split_set(tmp_path, "dtd")
+    path = folder / "split_zhou_DescribableTextures.json"
+    path.write_text(json.dumps(mini.split_entries("dtd") | {"test": []}), encoding="utf-8")
+    with pytest.raises(DataError, match="there are no test images of DTD"):
+        load(tmp_path, "dtd")

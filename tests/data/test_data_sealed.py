@@ -58,6 +58,10 @@ def test_the_seal_is_opened_in_one_place_only():
         if isinstance(node, ast.Attribute) and node.attr == "open_after_training"
     ]
     assert [name for name, _ in places] == ["runs.py"]
+    private = [
+        path.name for path in source.rglob("*.py") if "_SealedTest__" in path.read_text(encoding="utf-8")
+    ]
+    assert private == []
     lines = (source / "runs.py").read_text(encoding="utf-8").splitlines()
     trained = next(number for number, line in enumerate(lines, start=1) if "classifier.train(" in line)
     assert places[0][1] > trained

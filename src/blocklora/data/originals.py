@@ -61,8 +61,7 @@ def cars(folder: Path) -> Parts:
             entries.append(Entry(f"{images}/{row['fname']}", label, " ".join([year, *model])))
         return entries
 
-    labelled = "cars_test_annos_withlabels.mat"
-    test = folder / labelled if (folder / labelled).exists() else folder / "devkit" / labelled
+    test = folder / "cars_test_annos_withlabels.mat"
     train, val = _four_to_one(read("cars_train", folder / "devkit" / "cars_train_annos.mat"))
     return {"train": train, "val": val, "test": read("cars_test", test)}
 
