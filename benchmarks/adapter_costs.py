@@ -1,4 +1,4 @@
-"""What an adapter costs, counted and not timed.
+"""What an adapter costs, counted and not timed, and beside it the accuracy that ``adapter_accuracy.py`` measured.
 
     python benchmarks/adapter_costs.py [--out RESULT.json]
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import weakref
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora.adapter import BlockLoraConfig, param_groups
+from few_shot import RESULTS, circumstances, write_json
 
 TOKENS = 512
 BLOCKS = {768: 12, 512: 12}  # width -> attention blocks, ViT-B/16: vision, text
 DROPOUT = 0.25
+SHOTS = ("1", "4", "16")
 
 
 class QKV(nn.Module):
@@ -129,49 +129,56 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
+def accuracies() -> dict[str, list[str]]:
+    """Test accuracy in percent of each method at each number of shots, as ``adapter_accuracy.py`` left it."""
+    path = RESULTS / "adapter_accuracy.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    found = {
+        row["method"]: [
+            f"{100 * row[shots]['mean']:.1f} ± {100 * row[shots]['half_interval']:.1f}" for shots in SHOTS
+        ]
+        for row in rows
+    }
+    # The twin computes what the blocks do, digit for digit (checked by generalization_gap.py).
+    return found | {"Block-LoRA (r=4, n=4), folded": found["Block-LoRA (r=4, n=4), blocks"]}
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a table."""
-    lines = [
-        "| method | trained numbers | optimizer bytes | saved bytes per token | FLOPs over frozen q, k, v |",
-        "|---|---:|---:|---:|---:|",
+    head = [
+        "method",
+        "trained numbers",
+        "optimizer bytes",
+        "saved bytes per token",
+        "MFLOP of a step per token",
     ]
-    lines += [
-        f"| {row['method']} | {row['trained_numbers']:,} | {row['optimizer_bytes']:,} "
-        f"| {row['saved_bytes_per_token']:,.0f} | {row['flops_over_frozen']:.3f} |"
-        for row in rows
-    ]
+    head += [f"{shots} shot{'s' * (shots != '1')}" for shots in SHOTS]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    measured = accuracies()
+    for row in rows:
+        cells = [
+            row["method"],
+            f"{row['trained_numbers']:,}",
+            f"{row['optimizer_bytes']:,}",
+            f"{row['saved_bytes_per_token']:,.0f}",
+            f"{row['flops_per_token'] / 1e6:.2f} ({row['flops_over_frozen']:.3f})",
+            *measured.get(row["method"], ["-"] * len(SHOTS)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def circumstances() -> dict[str, Any]:
-    """What the numbers were made with: versions, machine, and the state of the source."""
-
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    versions = {"torch": torch.__version__, "peft": peft.__version__, "python": platform.python_version()}
-    source = ["--", ":/src/blocklora/adapter", ":/benchmarks/adapter_costs.py"]
-    return {
-        "versions": versions,
-        "machine": f"{platform.system()} {platform.machine()}, CPU",
-        "git_commit": git("rev-parse", "HEAD"),
-        "changed_since_commit": bool(git("status", "--porcelain", *source)),
-    }
 
 
 def main() -> None:
     """Measure, print the table, and write the numbers with what they were made on."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "adapter_costs.json"
+    default = RESULTS / "adapter_costs.json"
     parser.add_argument("--out", type=Path, default=default, help="where to write the numbers (JSON)")
     out = parser.parse_args().out
     rows = measure()
-    result = {**circumstances(), "tokens": TOKENS, "dropout": DROPOUT, "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_json(out, {**circumstances(), "tokens": TOKENS, "dropout": DROPOUT, "rows": rows})
     print(markdown(rows))
 
 

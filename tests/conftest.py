@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mini_trees
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -57,6 +58,14 @@ def write_photos(folder: Path, n: int = 12) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is remembered of files away from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP on disk; do not write into it."""
@@ -67,6 +76,18 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three class folders of twelve pictures; do not write into it."""
     return write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All fifteen data sets in miniature, in CoOp's folders; do not write into it."""
+    return mini_trees.write_all(tmp_path_factory.mktemp("mini"))
+
+
+@pytest.fixture(scope="session")
+def mini_clip_lora_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in CLIP-LoRA's folders."""
+    return mini_trees.write_all(tmp_path_factory.mktemp("mini-clip-lora"), mini_trees.CLIP_LORA)
 
 
 @pytest.fixture(scope="session")

@@ -21,16 +21,25 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_every_option_that_the_readme_names_exists() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    helps = "".join(
-        CliRunner().invoke(app, [name, "--help"]).stdout for name in ("fit", "evaluate", "predict", "demo")
+def test_every_option_that_the_pages_name_exists() -> None:
+    pages = [ROOT / "README.md", ROOT / "docs" / "datasets.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    commands = (
+        "fit",
+        "evaluate",
+        "predict",
+        "demo",
+        "datasets",
+        "base-to-new",
+        "cross-dataset",
+        "domain-generalization",
     )
+    helps = "".join(CliRunner().invoke(app, [name, "--help"]).stdout for name in commands)
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}
     assert options
     for option in options:
         assert option in helps
-    for command in re.findall(r"^    blocklora (\w+)", text, flags=re.MULTILINE):
+    for command in re.findall(r"^    blocklora ([\w-]+)", text, flags=re.MULTILINE):
         assert command in CliRunner().invoke(app, ["--help"]).stdout
 
 

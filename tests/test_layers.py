@@ -19,19 +19,23 @@ ORDER = [
     {"clip"},
     {"training"},
     {"methods"},
-    {"prepared", "saved"},
+    {"planning", "prepared", "saved"},
     {"classifier"},
     {"report"},
-    {"run_folder"},
+    {"run_folder", "run_record"},
     {"runs"},
+    {"protocols"},
     {"predictions", "demo", "console"},
+    {"cli_plan", "cli_protocols"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
+    "cli_protocols.py",  # as cli.py
     "cli.py",  # so that --help answers at once
+    "data/hub.py",  # pyarrow is an optional extra
     "data/bundled.py",  # scikit-learn takes a second
-    "data/tables.py",  # pandas is an optional extra
+    "data/tables.py",  # pyarrow is an optional extra
     "training/device.py",  # the module does not exist on Windows
 }
 

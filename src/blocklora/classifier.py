@@ -5,7 +5,9 @@ Axes: M = pictures, N = classes, D = the width of CLIP's shared space.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from blocklora.clip import (
     Clip,
     Encoded,
-    class_features,
     encode_pictures,
     image_features,
 )
@@ -32,6 +33,7 @@ from blocklora.data import (
 from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import (
     METHODS,
+    TEXT_METHODS,
     Fitted,
     Task,
     changed_image_features,
@@ -39,7 +41,7 @@ from blocklora.methods import (
     make_settings,
 )
 from blocklora.metrics import fit_temperature
-from blocklora.prepared import Prepared, prepare
+from blocklora.prepared import Prepared, mean_class_features, prepare
 from blocklora.saved import Saved, read_classifier, write_classifier
 from blocklora.training import (
     Checkpoint,
@@ -50,10 +52,10 @@ from blocklora.training import (
     resolve_precision,
 )
 
-__all__ = ["DEFAULT_MODEL", "FewShotClassifier", "Prepared"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FewShotClassifier", "Prepared"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
-_DEFAULT_PROMPT = "a photo of a {}."
+DEFAULT_PROMPT = "a photo of a {}."
 Picture = str | Path | Any  # a path, a PIL picture, or a (H, W[, 3]) uint8 array
 
 
@@ -66,6 +68,8 @@ class FewShotClassifier:
         shots: Pictures a class to train on; None takes all.
         seed: Where all randomness comes from: which pictures, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
+        ensemble: Templates whose mean class features predict, in the place of those of ``prompt``; training uses
+            ``prompt`` alone. For the methods in ``blocklora.methods.TEXT_METHODS``.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -77,6 +81,7 @@ class FewShotClassifier:
         temperature_: What the logits are divided by; 1 where there were no pictures left to fit it on.
         notes_: What was decided on the way, in sentences.
         unreadable_: Training and validation pictures that could not be read.
+        seconds_: How long the fit took, features included.
 
     Raises:
         ConfigError: An option is unknown or has a value that cannot work.
@@ -89,7 +94,8 @@ class FewShotClassifier:
         method: str = "block-lora",
         shots: int | None = None,
         seed: int = 0,
-        prompt: str = _DEFAULT_PROMPT,
+        prompt: str = DEFAULT_PROMPT,
+        ensemble: Sequence[str] = (),
         class_names: Mapping[Any, str] | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -98,7 +104,12 @@ class FewShotClassifier:
         if method not in METHODS:
             raise ConfigError(f"method '{method}': expected one of {', '.join(METHODS)}.")
         self.model, self.method, self.shots, self.seed = model, method, shots, seed
-        self.prompt, self.class_names = prompt, class_names
+        if ensemble and method not in TEXT_METHODS:
+            raise ConfigError(
+                f"an ensemble of prompts needs a method whose classes are text features ({', '.join(TEXT_METHODS)}), "
+                f"not {method}."
+            )
+        self.prompt, self.ensemble, self.class_names = prompt, tuple(ensemble), class_names
         self.options: Any = make_settings(method, METHODS[method], options)
         if method == "block-lora" and self.options.r % self.options.n_blocks:
             raise ConfigError(
@@ -108,6 +119,7 @@ class FewShotClassifier:
         self.precision = resolve_precision(precision, self.device)
         self.notes_: tuple[str, ...] = ()
         self.unreadable_: tuple[Unreadable, ...] = ()
+        self.seconds_ = 0.0
         self._saved: Saved | None = None
 
     def fit(self, images: Sequence[Picture], labels: Sequence[Any]) -> FewShotClassifier:
@@ -147,7 +159,7 @@ class FewShotClassifier:
             raise ConfigError(
                 "this classifier was loaded and does not know its settings; make a new FewShotClassifier to fit."
             )
-        prepared = prepare(self.model, self.prompt, dataset, split)
+        prepared = prepare(self.model, self.prompt, dataset, split, self.ensemble)
         self.notes_, self.unreadable_ = prepared.notes, prepared.unreadable
         return prepared
 
@@ -163,11 +175,17 @@ class FewShotClassifier:
         """
         clip, task = prepared.clip, prepared.task
         torch.nn.Module.to(clip.model, self.device)
-        zero_shot = class_features(clip.model, task.tokens)
+        zero_shot = mean_class_features(clip.model, prepared.ensemble or (task.tokens,))
         accelerator = make_accelerator(self.device, self.precision)
+        began = time.monotonic()
         fitted = METHODS[self.method](
             task, clip, self.options, self.seed, accelerator, checkpoint=checkpoint, on_step=on_step
         )
+        if prepared.ensemble:
+            features = mean_class_features(_base(fitted.model), prepared.ensemble)
+            fitted = replace(fitted, class_features=features)
+        before = fitted.training.seconds if fitted.training else 0.0  # a resumed run began in another process
+        self.seconds_ = max(time.monotonic() - began, before)
         self.classes_ = np.asarray(task.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
         self._fit_temperature(prepared.val)
@@ -255,6 +273,13 @@ class FewShotClassifier:
             ModelError: The base model cannot be loaded.
         """
         saved, labels = read_classifier(Path(path))
+        return cls.of(saved, labels, device=device, precision=precision)
+
+    @classmethod
+    def of(
+        cls, saved: Saved, labels: Sequence[Any], *, device: str = "auto", precision: str = "auto"
+    ) -> FewShotClassifier:
+        """Wrap what was saved, with one label a class."""
         classifier = cls(model=saved.model_id, device=device, precision=precision)
         classifier.method, classifier.options = saved.method, None
         saved.to(classifier.device)

@@ -1,4 +1,4 @@
-"""The command line: ``blocklora demo | fit | evaluate | predict``.
+"""The command line: ``blocklora demo | fit | evaluate | predict | datasets``, and the settings of ``cli_protocols``.
 
 Heavy modules are imported inside the commands, so that ``--help`` answers at once. Results go to stdout, all
 else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2: the command was wrong;
@@ -7,15 +7,15 @@ else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2:
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from blocklora.cli_plan import plan
+from blocklora.cli_protocols import add_protocols, print_json, run_with_progress
 from blocklora.errors import BlockloraError
 
 __all__ = ["app", "main"]
@@ -36,6 +36,9 @@ Json = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Root = Annotated[
+    str | None, typer.Option(help="The folder that holds the data sets' folders (caltech-101/, dtd/, ...).")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
 
@@ -63,8 +66,19 @@ def _fail(reason: str) -> None:
 def fit(
     context: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="A folder of class folders, a CSV or Parquet table, or 'digits'.")
+        str,
+        typer.Argument(
+            help="A folder of class folders, a CSV or Parquet table, 'digits', hf:NAME, or, with --root, a name "
+            "that 'blocklora datasets' lists."
+        ),
     ],
+    root: Root = None,
+    protocol: Annotated[
+        str, typer.Option(help="How the shots are drawn: coop or clip-lora, bit for bit.")
+    ] = "coop",
+    index: Annotated[
+        str | None, typer.Option(help="A JSON file that names the training images, in the place of sampling.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A Hugging Face CLIP id, a local folder, or 'tiny'.")] = (
         "openai/clip-vit-base-patch16"
     ),
@@ -91,8 +105,17 @@ def fit(
     targets: Annotated[str, typer.Option(help="Adapted layers: some of q,k,v,out,fc1,fc2.")] = "q,k,v",
     layers: Annotated[str, typer.Option(help="all, top-N or bottom-N.")] = "all",
     prompt: Annotated[
-        str | None,
-        typer.Option(help="Sentence with {} for the class name.", show_default="the data set's own"),
+        list[str] | None,
+        typer.Option(
+            help="Sentence with {} for the class name. Of several, the first trains and their mean predicts.",
+            show_default="the data set's own",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="CLIP's published ensemble that predicts: imagenet-7 or imagenet-80.")
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="A file with other words for the classes: one a line, or JSON.")
     ] = None,
     augment: Annotated[
         str | None,
@@ -112,6 +135,18 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="lean (fast towers), plain (transformers' own forward), or auto.")
+    ] = "auto",
+    prefix_sharing: Annotated[
+        str, typer.Option(help="on or off: whether the opening that all prompts share is computed once.")
+    ] = "on",
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="The most memory that training may use, such as 24GB.", show_default="what is free"
+        ),
+    ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
@@ -119,26 +154,13 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Fit a classifier to a few labelled images and write a RUN folder with an honest report."""
-    from blocklora.console import RunProgress, print_metrics
+    options = dict(locals())
+    from blocklora.console import print_metrics
     from blocklora.runs import fit_run
 
-    settings = _settings(
-        context, method, set_, iterations=iterations, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
-        r=r, n_blocks=n_blocks, alpha=alpha, dropout=dropout, parametrization=parametrization, towers=towers,
-        targets=targets, layers=layers, augment=augment, peft_config=peft_config,
-    )  # fmt: skip
-    with RunProgress(_err) as progress:
-        try:
-            run, metrics = fit_run(
-                data, out, model=model, method=method, shots=shots, seed=seed, prompt=prompt,
-                precision=precision, device=device, resume=resume, progress=progress, **settings,
-            )  # fmt: skip
-        except KeyboardInterrupt as stop:
-            if stop.args:  # training had begun, and its state is kept
-                _err.print(f"{stop}; go on with the same command and --resume.", soft_wrap=True)
-            raise
+    run, metrics = run_with_progress(fit_run, options, _err)
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
     else:
         print_metrics(metrics, run)
 
@@ -149,6 +171,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Other labelled images.", show_default="the run's own")
     ] = None,
+    root: Root = None,
     device: Device = "auto",
     as_json: Json = False,
     debug: Debug = False,
@@ -158,9 +181,9 @@ def evaluate(
     from blocklora.runs import evaluate_run
 
     with RunProgress(_err) as progress:
-        metrics = evaluate_run(run, data, device=device, progress=progress)
+        metrics = evaluate_run(run, data, root=root, device=device, progress=progress)
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
     else:
         print_metrics(metrics, None)
 
@@ -180,7 +203,7 @@ def predict(
 
     result = predict_files(run, images, top_k=top_k, device=device)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         print_predictions(result)
     for bad in result["unreadable"]:
@@ -203,22 +226,36 @@ def demo(
     with RunProgress(_err) as progress:
         result = run_demo(out, data, progress)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         print_demo(result)
 
 
-def _settings(context: typer.Context, method: str, words: list[str] | None, **options: Any) -> dict[str, Any]:
-    """Return the settings of a method that were typed: its own defaults stand for the others."""
-    from blocklora.methods import METHODS, parse_settings
+@app.command()
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="A data set.", show_default="all of them")] = None,
+    root: Root = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the data sets known by name; with --root, say what of them is there and what is missing."""
+    from blocklora.console import print_datasets
+    from blocklora.data import BENCHMARKS, expected_tree, inventory, known_benchmark
 
-    sources = {name: context.get_parameter_source(name) for name in options}
-    given = {name: options[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
-    if words and method in METHODS:  # an unknown method is named when the classifier is made
-        given |= parse_settings(method, METHODS[method], words)
-    return given
+    rows = [known_benchmark(name)] if name else list(BENCHMARKS.values())
+    if root is None:
+        known = [
+            {"name": row.name, "title": row.title, "n_classes": row.n_classes, "prompt": row.prompt,
+             "page": row.page, "expected": expected_tree(row)} for row in rows
+        ]  # fmt: skip
+    else:
+        known = [inventory(row, Path(root).expanduser()) for row in rows]
+    if as_json:
+        print_json(known)
+    else:
+        print_datasets(known)
+    if name and root and not known[0]["complete"]:
+        raise typer.Exit(1)
 
 
-def _print_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+add_protocols(app, fit, _err)

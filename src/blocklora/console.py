@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,29 @@ from rich.progress import (
 )
 from rich.table import Table
 
-__all__ = ["RunProgress", "print_demo", "print_metrics", "print_predictions"]
+__all__ = [
+    "RunProgress",
+    "print_datasets",
+    "print_demo",
+    "print_metrics",
+    "print_predictions",
+    "print_protocol",
+]
 
+_LOG = logging.getLogger("blocklora")
 _SHOWN_NOTES = 8
+
+
+class _Lines(logging.Handler):
+    """What the library logs, a line each on the console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        self._console.print(record.getMessage(), markup=False, soft_wrap=True)
 
 
 class RunProgress:
@@ -37,12 +58,18 @@ class RunProgress:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._handler = _Lines(console)
 
     def __enter__(self) -> RunProgress:
+        _LOG.addHandler(self._handler)
+        self._level = _LOG.level
+        _LOG.setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        _LOG.removeHandler(self._handler)
+        _LOG.setLevel(self._level)
 
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
         """Show a training step."""
@@ -118,6 +145,82 @@ def print_demo(result: dict[str, Any]) -> None:
     console.print(result["verdict"])
     for row in result["runs"]:
         console.print(f"report: {row['run']}/report.html", markup=False, soft_wrap=True)
+
+
+def print_protocol(result: dict[str, Any]) -> None:
+    """Print one row a test set, and the mean that the setting is judged by."""
+    console = Console(highlight=False)
+    table = Table(
+        title=f"{result['setting']}, {result['method']}, {result['shots'] or 'all'} shots, seed {result['seed']}"
+    )
+    for heading in (
+        "tested on",
+        "classes",
+        "images",
+        "zero-shot",
+        "95% interval",
+        result["method"],
+        "95% interval",
+    ):
+        table.add_column(heading, justify="left" if heading == "tested on" else "right")
+    for row in result["results"]:
+        table.add_row(
+            row["name"],
+            str(row["n_classes"]),
+            str(row["n_test"]),
+            f"{row['zero_shot_accuracy']:.1%}",
+            "{:.1%} to {:.1%}".format(*row["zero_shot_interval"]),
+            f"{row['accuracy']:.1%}",
+            "{:.1%} to {:.1%}".format(*row["accuracy_interval"]),
+        )
+    console.print(table)
+    name, words = (
+        ("harmonic_mean", "harmonic mean") if "harmonic_mean" in result else ("mean", "mean of the targets")
+    )
+    console.print(f"{words}: {result[name]:.1%}; zero-shot {result[name + '_zero_shot']:.1%}")
+    for note in result["notes"][:_SHOWN_NOTES]:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(f"written to {result['folder']}", markup=False, soft_wrap=True)
+
+
+def print_datasets(rows: list[dict[str, Any]]) -> None:
+    """Print what is known of data sets and, where it was looked for, what is there and what is missing."""
+    console = Console(highlight=False)
+    if len(rows) > 1:
+        lines = [
+            f"{row['name']:<16} {row['title']:<16}"
+            + (_state(row) if "complete" in row else f"{row['n_classes']:>5} classes  {row['page']}")
+            for row in rows
+        ]
+    else:
+        (row,) = rows
+        lines = [f"{row['title']} ({row['name']}), prompt {row['prompt']!r}, from {row['page']}"]
+        lines += ["expected below the root:", *(f"  {line}" for line in row["expected"])]
+        lines += _found(row) if "complete" in row else []
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _found(row: dict[str, Any]) -> list[str]:
+    """Describe what of one data set is on disk, line by line."""
+    lines = [f"folder: {row['folder'] or 'not there'}"]
+    lines += [f"{word}: {', '.join(row[word])}" for word in ("there", "missing") if row[word]]
+    if row["images"]:
+        parts = ", ".join(f"{n} {part}" for part, n in row["images"].items())
+        lines.append(f"images: {parts}; {row['n_classes']} classes")
+    lines += [f"missing image: {image}" for image in row["missing_images"][:_SHOWN_NOTES]]
+    return [*lines, *(f"note: {note}" for note in row["notes"]), _state(row)]
+
+
+def _state(row: dict[str, Any]) -> str:
+    """Return in a few words whether a data set can be used."""
+    if row["complete"]:
+        return "complete"
+    if row["problem"]:
+        return f"not usable: {row['problem']}" if row["folder"] else "not there"
+    if row["missing_images"]:
+        return f"{len(row['missing_images'])} images missing"
+    return f"usable, but not whole: {'; '.join(row['notes'])}"
 
 
 def _print_unreadable(console: Console, unreadable: list[dict[str, str]]) -> None:

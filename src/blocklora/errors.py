@@ -5,7 +5,8 @@
     ├── DataError (ValueError)     a data set, image or label is missing or unusable
     │   └── ImageError             one image file cannot be read
     ├── ModelError (ValueError)    a CLIP checkpoint cannot be loaded or is of another kind
-    └── RunError (ValueError)      a RUN folder is missing, incomplete, damaged or in the way
+    ├── RunError (ValueError)      a RUN folder is missing, incomplete, damaged or in the way
+    └── SealedTestError            code touched the test images before training had ended
 
 Every message names the file or value, says what was expected, and what to do. The command line prints it as
 one line and exits with 1; anything that is not a ``BlockloraError`` is a bug or the machine's own failure.
@@ -13,7 +14,15 @@ one line and exits with 1; anything that is not a ``BlockloraError`` is a bug or
 
 from __future__ import annotations
 
-__all__ = ["BlockloraError", "ConfigError", "DataError", "ImageError", "ModelError", "RunError"]
+__all__ = [
+    "BlockloraError",
+    "ConfigError",
+    "DataError",
+    "ImageError",
+    "ModelError",
+    "RunError",
+    "SealedTestError",
+]
 
 
 class BlockloraError(Exception):
@@ -38,3 +47,7 @@ class ModelError(BlockloraError, ValueError):
 
 class RunError(BlockloraError, ValueError):
     """A RUN folder is missing, incomplete, damaged, or in the way."""
+
+
+class SealedTestError(BlockloraError):
+    """Code touched the test images before training had ended; this is a bug in a method, never a user's."""

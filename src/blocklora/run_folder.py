@@ -1,8 +1,8 @@
 """The RUN folder: what is in it, and whether a run may start, go on, or is finished.
 
 It fills in this order: config.json and split.json (what will be done), checkpoint.safetensors (while training),
-adapter/, class_features.safetensors and classifier.json (what was learned), report.html, and last metrics.json:
-a folder that has it is finished.
+adapter/, class_features.safetensors and classifier.json (what was learned), split.json again, now with the test
+pictures, report.html, and last metrics.json: a folder that has it is finished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_run(
     Args:
         out: The folder.
         config: Every setting, as config.json will hold it.
-        record: The pictures, as split.json will hold them.
+        record: The training and validation pictures, as split.json will hold them.
         resume: Whether an unfinished run is to go on.
 
     Returns:
@@ -75,7 +75,7 @@ def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> No
             f"{out}: was started with {name} = {before.get(name)}, not {config[name]}; resume with the same "
             "settings, or choose another --out."
         )
-    if (out / SPLIT).is_file() and read_json(out / SPLIT)["hash"] != record["hash"]:
+    if (out / SPLIT).is_file() and read_json(out / SPLIT).get("training_hash") != record["training_hash"]:
         raise RunError(f"{out}: the pictures have changed since this run was started; choose another --out.")
 
 

@@ -5,41 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blocklora.classifier import FewShotClassifier
+from blocklora.classifier import DEFAULT_PROMPT, FewShotClassifier
 from blocklora.data import (
+    DataChoice,
     Dataset,
     Example,
     FewShotSplit,
-    few_shot,
-    leaks,
-    load_dataset,
+    Half,
+    Protocol,
+    choose,
+    choose_test,
+    ensemble,
     open_image,
+    seal,
     split_record,
+    training_record,
 )
-from blocklora.errors import DataError, ImageError
+from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.files import write_json
-from blocklora.methods import Fitted, settings_json
 from blocklora.metrics import evaluate
-from blocklora.prepared import Prepared
 from blocklora.report import write_report
 from blocklora.run_folder import CHECKPOINT, CONFIG, METRICS, REPORT, SPLIT, check_run, read_json, start_run
-from blocklora.saved import versions
-from blocklora.training import Checkpoint, peak_memory_bytes
+from blocklora.run_record import config_json, what_was_done
+from blocklora.training import Checkpoint
 
-__all__ = ["Progress", "evaluate_run", "fit_run"]
+__all__ = ["Progress", "chosen_templates", "data_choice", "evaluate_run", "fit_run", "measure"]
 
 _MISTAKES = 24
 
 
-class Progress(Protocol):
+class Progress(Interface):
     """Who is told how far a run has come."""
 
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
@@ -55,17 +59,32 @@ def fit_run(
     data: str,
     out: Path | None,
     *,
-    prompt: str | None = None,
+    root: str | None = None,
+    protocol: Protocol = "coop",
+    index: str | None = None,
+    classes: Half | None = None,
+    class_names: str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    prompts: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[Path, dict[str, Any]]:
     """Fit a classifier to a data set and measure it on the test pictures, once.
 
+    The test pictures are sealed until training has ended: whatever touches them before raises.
+
     Args:
-        data: A folder, a table, or a bundled task's name.
+        data: A folder, a table, ``hf:NAME``, a bundled task's name, or a data set's name with ``root``.
         out: The RUN folder to make; None is ``runs/DATA-METHOD-SHOTS-SEED``.
-        prompt: The sentence a class name stands in; None is the data set's own.
+        root: The folder that holds the folders of the data sets.
+        protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
+        index: A file that names the training and validation pictures, in the place of sampling.
+        classes: The ``base`` or ``new`` half of the classes; None is all.
+        class_names: A file with other words for the classes.
+        prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
+            features predicts. None is the data set's own, or "a photo of a {}." with the protocol clip-lora.
+        prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
         resume: Go on with the unfinished run in ``out``.
         progress: Who is told how far it has come.
         **settings: The arguments of ``FewShotClassifier``.
@@ -77,37 +96,48 @@ def fit_run(
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
-    classifier = FewShotClassifier(prompt=prompt or "{}", **settings)
-    dataset = load_dataset(data, seed=classifier.seed)
-    classifier.prompt = prompt or dataset.prompt
-    split = few_shot(dataset, classifier.shots, classifier.seed)
-    config = _config(data, classifier)
-    record = split_record(split, dataset.class_names)
+    choice = DataChoice(data, root, protocol, index, classes, class_names)
+    given, averaged = chosen_templates(prompt, prompts)
+    classifier = FewShotClassifier(prompt=given or "{}", ensemble=averaged, **settings)
+    dataset, split, sealed = seal(*choose(choice, classifier.shots, classifier.seed))
+    classifier.prompt = given or (DEFAULT_PROMPT if protocol == "clip-lora" else dataset.prompt)
+    config = config_json(choice, classifier)
+    record = training_record(split, dataset.class_names)
     out = out or _default_out(dataset.name, classifier)
     finished = check_run(out, config, record, resume)
     if finished:
         return out, finished
     prepared = classifier.prepare(dataset, split)
     start_run(out, config, record)
-    fingerprint = hashlib.sha256(json.dumps([config, record["hash"]], sort_keys=True).encode()).hexdigest()
-    checkpoint = Checkpoint(out / CHECKPOINT, fingerprint)
+    known = json.dumps([config, record["training_hash"]], sort_keys=True)
+    checkpoint = Checkpoint(out / CHECKPOINT, hashlib.sha256(known.encode()).hexdigest())
     fitted = classifier.train(prepared, checkpoint=checkpoint, on_step=progress.step if progress else None)
-    metrics = _measure(classifier, dataset, split, progress)
-    metrics = metrics | _what_was_done(dataset, split, prepared, classifier, fitted, metrics)
+    split = replace(split, test=sealed.open_after_training())
+    metrics = measure(classifier, dataset, split, progress)
+    metrics = metrics | what_was_done(dataset, split, prepared, classifier, fitted, metrics, config)
     classifier.save(out)
+    write_json(
+        out / SPLIT, split_record(split, dataset.class_names) | {"training_hash": record["training_hash"]}
+    )
     _finish(out, metrics, {e.image: e for e in split.test})
     checkpoint.remove()
     return out, metrics
 
 
 def evaluate_run(
-    run: Path, data: str | None = None, *, device: str = "auto", progress: Progress | None = None
+    run: Path,
+    data: str | None = None,
+    *,
+    root: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a finished run again: on its own test pictures, or on all pictures of another data set.
 
     Args:
         run: A RUN folder.
         data: A data set with (some of) the same classes; its test part if it has one, else all of it.
+        root: The folder that holds the folders of the data sets, where ``data`` is a name.
         device: Where to compute.
         progress: Who is told how far it has come.
 
@@ -117,8 +147,9 @@ def evaluate_run(
     """
     classifier = FewShotClassifier.load(run, device=device)
     config, record = read_json(run / CONFIG), read_json(run / SPLIT)
+    test: Sequence[Example]
     if data is None:
-        dataset = load_dataset(config["data"], seed=config["seed"])
+        dataset = choose_test(data_choice(config), config["seed"])
         names = {item["image"] for item in record["test"]}
         test = tuple(example for example in dataset.test if example.image in names)
         if len(test) != len(names):
@@ -127,15 +158,39 @@ def evaluate_run(
                 "there; put them back, or name another data set with --data."
             )
     else:
-        dataset = load_dataset(data)
+        dataset = choose_test(DataChoice(data, root), 0)
         test = (*dataset.train, *dataset.val, *dataset.test) if dataset.held_out else dataset.test
     test = _relabel(test, dataset, tuple(classifier.classes_.tolist()))
     split = FewShotSplit(train=(), val=(), test=test)
-    metrics = _measure(classifier, dataset, split, progress)
+    metrics = measure(classifier, dataset, split, progress)
     return metrics | {"run": str(run), "dataset": dataset.name, "notes": list(dataset.notes)}
 
 
-def _measure(
+def chosen_templates(
+    prompt: str | Sequence[str] | None, prompts: str | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the template that trains (None is the data set's own) and those that predict (none: that one).
+
+    Raises:
+        ConfigError: Several templates and a published ensemble are both asked for, or there is no such ensemble.
+    """
+    given = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
+    if prompts and len(given) > 1:
+        raise ConfigError(
+            f"prompts '{prompts}': expected no more than one prompt beside it, not {len(given)}."
+        )
+    averaged = ensemble(prompts) if prompts else given if len(given) > 1 else ()
+    return next(iter(given), None), averaged
+
+
+def data_choice(config: dict[str, Any]) -> DataChoice:
+    """Return which data a run used, from its config.json."""
+    return DataChoice(
+        **{field.name: config[field.name] for field in fields(DataChoice) if field.name in config}
+    )
+
+
+def measure(
     classifier: FewShotClassifier, dataset: Dataset, split: FewShotSplit, progress: Progress | None
 ) -> dict[str, Any]:
     """Encode the test pictures once, with and without the adapter, and compute all metrics."""
@@ -183,93 +238,6 @@ def _mistakes(
     return rows
 
 
-def _what_was_done(
-    dataset: Dataset,
-    split: FewShotSplit,
-    prepared: Prepared,
-    classifier: FewShotClassifier,
-    fitted: Fitted,
-    measured: dict[str, Any],
-) -> dict[str, Any]:
-    """Return everything a reader needs to judge the figures."""
-    bad = [{"image": item.image, "reason": item.reason} for item in classifier.unreadable_]
-    selection = fitted.selection | {
-        "temperature": f"fitted to {len(prepared.val)} validation pictures"
-        if prepared.val
-        else "1, not fitted: no validation pictures",
-        "test pictures": "looked at once, after training had ended; nothing was chosen by them",
-    }
-    training = fitted.training
-    return {
-        "method": classifier.method,
-        "model": classifier.model,
-        "dataset": dataset.name,
-        "prompt": classifier.prompt,
-        "shots": classifier.shots,
-        "seed": classifier.seed,
-        "n_train": len(prepared.task.train),
-        "n_val": len(prepared.val),
-        "trainable_parameters": fitted.trainable_parameters,
-        "total_parameters": sum(p.numel() for p in fitted.model.parameters()),
-        "train_seconds": training.seconds if training else 0.0,
-        "peak_memory_bytes": peak_memory_bytes(classifier.device),
-        "device": str(classifier.device),
-        "precision": classifier.precision,
-        "history": training.history() if training else [],
-        "selection": selection,
-        "notes": [
-            *dataset.notes,
-            *classifier.notes_,
-            *_leak_notes(split),
-            *_mirror_notes(dataset, classifier),
-        ],
-        "unreadable": bad + measured["unreadable"],
-        "files": {
-            part: [example.image for example in getattr(split, part)] for part in ("train", "val", "test")
-        },
-        "versions": versions(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _leak_notes(split: FewShotSplit) -> list[str]:
-    """Name test pictures that were trained on, byte for byte."""
-    pairs = leaks(split)
-    if not pairs:
-        return []
-    trained, tested = pairs[0]
-    return [
-        f"{len(pairs)} test pictures are identical, byte for byte, to training or validation pictures, e.g. "
-        f"{tested} and {trained}: the accuracy is flattered by them."
-    ]
-
-
-def _mirror_notes(dataset: Dataset, classifier: FewShotClassifier) -> list[str]:
-    """Say that training pictures were mirrored, where nobody asked for it."""
-    if getattr(classifier.options, "augment", "none") or not dataset.flip:
-        return []
-    return [
-        "training pictures were mirrored half of the time; where a mirror image is another class (digits, letters, "
-        "signs, left and right), fit again with --augment crop"
-    ]
-
-
-def _config(data: str, classifier: FewShotClassifier) -> dict[str, Any]:
-    """Return every setting of a run, resolved: what config.json holds."""
-    path = Path(data).expanduser()
-    return {
-        "data": str(path.resolve()) if path.exists() else data,
-        "model": classifier.model,
-        "method": classifier.method,
-        "shots": classifier.shots,
-        "seed": classifier.seed,
-        "prompt": classifier.prompt,
-        "device": str(classifier.device),
-        "precision": classifier.precision,
-        **settings_json(classifier.options),
-    }
-
-
 def _default_out(name: str, classifier: FewShotClassifier) -> Path:
     """Return where a run goes when nobody says."""
     shots = "all" if classifier.shots is None else f"{classifier.shots}shot"
@@ -291,6 +259,8 @@ def _finish(out: Path, metrics: dict[str, Any], examples: dict[str, Example]) ->
 
 def _relabel(test: Sequence[Example], dataset: Dataset, names: tuple[Any, ...]) -> tuple[Example, ...]:
     """Give the pictures of a data set the labels of a classifier, by class name."""
+    if dataset.class_names == tuple(map(str, names)):  # also where a name stands twice, as in ImageNet
+        return tuple(test)
     known = {str(name): label for label, name in enumerate(names)}
     unknown = [
         dataset.class_names[example.label]

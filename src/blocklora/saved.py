@@ -37,11 +37,19 @@ from blocklora.errors import RunError
 from blocklora.files import write_bytes, write_folder, write_json
 from blocklora.methods import CONDITIONAL, HEADS, Head, TowerChange
 
-__all__ = ["CLASSIFIER", "Saved", "read_classifier", "versions", "write_classifier"]
+__all__ = [
+    "ADAPTER",
+    "CLASSIFIER",
+    "Saved",
+    "read_classifier",
+    "versions",
+    "with_adapter",
+    "write_classifier",
+]
 
 CLASSIFIER = "classifier.json"
 _FORMAT = 2
-_ADAPTER, _FEATURES, _TOWER = "adapter", "class_features.safetensors", "image_tower.safetensors"
+ADAPTER, _FEATURES, _TOWER = "adapter", "class_features.safetensors", "image_tower.safetensors"
 _ZERO_SHOT, _HEAD = "zero_shot", "head/"
 _PACKAGES = ("blocklora", "torch", "transformers", "peft", "accelerate", "safetensors", "pillow", "numpy")
 
@@ -111,10 +119,10 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
     (folder / CLASSIFIER).unlink(missing_ok=True)  # an old one must not name new weights
     if isinstance(saved.model, PeftModel):
         try:
-            with write_folder(folder / _ADAPTER) as adapter:
+            with write_folder(folder / ADAPTER) as adapter:
                 _write_adapter(adapter, saved)
         except SafetensorError as error:
-            raise RunError(f"{folder / _ADAPTER}: cannot be written ({error}).") from error
+            raise RunError(f"{folder / ADAPTER}: cannot be written ({error}).") from error
     features = {_HEAD + name: tensor for name, tensor in saved.head.tensors.items()}
     _write_tensors(folder / _FEATURES, features | {_ZERO_SHOT: saved.zero_shot_features})
     if saved.tower:
@@ -161,7 +169,7 @@ def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
             f"{folder}: the base model '{record['model']}' has other weights than when this classifier was "
             "made; fit it again, or put the old weights back."
         )
-    model = _with_adapter(tower.model, folder / _ADAPTER) if record["image_tower_adapted"] else tower.model
+    model = with_adapter(tower.model, folder / ADAPTER) if record["image_tower_adapted"] else tower.model
     saved = Saved(
         method=record["method"],
         model=model,
@@ -255,8 +263,8 @@ def _write_adapter(folder: Path, saved: Saved) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card says nothing of this run
 
 
-def _with_adapter(tower: torch.nn.Module, folder: Path) -> Any:
-    """Load an adapter into the image tower; the text tower's part of it is left in the file."""
+def with_adapter(tower: torch.nn.Module, folder: Path) -> Any:
+    """Load an adapter into a model; where that is the image tower, the text tower's part is left in the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -76,24 +76,6 @@ def test_exported_program_computes_the_same(make_case: Any) -> None:
     assert torch.allclose(program.module()(**case.batch()), case.run(model), atol=1e-6)
 
 
-def test_reentrant_checkpointing_draws_the_same_masks(make_case: Any) -> None:
-    grads = []
-    for checkpointing in (False, True):
-        case = make_case("bert")
-        model = case.adapted(lora_dropout=0.4, arm_dropout=True).train()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        if checkpointing:
-            model.enable_input_require_grads()
-            model.base_model.model.activation_checkpointing_enable({"use_reentrant": True})
-        torch.manual_seed(3)
-        case.run(model).square().sum().backward()
-        grads.append([p.grad for p in model.parameters() if p.requires_grad])
-    assert all(g.abs().max() > 0 for g in grads[0])
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
-
-
 def test_transformers_cannot_load_across_parametrizations(make_case: Any, tmp_path: Path) -> None:
     """Its load_adapter never asks PEFT to convert a file; PeftModel does, as another test shows."""
     case = make_case("bert")

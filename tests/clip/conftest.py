@@ -71,8 +71,9 @@ def write_gemma_tokenizer(folder: Path) -> None:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
+    named = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk", "mask")}
     added = {"add_bos_token": False, "add_eos_token": True}
-    write_json(folder / "tokenizer_config.json", tokenizer_class="GemmaTokenizer", **added)
+    write_json(folder / "tokenizer_config.json", tokenizer_class="GemmaTokenizer", **named, **added)
 
 
 def write_siglip2_fixed(folder: Path) -> None:

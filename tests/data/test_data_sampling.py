@@ -139,3 +139,47 @@ def test_shots_that_are_no_count_are_refused(make_dataset, wrong):
         ConfigError, match="give a whole number of images a class, 1 or more, or None for all"
     ):
         few_shot(make_dataset([0, 1]), wrong, seed=0)
+
+
+# ---- clip-lora
+
+
+@given(labels, labels, shots, seeds)
+@settings(deadline=None)
+def test_clip_lora_against_a_slow_reference(make_dataset, train, val, k, seed):
+    def groups(items):
+        order = sorted(set(items), key=items.index)
+        return [[place for place, label in enumerate(items) if label == wanted] for wanted in order]
+
+    split = few_shot(make_dataset(train, val), k, seed, "clip-lora")
+    rng, n = random.Random(seed), min(k, 4)
+    drawn = [p for g in groups(val) for p in (rng.sample(g, n) if len(g) >= n else rng.choices(g, k=n))]
+    assert places(split.val) == drawn
+    drawn = [p for g in groups(train) for p in (rng.sample(g, k) if len(g) >= k else rng.choices(g, k=k))]
+    assert places(split.train) == drawn
+
+
+@given(labels, shots, seeds)
+@settings(deadline=None)
+def test_clip_lora_without_validation_split_draws_both_at_once(make_dataset, train, k, seed):
+    split = few_shot(make_dataset(train), k, seed, "clip-lora")
+    rng = random.Random(seed)
+    for label in dict.fromkeys(train):
+        group = [place for place, own in enumerate(train) if own == label]
+        drawn = rng.sample(group, min(k + min(k, 4), len(group)))
+        assert [int(e.image.split("/")[1]) for e in split.train if e.label == label] == drawn[:k]
+        assert [int(e.image.split("/")[1]) for e in split.val if e.label == label] == drawn[k:]
+    assert not {e.image for e in split.train} & {e.image for e in split.val}
+
+
+def test_repeats_are_told(make_dataset):
+    notes = few_shot(make_dataset([0] * 9 + [1] * 2, [0] * 9 + [1]), 4, 1, "clip-lora").notes
+    assert notes == (
+        "fewer than 4 training images in 1 of 2 classes, filled up with repeats: class 1 (2)",
+        "fewer than 4 validation images in 1 class, filled up with repeats: 'class 1'",
+    )
+
+
+def test_a_protocol_that_does_not_exist(make_dataset):
+    with pytest.raises(ConfigError, match="protocol 'dassl': expected one of coop, clip-lora"):
+        few_shot(make_dataset([0, 1]), 1, 0, "dassl")

@@ -13,7 +13,7 @@ import torch
 from blocklora import FewShotClassifier
 from blocklora.clip import Clip, load_clip
 from blocklora.errors import ConfigError
-from blocklora.methods import METHODS, Fitted, Task, make_settings
+from blocklora.methods import METHODS, Fitted, Task, make_settings, settings_json
 
 KINDS: dict[str, dict[str, Any]] = {
     "dora": {"peft_type": "LORA", "use_dora": True, "r": 2},
@@ -72,7 +72,15 @@ def test_a_lora_file_is_clip_lora(
         "peft", task_of(again), again, iterations=3, lr=1e-2, peft_config=written(tmp_path, record)
     )
     assert torch.equal(one.class_features, other.class_features)
-    assert str(tmp_path) in other.selection["settings"]
+    assert "the adapter (LORA) by its file" in other.selection["settings"]
+
+
+def test_a_run_keeps_what_stood_in_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, {"peft_type": "LORA", "r": 3})
+    made = make_settings("peft", METHODS["peft"], {"peft_config": path})
+    Path(path).unlink()
+    assert json.loads(made.peft_config) == {"peft_type": "LORA", "r": 3}
+    assert make_settings("peft", METHODS["peft"], settings_json(made)) == made
 
 
 @pytest.mark.parametrize(
@@ -103,3 +111,5 @@ def test_wrong_settings_name_themselves(tmp_path: Path) -> None:
         FewShotClassifier(method="peft", device="cpu", peft_config=str(tmp_path / "nowhere.json"))
     with pytest.raises(ConfigError, match=r"r '8': of method peft this stands in --peft-config"):
         FewShotClassifier(method="peft", device="cpu", peft_config=path, r=8)
+    with pytest.raises(ConfigError, match=r"--peft-config: this PEFT configuration is no JSON"):
+        FewShotClassifier(method="peft", device="cpu", peft_config="{peft_type")

@@ -10,7 +10,7 @@ from PIL import Image
 from blocklora.clip import image_features, load_clip, pixels, text_features, tokenize
 from blocklora.clip.load import Clip
 from blocklora.data import Example
-from blocklora.methods import METHODS, Fitted, Options, Task
+from blocklora.methods import METHODS, Fitted, Options, Task, make_settings
 from blocklora.training import make_accelerator
 
 COLOURS = ("red", "green", "blue")
@@ -25,10 +25,9 @@ def make_task(clip: Clip) -> Task:
 
 def fit(folder: Path, method: str, **options: Any) -> Fitted:
     clip = load_clip(str(folder))
-    settings = {"iterations": 3, "lr": 1e-3} | options
-    return METHODS[method](
-        make_task(clip), clip, Options(**settings), 0, make_accelerator(torch.device("cpu"), "fp32")
-    )
+    trained = {} if method == "zero-shot" else {"iterations": 3, "lr": 1e-3}
+    settings = make_settings(method, METHODS[method], trained | options)
+    return METHODS[method](make_task(clip), clip, settings, 0, make_accelerator(torch.device("cpu"), "fp32"))
 
 
 def adapted(fitted: Fitted) -> set[str]:
@@ -89,3 +88,10 @@ def test_the_seed_decides(clip_folder: Path) -> None:
     ]
     assert torch.equal(features[0], features[1])
     assert not torch.equal(features[0], features[2])
+
+
+def test_arm_dropout_reaches_the_adapter(clip_folder: Path) -> None:
+    one, each = (fit(clip_folder, "block-lora", arm_dropout=value, lr=1e-2) for value in (False, True))
+    assert each.model.peft_config["default"].arm_dropout is True
+    assert each.trainable_parameters == one.trainable_parameters
+    assert not torch.equal(each.class_features, one.class_features)

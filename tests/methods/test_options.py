@@ -39,6 +39,7 @@ def test_defaults_are_the_published_recipe() -> None:
         ({"dropout": 1.0}, "dropout '1.0': expected a probability"),
         ({"parametrization": "whole"}, "parametrization 'whole': expected one of blocks, folded"),
         ({"towers": "none"}, "towers 'none': expected one of both, vision, text"),
+        ({"arm_dropout": True, "parametrization": "folded"}, "arm_dropout 'True': expected false where"),
         ({"augment": "flip"}, "augment 'flip': expected one of crop-flip, crop, none"),
         ({"targets": ()}, "targets '': expected some of q, k, v, out, fc1, fc2"),
         ({"targets": ("q", "w")}, "targets 'w': expected one of q, k, v, out, fc1, fc2"),

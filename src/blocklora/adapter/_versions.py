@@ -9,7 +9,7 @@ from packaging.version import Version
 __all__ = ["OLDEST", "TOO_NEW", "check_peft_version"]
 
 OLDEST = "0.21"
-TOO_NEW = "0.23"
+TOO_NEW = "0.22"
 
 
 def check_peft_version(version: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,10 +39,13 @@ class BlockLoraModel(BaseTuner):
 
     prefix = "blocklora_"
     tuner_layer_cls = BlockLoraLinear
-    target_module_mapping = {  # noqa: RUF012 - declared so by the base class
-        **cast(Any, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING),
-        "clip": ["q_proj", "k_proj", "v_proj"],
-    }
+    # LoRA's targets, also those that are registered later, and CLIP's.
+    target_module_mapping = cast(
+        Any,
+        ChainMap(
+            {"clip": ["q_proj", "k_proj", "v_proj"]}, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        ),
+    )
 
     def _create_and_replace(  # type: ignore[override]
         self,

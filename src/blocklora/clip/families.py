@@ -21,6 +21,7 @@ from transformers import (
     MetaClip2VisionModelWithProjection,
     Siglip2ImageProcessorPil,
     Siglip2Model,
+    Siglip2Tokenizer,
     SiglipImageProcessorPil,
     SiglipModel,
 )
@@ -74,7 +75,7 @@ FAMILIES = {
         tokenizer=CLIPTokenizer,
     ),
     "siglip": Family(SiglipModel, SiglipImageProcessorPil, "read"),
-    "siglip2": Family(Siglip2Model, Siglip2ImageProcessorPil, "read"),
+    "siglip2": Family(Siglip2Model, Siglip2ImageProcessorPil, "read", tokenizer=Siglip2Tokenizer),
     "chinese_clip": Family(
         ChineseCLIPModel,
         ChineseCLIPImageProcessorPil,

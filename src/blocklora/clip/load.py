@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoConfig, GemmaTokenizer, Siglip2Tokenizer
+from tokenizers import normalizers
+from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from blocklora.clip.families import FAMILIES, Family
@@ -233,9 +234,11 @@ def _read_config(source: _Source) -> tuple[Any, Family]:
 def _read_tokenizer(source: _Source, family: Family, config: Any) -> Any:
     """Read the tokenizer, and check that it is the model's: without its files, transformers makes an empty one."""
     tokenizer = source.read(family.tokenizer)
-    if isinstance(tokenizer, GemmaTokenizer):
-        # SigLIP 2 saw lower-case text only. Its checkpoints of one fixed size name the class that keeps capitals.
-        tokenizer = source.read(Siglip2Tokenizer)
+    if config.model_type == "siglip" and tokenizer.is_fast:
+        # All SigLIPs saw lower-case text only. SigLIP's own class sees to it; the one that SigLIP 2 names does not.
+        backend = tokenizer.backend_tokenizer
+        kept = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
     tokenizer.padding_side = "right"  # the side that all families were trained with
     ids, end = tokenizer("a")["input_ids"], _end_token(tokenizer, config)
     if ids[-1] != end or tokenizer.unk_token_id in ids[:-1]:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from blocklora.data.assemble import is_text
+from blocklora.data.benchmarks import find_benchmark, known_benchmark, read_benchmark
 from blocklora.data.bundled import bundled_names, load_bundled
 from blocklora.data.folders import load_folder
+from blocklora.data.hub import load_hub
 from blocklora.data.tables import TABLE_ENDINGS, load_table
 from blocklora.data.types import Dataset
 from blocklora.errors import DataError
@@ -17,11 +19,13 @@ from blocklora.errors import DataError
 __all__ = ["load_dataset"]
 
 
-def load_dataset(data: str | Path, *, seed: int = 0) -> Dataset:
-    """Load a folder of class folders, a CSV or Parquet table, or a bundled task.
+def load_dataset(data: str | Path, *, seed: int = 0, root: str | Path | None = None) -> Dataset:
+    """Load a folder of class folders, a CSV or Parquet table, a data set by name, or a bundled task.
 
     Args:
-        data: A path, or a name from ``bundled_names()``. A path that exists wins over a bundled name.
+        data: A path, ``hf:NAME`` (a data set of the Hugging Face hub), or a name from ``bundled_names()``; with
+            ``root`` a name from ``BENCHMARKS``. A path that exists wins over a bundled name.
+        root: The folder that holds the folders of the data sets.
         seed: Chooses the test images that are held out where the data has no test split; nothing else.
 
     Returns:
@@ -31,6 +35,10 @@ def load_dataset(data: str | Path, *, seed: int = 0) -> Dataset:
         DataError: If there is no such path or task, or it cannot be used; the message says what to change.
     """
     text = str(data)
+    if root is not None:
+        return read_benchmark(known_benchmark(text), Path(os.path.expanduser(str(root))))
+    if text.startswith("hf:"):
+        return load_hub(text.removeprefix("hf:"), seed=seed)
     path = Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves the home of nobody as it is
     if not text.strip():
         raise DataError("the data set's name is empty: give a folder, a table, or a bundled task")
@@ -50,12 +58,20 @@ def load_dataset(data: str | Path, *, seed: int = 0) -> Dataset:
     elif text in bundled_names():
         return load_bundled(text, seed=seed)
     else:
-        near = difflib.get_close_matches(text.lower(), bundled_names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(
-            f"{data}: this path does not exist: give {kinds} ({', '.join(bundled_names())}){hint}"
-        )
+        raise _unknown(text, kinds)
     if text in bundled_names():
         note = f"{text!r} is read from {path.resolve()}; the bundled task of that name is not used"
         return replace(found, notes=(note, *found.notes))
     return found
+
+
+def _unknown(text: str, kinds: str) -> DataError:
+    """Say that nothing is called so, and what comes near."""
+    if row := find_benchmark(text):
+        return DataError(
+            f"{text}: {row.title} is known by name: add --root FOLDER, the folder that holds {row.folders[0]!r}; "
+            f"'blocklora datasets {row.name}' shows what is expected"
+        )
+    near = difflib.get_close_matches(text.lower(), bundled_names(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return DataError(f"{text}: this path does not exist: give {kinds} ({', '.join(bundled_names())}){hint}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from blocklora.errors import ConfigError
 
-__all__ = ["prompts"]
+__all__ = ["ENSEMBLES", "ensemble", "prompts"]
+
+ENSEMBLES = ("imagenet-7", "imagenet-80")
+_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "prompts"
 
 
 def prompts(class_names: Sequence[str], template: str) -> list[str]:
@@ -35,3 +39,18 @@ def prompts(class_names: Sequence[str], template: str) -> list[str]:
         if not name:
             raise ConfigError(f"class name {raw!r} is blank in a prompt: rename the class")
     return [template.replace("{}", name) for name in names]
+
+
+def ensemble(name: str) -> tuple[str, ...]:
+    """Return a published list of templates, whose class features are averaged.
+
+    Args:
+        name: ``imagenet-80`` or ``imagenet-7``, the full list and the short one of openai/CLIP
+            ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` (MIT).
+
+    Raises:
+        ConfigError: There is no such list.
+    """
+    if name not in ENSEMBLES:
+        raise ConfigError(f"prompts '{name}': expected one of {', '.join(ENSEMBLES)}")
+    return tuple((_FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines())

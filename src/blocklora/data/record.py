@@ -13,10 +13,11 @@ from typing import Any
 from PIL import Image
 
 from blocklora.data.images import open_image
+from blocklora.data.index_cache import digests
 from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
 from blocklora.errors import ImageError
 
-__all__ = ["leaks", "readable", "split_record"]
+__all__ = ["leaks", "readable", "split_record", "training_record"]
 
 
 def readable(
@@ -66,16 +67,31 @@ def split_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str, A
     Raises:
         ImageError: If a file can no longer be read.
     """
+    return _record([*_seen(split), ("test", split.test)], class_names, "hash")
+
+
+def training_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str, Any]:
+    """Describe what a run may see before training has ended: as ``split_record``, without the test part.
+
+    Returns:
+        ``{"train": [...], "val": [...], "training_hash": hex}``.
+    """
+    return _record(_seen(split), class_names, "training_hash")
+
+
+def _record(
+    parts: Iterable[tuple[str, Sequence[Example]]], class_names: Sequence[str], name: str
+) -> dict[str, Any]:
     record: dict[str, Any] = {}
     total = hashlib.sha256(_line(list(class_names)))
-    for part, examples in _parts(split):
+    for part, examples in parts:
         record[part] = [
             {"image": example.image, "label": example.label, "class_name": class_names[example.label]}
             for example in examples
         ]
         for example, digest in zip(examples, _digests(examples), strict=True):
             total.update(_line([part, example.image, example.label, digest]))
-    return {**record, "hash": total.hexdigest()}
+    return {**record, name: total.hexdigest()}
 
 
 def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
@@ -102,8 +118,8 @@ def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
     return [(first[digest], example.image) for example, digest in pairs if digest in first]
 
 
-def _parts(split: FewShotSplit) -> list[tuple[str, tuple[Example, ...]]]:
-    return [("train", split.train), ("val", split.val), ("test", split.test)]
+def _seen(split: FewShotSplit) -> list[tuple[str, Sequence[Example]]]:
+    return [("train", split.train), ("val", split.val)]
 
 
 def _line(values: list[Any]) -> bytes:
@@ -112,26 +128,17 @@ def _line(values: list[Any]) -> bytes:
 
 
 def _digests(examples: Sequence[Example]) -> list[str]:
-    with ThreadPoolExecutor(_workers()) as pool:
-        return list(pool.map(_digest, examples))
+    """Return the SHA-256 of each file's bytes, or of size and RGB pixels of a picture in memory."""
+    files = [example.source for example in examples if isinstance(example.source, Path)]
+    known = iter(digests(files))
+    return [next(known) if isinstance(e.source, Path) else _digest(e.image, e.source) for e in examples]
 
 
-def _digest(example: Example) -> str:
-    """Return the SHA-256 of a file's bytes, or of size and RGB pixels of a picture in memory."""
-    source = example.source
-    if isinstance(source, Image.Image):
-        picture = open_image(source, name=example.image)
-        return hashlib.sha256(_line([*picture.size]) + picture.tobytes()).hexdigest()
+def _digest(name: str, source: Image.Image | bytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    digest = hashlib.sha256()
-    try:
-        with open(source, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise _gone(source, error) from error
-    return digest.hexdigest()
+    picture = open_image(source, name=name)
+    return hashlib.sha256(_line([*picture.size]) + picture.tobytes()).hexdigest()
 
 
 def _size(example: Example) -> tuple[int, ...]:

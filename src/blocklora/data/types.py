@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -14,7 +15,7 @@ Source: TypeAlias = Path | Image.Image | bytes
 """Where pixels are: a file, a picture already in memory, or the bytes of a file (from a Parquet table)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One labelled picture.
 
@@ -37,9 +38,10 @@ class Dataset:
     Args:
         name: Folder, table or task name.
         class_names: As written on disk; ``prompts`` turns "_" into a space.
-        train: Training pool in file order. Never shuffled: the few-shot sampling depends on the order.
+        train: Training pool in file order. Never shuffled: the few-shot sampling depends on the order. Empty
+            where the data set is for testing only.
         val: Validation images; empty where the data set has no such split.
-        test: Test images.
+        test: Test images; a ``SealedTest`` while a run trains.
         prompt: Default prompt template, with one "{}".
         flip: Whether a mirror image keeps its class (false for digits).
         notes: What was decided or left out while loading, one plain sentence each.
@@ -50,7 +52,7 @@ class Dataset:
     class_names: tuple[str, ...]
     train: tuple[Example, ...]
     val: tuple[Example, ...]
-    test: tuple[Example, ...]
+    test: Sequence[Example]
     prompt: str = "a photo of a {}."
     flip: bool = True
     notes: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ class FewShotSplit:
 
     train: tuple[Example, ...]
     val: tuple[Example, ...]
-    test: tuple[Example, ...]
+    test: Sequence[Example]
     notes: tuple[str, ...] = ()
 
 

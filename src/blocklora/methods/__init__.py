@@ -32,6 +32,7 @@ __all__ = [
     "CONDITIONAL",
     "HEADS",
     "METHODS",
+    "TEXT_METHODS",
     "Fitted",
     "Head",
     "Method",
@@ -69,3 +70,6 @@ METHODS: dict[str, Method] = {
     "promptsrc": promptsrc.fit,
 }
 """Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""
+
+TEXT_METHODS = ("block-lora", "clip-lora", "peft", "zero-shot")
+"""Methods whose classes are what the text tower, adapted or not, makes of their prompts: they know others by name."""

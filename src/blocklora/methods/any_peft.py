@@ -34,13 +34,13 @@ class Settings(Options):
     """The settings of the adapters, of which those that say what an adapter is stand in the file.
 
     Attributes:
-        peft_config: The file.
+        peft_config: The file, or its text; it is the text that is kept.
     """
 
     peft_config: str | None = None
 
     def __post_init__(self) -> None:
-        """Check every value, and the file."""
+        """Check every value, and read the file."""
         super().__post_init__()
         defaults = {field.name: field.default for field in fields(Options)}
         for name in _IN_THE_FILE:
@@ -52,7 +52,11 @@ class Settings(Options):
             raise ConfigError(
                 "method peft needs --peft-config: a JSON file such as PEFT's adapter_config.json."
             )
-        read_config(Path(self.peft_config))
+        is_text = self.peft_config.lstrip().startswith("{")
+        name = "--peft-config" if is_text else self.peft_config
+        text = self.peft_config if is_text else _read(Path(self.peft_config))
+        read_config(text, name)
+        object.__setattr__(self, "peft_config", text)  # a file may change before the run is resumed
 
 
 def fit(
@@ -66,31 +70,36 @@ def fit(
     on_step: OnStep | None = None,
 ) -> Fitted:
     """Fit the adapter; see ``Method``."""
-    config = read_config(Path(str(options.peft_config)))
+    config = read_config(str(options.peft_config), "--peft-config")
     if hasattr(config, "target_modules") and not config.target_modules:
         config.target_modules = target_pattern(options, clip)
     fitted = fit_adapter(
         config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step
     )
-    adapter = f"{options.peft_config}; trained by the published recipe of CLIP-LoRA, or what was given"
-    return replace(fitted, selection=fitted.selection | {"settings": f"fixed beforehand: {adapter}"})
+    kind = json.loads(str(options.peft_config))["peft_type"]
+    how = f"the adapter ({kind}) by its file, its training by the published recipe of CLIP-LoRA, or what was given"
+    return replace(fitted, selection=fitted.selection | {"settings": f"fixed beforehand: {how}"})
 
 
-def read_config(path: Path) -> PeftConfig:
+def read_config(text: str, name: str) -> PeftConfig:
     """Read a PEFT configuration.
 
+    Args:
+        text: JSON.
+        name: What messages call it.
+
     Raises:
-        ConfigError: The file is missing or no JSON object, PEFT does not know its type or a setting, or the type
-            cannot stand in CLIP's layers.
+        ConfigError: It is no JSON object, PEFT does not know its type or a setting, or the type cannot stand in CLIP's
+            layers.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: this PEFT configuration cannot be read ({error}).") from error
+        record = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: this PEFT configuration is no JSON ({error}).") from error
     kind = record.get("peft_type") if isinstance(record, dict) else None
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ConfigError(
-            f"{path}: its peft_type is '{kind}'; expected one that PEFT knows, such as LORA, IA3, LOHA or OFT."
+            f"{name}: its peft_type is '{kind}'; expected one that PEFT knows, such as LORA, IA3, LOHA or OFT."
         )
     try:
         with warnings.catch_warnings():
@@ -99,10 +108,18 @@ def read_config(path: Path) -> PeftConfig:
             config: PeftConfig = PeftConfig.from_peft_type(**given)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise ConfigError(
-            f"{path}: PEFT refuses this configuration: {' '.join(str(error).split())}"
+            f"{name}: PEFT refuses this configuration: {' '.join(str(error).split())}"
         ) from error
     if config.is_prompt_learning or getattr(config, "modules_to_save", None):
         raise ConfigError(
-            f"{path}: expected an adapter of layers: no prompt learning (take coop or maple) and no modules_to_save."
+            f"{name}: expected an adapter of layers: no prompt learning (take coop or maple) and no modules_to_save."
         )
     return config
+
+
+def _read(path: Path) -> str:
+    """Return what stands in a file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: this PEFT configuration cannot be read ({error}).") from error

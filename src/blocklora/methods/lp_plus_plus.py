@@ -94,24 +94,25 @@ def fit(
         accelerator.backward(loss)
         return loss
 
+    def on_alpha(step: int) -> float:
+        return float((step + 1) % options.alpha_every == 0)
+
     keeper = Keeper([weight, alpha], logits, *val_features(task, clip, accelerator), an_epoch=1)
-
-    def after_step(step: int) -> None:
-        if (step + 1) % options.alpha_every == 0 and alpha.grad is not None:
-            alpha.data -= alpha_lr * alpha.grad
-        alpha.grad = None
-        keeper.after_step(step)
-
     curve = minimise(
         gradients,
-        torch.optim.SGD([weight], lr=weight_lr, momentum=_MOMENTUM),
-        lambda step: 1.0,
+        torch.optim.SGD(
+            [
+                {"params": [weight], "lr": weight_lr, "momentum": _MOMENTUM},
+                {"params": [alpha], "lr": alpha_lr, "momentum": 0.0},
+            ]
+        ),
+        [lambda step: 1.0, on_alpha],
         FeatureBatches(features[None].cpu(), labels.cpu(), batch_size=len(labels), seed=seed),
         accelerator,
         steps=options.epochs,
         state={"weight": weight, "alpha": alpha},
         on_step=on_step,
-        after_step=after_step,
+        after_step=keeper.after_step,
     )
     kept = keeper.put_back(options.epochs)
     both = (weight + alpha[:, None] * classes).detach().cpu()  # (N, D)

@@ -1,0 +1,142 @@
+"""From what a user says of the data to the images of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blocklora.data.assemble import count, name_some
+from blocklora.data.benchmarks import missing
+from blocklora.data.index_files import read_index
+from blocklora.data.load import load_dataset
+from blocklora.data.sampling import Half, Protocol, few_shot, half_of_classes
+from blocklora.data.split_files import read_json_file
+from blocklora.data.types import Dataset, FewShotSplit
+from blocklora.errors import DataError
+
+__all__ = ["DataChoice", "choose", "choose_test"]
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data a run uses, as ``config.json`` keeps it.
+
+    Attributes:
+        data: A folder, a table, a name with ``root``, ``hf:NAME``, or a bundled task.
+        root: The folder of the data sets' folders.
+        protocol: How the shots are drawn.
+        index: A file that names the training and validation images, in the place of sampling.
+        classes: All of them (None), or the ``base`` or ``new`` half.
+        class_names: A file with other words for the classes: one a line or a JSON list, in label order, or a JSON
+            object from old names to new ones.
+    """
+
+    data: str
+    root: str | None = None
+    protocol: Protocol = "coop"
+    index: str | None = None
+    classes: Half | None = None
+    class_names: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as JSON-ready values, with paths made absolute."""
+        path = Path(self.data).expanduser()
+        here = {"data": str(path.resolve())} if self.root is None and path.exists() else {}
+        files = ("root", "index", "class_names")
+        absolute = {name: str(Path(getattr(self, name)).expanduser().resolve()) for name in files
+                    if getattr(self, name) is not None}  # fmt: skip
+        return asdict(self) | here | absolute
+
+
+def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, FewShotSplit]:
+    """Load a data set and take the images of one run; every file of the run is there when this returns.
+
+    Args:
+        choice: Which data.
+        shots: Training images a class; None for all.
+        seed: Where the sampling starts.
+
+    Raises:
+        DataError: The data cannot be used, or images are missing; the message counts and names them.
+        ConfigError: ``shots`` or the protocol cannot work.
+    """
+    dataset = _whole(choice, seed)
+    if not dataset.train:
+        raise DataError(
+            f"{dataset.name}: this data set is for testing only: train on imagenet, as 'blocklora "
+            "domain-generalization' does, or name it in --to"
+        )
+    if choice.index:
+        split = read_index(Path(choice.index).expanduser(), dataset)
+    else:
+        split = few_shot(dataset, shots, seed, choice.protocol)
+    if choice.classes:
+        dataset, split = half_of_classes(dataset, split, choice.classes)
+    _check_there(dataset, split)
+    return dataset, split
+
+
+def choose_test(choice: DataChoice, seed: int) -> Dataset:
+    """Load a data set for its test part alone; nothing is sampled, and ``train`` may be empty.
+
+    Raises:
+        DataError: The data cannot be used, or test images are missing.
+    """
+    dataset = _whole(choice, seed)
+    nothing = FewShotSplit((), (), dataset.test)
+    if choice.classes:
+        dataset, nothing = half_of_classes(dataset, nothing, choice.classes)
+    _check_there(dataset, nothing)
+    return dataset
+
+
+def _whole(choice: DataChoice, seed: int) -> Dataset:
+    """Load a data set, with its classes in the words that are asked for."""
+    dataset = load_dataset(choice.data, seed=seed, root=choice.root)
+    return _renamed(dataset, Path(choice.class_names).expanduser()) if choice.class_names else dataset
+
+
+def _check_there(dataset: Dataset, split: FewShotSplit) -> None:
+    """Raise unless every file of a run is there."""
+    for part, examples in (("training", split.train), ("validation", split.val), ("test", split.test)):
+        if gone := missing(examples):
+            raise DataError(
+                f"{dataset.name}: {count(len(gone), f'{part} image')} of {len(examples)} not found "
+                f"({name_some(gone)}): put them back; results without them could not be compared"
+            )
+
+
+def _renamed(dataset: Dataset, path: Path) -> Dataset:
+    """Give the classes the words that a file has for them."""
+    names: Any
+    if path.suffix.lower() == ".json":
+        names = read_json_file(path)
+    else:
+        try:
+            names = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read ({error}): expected class names, one a line") from None
+    if isinstance(names, dict):
+        if unknown := sorted(set(names) - set(dataset.class_names)):
+            raise DataError(
+                f"{path}: {name_some(unknown)} is no class of {dataset.name}: write its names as they are"
+            )
+        names = [names.get(name, name) for name in dataset.class_names]
+    if not _good_names(names, len(dataset.class_names)):
+        raise DataError(
+            f"{path}: expected {len(dataset.class_names)} class names, in label order, none of them blank"
+        )
+    return replace(
+        dataset, class_names=tuple(names), notes=(*dataset.notes, f"class names are those of {path.name}")
+    )
+
+
+def _good_names(names: Any, n: int) -> bool:
+    """Whether these are n words."""
+    return (
+        isinstance(names, Sequence)
+        and len(names) == n
+        and all(isinstance(x, str) and x.strip() for x in names)
+    )
