@@ -14,7 +14,17 @@ from typing import Any
 from blocklora.errors import RunError
 from blocklora.files import write_json
 
-__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "REPORT", "SPLIT", "check_run", "read_json", "start_run"]
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "METRICS",
+    "REPORT",
+    "SPLIT",
+    "check_run",
+    "forget_start",
+    "read_json",
+    "start_run",
+]
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
 CHECKPOINT = "checkpoint.safetensors"
@@ -63,6 +73,14 @@ def start_run(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / CONFIG, config)
     write_json(out / SPLIT, record)
+
+
+def forget_start(out: Path) -> None:
+    """Take back what ``start_run`` wrote, for a run that failed before anything was learned."""
+    for name in (CONFIG, SPLIT):
+        (out / name).unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:

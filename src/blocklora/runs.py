@@ -30,11 +30,21 @@ from blocklora.data import (
     split_record,
     training_record,
 )
-from blocklora.errors import ConfigError, DataError, ImageError
+from blocklora.errors import BlockloraError, ConfigError, DataError, ImageError
 from blocklora.files import write_json
 from blocklora.metrics import evaluate
 from blocklora.report import write_report
-from blocklora.run_folder import CHECKPOINT, CONFIG, METRICS, REPORT, SPLIT, check_run, read_json, start_run
+from blocklora.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    REPORT,
+    SPLIT,
+    check_run,
+    forget_start,
+    read_json,
+    start_run,
+)
 from blocklora.run_record import config_json, what_was_done
 from blocklora.training import Checkpoint
 
@@ -111,7 +121,14 @@ def fit_run(
     start_run(out, config, record)
     known = json.dumps([config, record["training_hash"]], sort_keys=True)
     checkpoint = Checkpoint(out / CHECKPOINT, hashlib.sha256(known.encode()).hexdigest())
-    fitted = classifier.train(prepared, checkpoint=checkpoint, on_step=progress.step if progress else None)
+    try:
+        fitted = classifier.train(
+            prepared, checkpoint=checkpoint, on_step=progress.step if progress else None
+        )
+    except BlockloraError:
+        if not checkpoint.path.exists():  # nothing was learned: the folder is free for another try
+            forget_start(out)
+        raise
     split = replace(split, test=sealed.open_after_training())
     metrics = measure(classifier, dataset, split, progress)
     metrics = metrics | what_was_done(dataset, split, prepared, classifier, fitted, metrics, config)

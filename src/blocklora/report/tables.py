@@ -101,6 +101,7 @@ def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Trained parameters", None if trained is None else f"{trained:,}{share}"),
         ("Training time", _maybe(metrics.get("train_seconds"), duration)),
         ("Peak memory", _maybe(metrics.get("peak_memory_bytes"), memory)),
+        ("Engine", _engine(metrics.get("engine") or {})),
         ("Device", metrics.get("device")),
         ("Precision", metrics.get("precision")),
         ("Temperature", None if temperature is None else f"{temperature:.3g} (logits are divided by it)"),
@@ -108,6 +109,21 @@ def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Negative log-likelihood", _maybe(metrics.get("nll"), lambda nll: f"{nll:.3f} nats a picture")),
     ]
     return [(name, str(value)) for name, value in known if value is not None]
+
+
+def _engine(engine: Mapping[str, Any]) -> str | None:
+    """Which engine computed the towers, by which plan, and whether its memory was as predicted."""
+    if not engine:
+        return None
+    why = f" ({engine['why_not_lean']})" if engine.get("why_not_lean") else ""
+    plan = engine.get("plan", {}).get("words")
+    predicted, measured = engine.get("predicted_peak_bytes"), engine.get("measured_peak_bytes")
+    peak = (
+        f"; peak in training {memory(measured)}, predicted {memory(predicted)}"
+        if predicted and measured
+        else ""
+    )
+    return f"{engine.get('engine')}{why}{f': {plan}' if plan else ''}{peak}"
 
 
 def file_lists(files: Mapping[str, Any]) -> list[dict[str, Any]]:
