@@ -31,6 +31,7 @@ ORDER = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
+    "cli_plan.py",
     "cli_protocols.py",  # as cli.py
     "cli.py",  # so that --help answers at once
     "data/hub.py",  # pyarrow is an optional extra

@@ -56,6 +56,7 @@ __all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FewShotClassifier", "Prepared"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DEFAULT_PROMPT = "a photo of a {}."
+_AT_ONCE = {"cuda": 256, "cpu": 64}  # pictures that go through the image tower at a time
 Picture = str | Path | Any  # a path, a PIL picture, or a (H, W[, 3]) uint8 array
 
 
@@ -121,6 +122,7 @@ class FewShotClassifier:
         self.unreadable_: tuple[Unreadable, ...] = ()
         self.seconds_ = 0.0
         self._saved: Saved | None = None
+        self._at_once = _AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"]
 
     def fit(self, images: Sequence[Picture], labels: Sequence[Any]) -> FewShotClassifier:
         """Fit to labelled pictures.
@@ -186,6 +188,11 @@ class FewShotClassifier:
             fitted = replace(fitted, class_features=features)
         before = fitted.training.seconds if fitted.training else 0.0  # a resumed run began in another process
         self.seconds_ = max(time.monotonic() - began, before)
+        if getattr(
+            self.options, "memory_limit", None
+        ):  # features take a third of the memory of a training step
+            micro = fitted.engine["plan"]["micro_batch"] or self.options.batch_size
+            self._at_once = min(self._at_once, 3 * micro)
         self.classes_ = np.asarray(task.class_names)
         self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
         self._fit_temperature(prepared.val)
@@ -236,7 +243,14 @@ class FewShotClassifier:
                 with model.disable_adapter():
                     return torch.stack([adapted, image_features(_base(model), pixel_values)], dim=1)
 
-        return encode_pictures(pictures, forward, saved.processor, device=self.device, on_batch=on_batch)
+        return encode_pictures(
+            pictures,
+            forward,
+            saved.processor,
+            device=self.device,
+            batch_size=self._at_once,
+            on_batch=on_batch,
+        )
 
     @property
     def fitted(self) -> Saved:
