@@ -291,6 +291,7 @@ def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, me
         zero_shot_features=zero_shot,
         temperature=1.0,
         tower=fitted.tower,
+        text=fitted.text,
     )
 
 

@@ -26,6 +26,7 @@ from blocklora.methods.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.methods.options import Options
 from blocklora.methods.settings import make_settings, parse_settings, settings_json, settings_type
 from blocklora.methods.task import Fitted, Method, Task
+from blocklora.methods.text_side import TextSide, other_classes
 from blocklora.methods.tower import TowerChange, changed_image_features
 
 __all__ = [
@@ -37,10 +38,12 @@ __all__ = [
     "Method",
     "Options",
     "Task",
+    "TextSide",
     "TowerChange",
     "changed_image_features",
     "cosine_head",
     "make_settings",
+    "other_classes",
     "parse_settings",
     "settings_json",
     "settings_type",

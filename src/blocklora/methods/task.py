@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from blocklora.clip import Clip
 from blocklora.data import Example
 from blocklora.methods.heads import Head
+from blocklora.methods.text_side import TextSide
 from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep, Training
 from blocklora.training.minimise import Curve
@@ -41,8 +43,7 @@ class Task:
     @property
     def shots(self) -> int:
         """How many training pictures the largest class has."""
-        labels = [example.label for example in self.train]
-        return max(labels.count(label) for label in set(labels))
+        return max(Counter(example.label for example in self.train).values())
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Fitted:
         selection: How the kept step and the settings were chosen, in words.
         head: What turns image features into logits; None is scaled cosines with ``class_features``.
         tower: What was changed in the image tower, beside an adapter.
+        text: What was learned about class names in general; None where only these classes were learned.
     """
 
     model: Any
@@ -66,6 +68,7 @@ class Fitted:
     selection: dict[str, str]
     head: Head | None = None
     tower: TowerChange = field(default_factory=TowerChange)
+    text: TextSide | None = None
 
 
 def fixed_beforehand(steps: int, recipe: str) -> dict[str, str]:
