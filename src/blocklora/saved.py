@@ -45,6 +45,10 @@ _FORMAT = 2
 _ADAPTER, _FEATURES, _TOWER = "adapter", "class_features.safetensors", "image_tower.safetensors"
 _TEXT = "text_tower.safetensors"
 _ZERO_SHOT, _HEAD = "zero_shot", "head/"
+_KEYS = (
+    "method", "model", "revision", "image_tower_sha256", "image_tower_adapted", "image_tower_changed", "text_side",
+    "text_tower_sha256", "head", "labels", "class_names", "prompts", "temperature",
+)  # fmt: skip
 _PACKAGES = ("blocklora", "torch", "transformers", "peft", "accelerate", "safetensors", "pillow", "numpy")
 
 
@@ -209,6 +213,8 @@ def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
                 f"{folder}: format {record['format']} of {CLASSIFIER} is not known to this version of blocklora, "
                 f"which reads {_FORMAT}; upgrade blocklora, or fit it again."
             )
+        if missing := [key for key in _KEYS if key not in record]:
+            raise KeyError(f"{CLASSIFIER} has no {missing[0]}")
         features = load_file(folder / _FEATURES)
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise RunError(f"{folder}: this classifier is damaged ({error}); fit it again.") from error
