@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from blocklora.cli_plan import plan
 from blocklora.cli_protocols import add_protocols, print_json, run_with_progress
 from blocklora.errors import BlockloraError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _err = Console(stderr=True, highlight=False)
+app.command()(plan)
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")

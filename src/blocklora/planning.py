@@ -20,7 +20,7 @@ from blocklora.training.shapes import Adapted, model_shape
 
 __all__ = ["KNOWN", "plan_step"]
 
-# OpenAI's models: id on the hub; width, blocks and patch of the image tower, side of a picture; width of the text tower.
+# OpenAI's models: id on the hub; width, blocks, patch of the image tower, side of a picture; width of the text tower.
 KNOWN: dict[str, tuple[str, tuple[int, int, int, int], int]] = {
     "ViT-B/32": ("openai/clip-vit-base-patch32", (768, 12, 32, 224), 512),
     "ViT-B/16": ("openai/clip-vit-base-patch16", (768, 12, 16, 224), 512),
@@ -66,14 +66,14 @@ def plan_step(
     if classes < 1 or batch_size < 1:
         raise ConfigError(f"classes {classes}, batch_size {batch_size}: expected at least 1 of both.")
     config = _config(model)
-    options = make_settings(method, METHODS.get(method, METHODS["block-lora"]), settings)
     if method not in ("block-lora", "clip-lora"):
-        raise ConfigError(f"method '{method}': only block-lora and clip-lora are planned.")
+        raise ConfigError(f"method '{method}': expected block-lora or clip-lora, whose steps can be planned.")
+    options = make_settings(method, METHODS[method], settings)
     where = resolve_device(device)
-    half = memory is None and where.type == "cpu"
-    number = 4 if precision == "fp32" or (precision == "auto" and half) else 2
-    if precision != "auto" and not memory:
-        resolve_precision(precision, where)
+    wanted = (
+        precision if precision == "fp16" else resolve_precision(precision, where)
+    )  # a GPU elsewhere may be meant
+    number = 4 if wanted == "fp32" else 2
     limit = parse_bytes(memory) if memory else free_memory(where)
     work = _workload(config, options, method, classes, batch_size, number)
     weights = 4 * work.model.parameters
@@ -90,9 +90,7 @@ def plan_step(
         "plan": words(chosen[0].plan),
         "weights_bytes": weights,
         **_figures(need, weights),
-        "smaller_plans": [
-            {"plan": words(one.plan), **_figures(one.need, weights)} for one in chosen[1:]
-        ],
+        "smaller_plans": [{"plan": words(one.plan), **_figures(one.need, weights)} for one in chosen[1:]],
         "clip_lora": _figures(clip_lora_need(work, context), weights),
         "peft_lora": _figures(peft_need(work), weights),
     }
@@ -114,12 +112,17 @@ def _workload(
     adapted: dict[str, Adapted] = {}
     shapes: list[tuple[int, int]] = []
     for name, tower in depths.items():
-        blocks = chosen_layers(options.layers, tower.num_hidden_layers) if options.towers in ("both", name) else []
+        blocks = (
+            chosen_layers(options.layers, tower.num_hidden_layers) if options.towers in ("both", name) else []
+        )
         adapted[name] = blocks, (ranks[0], ranks[1], ranks[2], ranks[3])
         d, m = tower.hidden_size, tower.intermediate_size
         widths = {"fc1": (m, d), "fc2": (d, m)}
         shapes += [widths.get(target, (d, d)) for target in options.targets] * len(blocks)
-    kind = {"clip-lora": "lora", "block-lora": "folded" if options.parametrization == "folded" else "block-lora"}
+    kind = {
+        "clip-lora": "lora",
+        "block-lora": "folded" if options.parametrization == "folded" else "block-lora",
+    }
     trained = trained_numbers(
         kind[method], shapes, options.r, 1 if method == "clip-lora" else options.n_blocks
     )
@@ -140,7 +143,9 @@ def _prompt_lengths(classes: int) -> tuple[int, ...]:
 
 def _config(model: str) -> Any:
     """The configuration of a model that is known by name, or is on disk or on the hub."""
-    names = {name.removeprefix("ViT-"): name for name in KNOWN} | {hub: name for name, (hub, *_) in KNOWN.items()}
+    names = {name.removeprefix("ViT-"): name for name in KNOWN} | {
+        hub: name for name, (hub, *_) in KNOWN.items()
+    }
     name = names.get(model, model)
     if name not in KNOWN:
         return read_clip_config(model)

@@ -64,7 +64,7 @@ def test_read_ahead_keeps_order_and_bounds_what_waits() -> None:
         began.append(item)
         return item * item
 
-    results = read_ahead(work, range(10), ahead=3, workers=2)
+    results = read_ahead(work, range(10), ahead=3)
     assert next(results) == 0
     assert max(began) <= 3
     assert list(results) == [n * n for n in range(1, 10)]
@@ -76,11 +76,11 @@ def test_read_ahead_passes_errors_on_and_may_be_left() -> None:
             raise ValueError("bad item")
         return item
 
-    results = read_ahead(work, range(5), ahead=2, workers=1)
+    results = read_ahead(work, range(5), ahead=2)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="bad item"):
         next(results)
-    left = read_ahead(work, range(2), ahead=1, workers=1)
+    left = read_ahead(work, range(2), ahead=1)
     assert next(left) == 0
     left.close()
-    assert list(read_ahead(work, [], ahead=2, workers=1)) == []
+    assert list(read_ahead(work, [], ahead=2)) == []

@@ -1,10 +1,17 @@
 """The two towers of CLIP and its relatives: loading them, preparing pictures and prompts, and computing features."""
 
 from blocklora.clip.encode import Encoded, encode_pictures
-from blocklora.clip.features import class_features, image_features, text_features, tokenize
-from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower
+from blocklora.clip.features import tokenize
+from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
 from blocklora.clip.preprocess import crop_size, pixels, random_crop
-from blocklora.clip.towers import Engine, Towers, make_towers
+from blocklora.clip.towers import (
+    Engine,
+    Towers,
+    class_features,
+    image_features,
+    make_towers,
+    text_features,
+)
 
 __all__ = [
     "TINY",
@@ -22,6 +29,7 @@ __all__ = [
     "make_towers",
     "pixels",
     "random_crop",
+    "read_clip_config",
     "text_features",
     "tokenize",
 ]

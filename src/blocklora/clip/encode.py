@@ -60,7 +60,7 @@ def encode_pictures(
 
     features, kept, unreadable = [], [], []
     starts = range(0, len(pictures), batch_size)
-    for start, batch in zip(starts, read_ahead(prepare, starts, ahead=3, workers=2), strict=True):
+    for start, batch in zip(starts, read_ahead(prepare, starts), strict=True):
         good = [
             (start + place, value) for place, value in enumerate(batch) if isinstance(value, torch.Tensor)
         ]

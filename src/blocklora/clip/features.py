@@ -6,6 +6,7 @@ a picture in pixels, C = 3 colours, P = side of a patch, G = S / P patches in a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from blocklora.clip.families import FAMILIES
 from blocklora.errors import ConfigError
 
-__all__ = ["class_features", "image_features", "read_ahead", "text_features", "tokenize"]
+__all__ = ["image_features", "read_ahead", "text_features", "tokenize"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -74,15 +75,6 @@ def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     return F.normalize(features, dim=-1)
 
 
-@torch.no_grad()
-def class_features(model: Any, tokens: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
-    """Run the text tower over many prompts, ``batch_size`` at a time, without gradients: (N, D) on the CPU."""
-    device = next(model.parameters()).device
-    return torch.cat(
-        [text_features(model, part.to(device)).float().cpu() for part in torch.split(tokens, batch_size)]
-    )
-
-
 def _text_inputs(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return what ``get_text_features`` takes: token ids, and a mask only where padding would count without it.
 
@@ -113,19 +105,22 @@ def _image_inputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Ten
 
 
 def read_ahead(
-    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int, workers: int
+    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int | None = None
 ) -> Iterator[_Out]:
     """Yield ``work(item)`` for each item, in order, while threads prepare the next ones.
 
     Args:
         work: What to do; pictures are decoded and resized outside of Python's lock.
         items: What to do it to.
-        ahead: How many results may wait.
-        workers: How many threads.
+        ahead: How many results may wait; None is one more than there are threads, of which there is one for every
+            two processors, at least two and at most eight.
     """
+    workers = min(8, max(2, (os.cpu_count() or 2) // 2))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         source = iter(items)
-        waiting: list[Future[_Out]] = [pool.submit(work, item) for item in islice(source, ahead)]
+        waiting: list[Future[_Out]] = [
+            pool.submit(work, item) for item in islice(source, ahead or workers + 1)
+        ]
         try:
             while waiting:
                 result = waiting.pop(0).result()

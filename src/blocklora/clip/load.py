@@ -25,7 +25,7 @@ from blocklora.clip.families import FAMILIES, Family
 from blocklora.clip.preprocess import square_processor
 from blocklora.errors import ModelError
 
-__all__ = ["TINY", "Clip", "ImageTower", "load_clip", "load_image_tower"]
+__all__ = ["TINY", "Clip", "ImageTower", "load_clip", "load_image_tower", "read_clip_config"]
 
 TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
@@ -144,6 +144,14 @@ def load_image_tower(model: str, revision: str | None = None) -> ImageTower:
         )
 
     return _load(model, revision, read)
+
+
+def read_clip_config(model: str) -> Any:
+    """Read the configuration of a CLIP model, without its weights; errors are ``load_clip``'s."""
+    config = _load(model, None, lambda source: _read_config(source)[0])
+    if config.model_type != "clip":
+        raise ModelError(f"{model}: this is a '{config.model_type}' model; expected a CLIP model.")
+    return config
 
 
 def image_tower_hash(model: torch.nn.Module) -> str:

@@ -14,12 +14,22 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from blocklora.clip.features import image_features, text_features
+from blocklora.clip import features
 from blocklora.clip.lean import Keep, LeanTower, why_not_lean
 from blocklora.clip.text_plan import text_plans
 from blocklora.errors import ConfigError
 
-__all__ = ["Engine", "LeanTowers", "PlainTowers", "Towers", "make_towers", "trains"]
+__all__ = [
+    "Engine",
+    "LeanTowers",
+    "PlainTowers",
+    "Towers",
+    "class_features",
+    "image_features",
+    "make_towers",
+    "text_features",
+    "trains",
+]
 
 Engine = Literal["auto", "lean", "plain"]
 
@@ -104,7 +114,7 @@ class PlainTowers:
     def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """See ``Towers``."""
         with self._seeded(seed):
-            return _wide(image_features(self.model, pixel_values))
+            return _wide(features.image_features(self.model, pixel_values))
 
     def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
         """See ``Towers``."""
@@ -114,12 +124,46 @@ class PlainTowers:
     def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """See ``Towers``."""
         with self._seeded(seed):
-            return _wide(text_features(self.model, one_pass))
+            return _wide(features.text_features(self.model, one_pass))
 
     def _seeded(self, seed: int) -> torch.autocast:
         """Seed torch's own random stream, which PEFT's dropout draws from, and return the precision's context."""
         torch.manual_seed(seed)
         return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
+
+
+def image_features(model: Any, pixel_values: Tensor) -> Tensor:
+    """Run an image tower: lean where no gradient is asked for and the model allows it, else transformers' forward.
+
+    Args:
+        model: A dual encoder or its image tower with the projection, with or without an adapter in its layers.
+        pixel_values: (B, 3, S, S) on the model's device.
+
+    Returns:
+        Unit features (B, D).
+    """
+    if torch.is_grad_enabled() or why_not_lean(model):
+        return features.image_features(model, pixel_values)
+    dtype = _autocast_dtype(pixel_values.device)
+    return LeanTower(model.vision_model, model.visual_projection, dtype).images(pixel_values)
+
+
+def text_features(model: Any, tokens: Tensor) -> Tensor:
+    """Run a text tower over token ids (N, L), as ``image_features`` does: unit features (N, D)."""
+    if torch.is_grad_enabled() or why_not_lean(model):
+        return features.text_features(model, tokens)
+    lean = LeanTowers(model, dtype=_autocast_dtype(tokens.device))
+    ((rows, plan),) = lean.passes(tokens.cpu())
+    return lean.texts(plan)[rows.argsort().to(tokens.device)]
+
+
+@torch.no_grad()
+def class_features(model: Any, tokens: Tensor, batch_size: int = 256) -> Tensor:
+    """Run the text tower over many prompts, ``batch_size`` at a time, without gradients: (N, D) on the CPU."""
+    towers = make_towers(model)
+    passes = towers.passes(tokens.cpu(), batch_size)
+    found = torch.cat([towers.texts(one_pass).float().cpu() for _, one_pass in passes])
+    return found[torch.cat([rows for rows, _ in passes]).argsort()]
 
 
 def make_towers(
@@ -142,6 +186,11 @@ def make_towers(
     if engine == "plain" or why:
         return PlainTowers(model, dtype=dtype, why=why if engine == "auto" and why else "")
     return LeanTowers(model, dtype=dtype, prefix_sharing=prefix_sharing)
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the type that autocast computes in where it is on."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _wide(features: Tensor) -> Tensor:

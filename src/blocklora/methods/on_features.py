@@ -81,7 +81,7 @@ def picture_features(
 
     at_once = max(1, _PICTURES // passes)
     found, waiting = [], []
-    for index, views in enumerate(read_ahead(cut, range(len(examples)), ahead=2 * at_once, workers=2), 1):
+    for index, views in enumerate(read_ahead(cut, range(len(examples)), ahead=2 * at_once), 1):
         waiting.append(views)
         if len(waiting) == at_once or index == len(examples):
             batch = torch.cat(waiting).to(accelerator.device)  # (pictures x V, 3, S, S)

@@ -87,9 +87,13 @@ def train(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    towers.model.train()
+    model = towers.model
+    model.train()
+    for tower in (model.vision_model, model.text_model):
+        if not trains(tower):  # a tower that only gives features drops nothing
+            tower.eval()
     with _own_random_stream(accelerator.device):
-        fixed = pictures.fixed and not trains(towers.model.vision_model)
+        fixed = pictures.fixed and not trains(model.vision_model)
         batches: Batches = _Features(towers, pictures) if fixed else pictures
         steps = _Steps(towers, tokens, plans, accelerator, seed)
         curve = minimise(
@@ -99,13 +103,13 @@ def train(
             batches,
             accelerator,
             steps=iterations,
-            state={name: value for name, value in towers.model.named_parameters() if value.requires_grad},
+            state={name: value for name, value in model.named_parameters() if value.requires_grad},
             checkpoint=checkpoint,
             save_seconds=save_seconds,
             remember=steps,
             on_step=on_step,
         )
-    towers.model.eval()
+    model.eval()
     return Training(curve.losses, curve.lrs, curve.seconds, steps.plan, tuple(steps.notes))
 
 

@@ -19,7 +19,7 @@ from blocklora.training.planner import Need, Workload, choose_plans
 from blocklora.training.shapes import workload
 from blocklora.training.step import Plan
 
-__all__ = ["MemoryPlan", "parse_bytes", "plan_memory"]
+__all__ = ["MemoryPlan", "free_memory", "parse_bytes", "plan_memory", "words"]
 
 _LOG = logging.getLogger(__name__)
 _UNITS = {
@@ -35,8 +35,8 @@ _UNITS = {
 }
 _SHARE = 0.9  # of what is free that is planned with, where nobody sets a limit
 _PICTURES = 0.25  # of what is left that decoded pictures may take
-# On a CPU the process's size is what is measured: libraries wake up, and the allocator keeps some of what is freed.
-_CPU_FIRST, _CPU_MORE = 180 * 10**6, 0.35
+# On a CPU the process's size is what is measured, and it grows when torch's libraries wake up.
+_CPU_FIRST = 110 * 10**6
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ def plan_memory(
         ConfigError: The limit cannot be read, not even the smallest plan fits into it, or the ordinary forward runs,
             whose memory cannot be limited.
     """
-    used, free = _memory(device)
-    most = parse_bytes(limit) if limit else int(used + _SHARE * free)
+    used, _ = _memory(device)
+    most = parse_bytes(limit) if limit else free_memory(device)
     on_gpu = device.type == "cuda"
     host = psutil.virtual_memory().available if on_gpu else most - used
     pictures.budget = max(0, min(pictures.budget, int(_PICTURES * host)))
     used += 0 if on_gpu else pictures.expected_bytes()
     if isinstance(towers, LeanTowers):
-        plan = _planned(workload(towers, tokens, pictures), device, used, most)
+        plan = _planned(workload(towers, tokens, pictures, device), device, used, most)
     elif limit:
         raise ConfigError(
             f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "
@@ -129,10 +129,10 @@ def plan_memory(
 
 def _planned(work: Workload, device: torch.device, used: int, most: int) -> MemoryPlan:
     """Choose the fastest plan that fits, and predict its peak."""
-    first, more = (0, 0.0) if device.type == "cuda" else (_CPU_FIRST, _CPU_MORE)
-    chosen = choose_plans(work, int((most - used - first) / (1 + more)))
+    first = 0 if device.type == "cuda" else _CPU_FIRST
+    chosen = choose_plans(work, most - used - first)
     need = chosen[0].need
-    predicted = used + round(need.step * (1 + more)) + first
+    predicted = used + first + need.step
     if device.type != "cuda":
         predicted = max(predicted, peak_memory_bytes(device))  # loading may have needed more
     return MemoryPlan(tuple(one.plan for one in chosen), need, most, predicted, device)
@@ -174,6 +174,12 @@ def parse_bytes(text: str) -> int:
     if not found or not unit or not float(found.group(1)):
         raise ConfigError(f"memory '{text}': expected an amount such as 24GB, 8GiB or 800MB.")
     return int(float(found.group(1)) * unit)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes are planned with where nobody sets a limit, those already in use included."""
+    used, free = _memory(device)
+    return int(used + _SHARE * free)
 
 
 def _memory(device: torch.device) -> tuple[int, int]:

@@ -160,7 +160,7 @@ def minimise(
     began = saved = time.monotonic()
     shown = -math.inf  # the first step is always shown
     with _stop_between_steps() as stop:
-        ahead = read_ahead(batches.batch, range(start, steps), ahead=3, workers=2)
+        ahead = read_ahead(batches.batch, range(start, steps))
         for step, (inputs, labels) in enumerate(ahead, start):
             losses[step] = gradients(step, inputs.to(device), labels.to(device)).detach()
             stepper.step()

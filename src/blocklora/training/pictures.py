@@ -6,6 +6,7 @@ Axes: B = pictures of a batch, S = the side that the model reads, in pixels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -55,6 +56,7 @@ class TrainingPictures:
         self.budget = _KEPT_BYTES
         self._kept: dict[int, Image.Image] = {}
         self._kept_bytes = 0
+        self._lock = threading.Lock()
 
     def expected_bytes(self) -> int:
         """Estimate what the kept pictures will take, from the first few, which are opened for it."""
@@ -108,7 +110,8 @@ class TrainingPictures:
             return kept
         picture = open_image(self._examples[index].source, min_side=_LARGER * self._size)
         size = 3 * picture.width * picture.height
-        if self._kept_bytes + size <= self.budget:
-            self._kept[index] = picture
-            self._kept_bytes += size
+        with self._lock:
+            if index not in self._kept and self._kept_bytes + size <= self.budget:
+                self._kept[index] = picture
+                self._kept_bytes += size
         return picture

@@ -26,7 +26,9 @@ _STATE_COPIES = 4  # of every trained number: itself, its gradient, AdamW's two 
 _SMALLEST_CHUNK = 8
 _NEXT = 0.75  # a plan to fall back to needs at most this share of the memory of the one before
 _READ_AHEAD = 4  # batches of pictures that exist at a time
-_SLACK = 1.08  # measured peaks over counted ones: what allocators lose between blocks of memory
+# Measured peaks over counted ones. A GPU's allocator loses a little between blocks of memory. On a CPU the process's
+# size is what is measured, and glibc's allocator, to which these are fitted, gives little back between passes.
+_SLACK, _CPU_SLACK, _CPU_SLACK_BETWEEN_PASSES = 1.08, 1.25, 1.8
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Workload:
         lengths: Tokens of every class prompt, both special tokens included.
         opening: Tokens that all prompts begin with, computed once; 0 where that is switched off.
         number: Bytes of a number in activations: 4, or 2 in 16-bit precision.
+        on_cpu: Whether the size of a process is what counts, and not that of tensors.
         image_features: Whether pictures come as features, computed once (an image tower that is not trained).
     """
 
@@ -70,6 +73,7 @@ class Workload:
     lengths: tuple[int, ...]
     opening: int
     number: int = 4
+    on_cpu: bool = False
     image_features: bool = False
 
     @property
@@ -124,7 +128,14 @@ def price(work: Workload, plan: Plan) -> Need:
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
     pixels = 0 if work.image_features else 4 * 3 * model.side**2 * work.pictures * _READ_AHEAD
     state = 4 * _STATE_COPIES * model.trained
-    return Need(flops, saved, round(_SLACK * peak) + features + pixels + state)
+    return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state)
+
+
+def _slack(work: Workload, plan: Plan) -> float:
+    """Return what a counted peak is multiplied by."""
+    if not work.on_cpu:
+        return _SLACK
+    return _CPU_SLACK_BETWEEN_PASSES if plan.micro_batch else _CPU_SLACK
 
 
 def choose_plans(work: Workload, room: int) -> list[Priced]:
@@ -144,8 +155,8 @@ def choose_plans(work: Workload, room: int) -> list[Priced]:
     smallest = min(priced, key=lambda one: one.need.step)
     if smallest.need.step > room:
         raise ConfigError(
-            f"the smallest plan needs {smallest.need.step / 1e9:.2f} GB beside the weights, and {room / 1e9:.2f} GB "
-            "are left: raise --memory-limit, take a smaller model, or --precision bf16 on a GPU."
+            f"the smallest plan needs {smallest.need.step / 1e9:.2f} GB beside the weights and what is in use already, "
+            f"and {max(room, 0) / 1e9:.2f} GB are left: allow more memory, take a smaller model, or 16 bits on a GPU."
         )
     chosen: list[Priced] = []
     while fitting := [one for one in priced if one.need.step <= room]:

@@ -1,9 +1,8 @@
 """What the usual ways to train CLIP with LoRA compute and keep in one step, to compare a plan with.
 
-CLIP-LoRA: the released code (MaxZanella/CLIP-LoRA) pads every prompt to the context's 77 tokens and adds a d x d product
-to every weight. PEFT: transformers' CLIPModel with PEFT's LoRA, prompts padded to the longest. Both recompute nothing.
-The factors below were counted with the counters that the tests of ``costs`` use, in fp32 with dropout on a CPU, q, k and v
-adapted; a test counts PEFT's again.
+CLIP-LoRA: the released code (MaxZanella/CLIP-LoRA) pads every prompt to the context's 77 tokens and adds a d x d
+product to every weight. PEFT: transformers' CLIPModel with PEFT's LoRA, prompts padded to the longest. Both recompute
+nothing. The factors below were counted in fp32 with dropout on a CPU, q, k and v adapted; a test counts PEFT's again.
 """
 
 from __future__ import annotations
@@ -34,7 +33,9 @@ def clip_lora_need(work: Workload, context: int) -> Need:
         context: Tokens that every prompt is padded to.
     """
     rows = _padded(len(work.lengths), context), image_rows(work.pictures, work.model.tokens)
-    return _sum([_clip_lora(shape, part, work.number) for shape, part in zip(_towers(work), rows, strict=True)])
+    return _sum(
+        [_clip_lora(shape, part, work.number) for shape, part in zip(_towers(work), rows, strict=True)]
+    )
 
 
 def _towers(work: Workload) -> tuple[TowerShape, TowerShape]:

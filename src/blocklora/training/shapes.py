@@ -20,13 +20,16 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 """The adapted blocks of a tower, a run of indices or none, and the ranks of their (q, k, v), out, fc1 and fc2."""
 
 
-def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingPictures) -> Workload:
+def workload(
+    towers: LeanTowers, tokens: Tensor, pictures: TrainingPictures, device: torch.device
+) -> Workload:
     """Describe one training step.
 
     Args:
         towers: The model, with its adapters.
         tokens: Token ids of the class prompts (N, L).
         pictures: The batches.
+        device: Where training runs.
     """
     model, end = towers.model, int(towers.model.text_model.config.eos_token_id)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -36,6 +39,7 @@ def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingPictures) -> 
         lengths=tuple(prompt_lengths(tokens, end).tolist()),
         opening=text_plan(tokens, end, share=towers.prefix_sharing).opening,
         number=torch.finfo(towers.dtype).bits // 8,
+        on_cpu=device.type != "cuda",
         image_features=pictures.fixed and not trains(model.vision_model),
     )
 
