@@ -24,11 +24,12 @@ ORDER = [
     {"report"},
     {"run_folder"},
     {"runs"},
-    {"predictions", "demo", "console"},
+    {"predictions", "demo", "console", "bench"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
+    "bench/plots.py",  # matplotlib is an optional extra
     "cli.py",  # so that --help answers at once
     "data/bundled.py",  # scikit-learn takes a second
     "data/tables.py",  # pandas is an optional extra

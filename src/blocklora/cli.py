@@ -1,4 +1,4 @@
-"""The command line: ``blocklora demo | fit | evaluate | predict``.
+"""The command line: ``blocklora demo | fit | evaluate | predict | bench | tables``.
 
 Heavy modules are imported inside the commands, so that ``--help`` answers at once. Results go to stdout, all
 else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2: the command was wrong;
@@ -188,6 +188,56 @@ def demo(
         _print_json(result)
     else:
         print_demo(result)
+
+
+@app.command()
+def bench(
+    grid: Annotated[Path, typer.Argument(help="A TOML file: data sets, shots, seeds, methods and models.")],
+    out: Annotated[Path, typer.Option(help="The RESULTS folder, made or gone on with.")] = Path("results"),
+    workers: Annotated[
+        int | None, typer.Option(help="Processes.", min=1, show_default="what memory and cores allow")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do the runs again that failed.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Do all runs of a grid that are still missing; the same command goes on after an interruption."""
+    from blocklora.bench import BenchProgress, run_grid
+
+    with BenchProgress(_err) as progress:
+        try:
+            counts = run_grid(grid, out, workers=workers, retry_failed=retry_failed, progress=progress)
+        except KeyboardInterrupt:
+            _err.print(f"stopped; the same command goes on from what {out} holds.", soft_wrap=True)
+            raise
+    failed = counts["failed"] + counts["failed_before"]
+    if as_json:
+        _print_json(counts)
+    else:
+        print(f"{counts['done']} runs done, {failed} of {counts['planned']} failed; results: {out}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def tables(
+    results: Annotated[Path, typer.Argument(help="A RESULTS folder of 'blocklora bench'.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to make.", show_default="RESULTS/tables")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write tables (Markdown, LaTeX, CSV, HTML) and plots of a bench, with intervals and tests."""
+    from blocklora.bench import write_tables
+
+    files = write_tables(results, out or results / "tables")
+    if as_json:
+        _print_json([str(path) for path in files])
+    else:
+        print("\n".join(str(path) for path in files))
 
 
 def _print_json(document: Any) -> None:
