@@ -204,7 +204,8 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Do all runs of a grid that are still missing; the same command goes on after an interruption."""
-    from blocklora.bench import BenchProgress, run_grid
+    from blocklora.bench.progress import BenchProgress
+    from blocklora.bench.run import run_grid
 
     with BenchProgress(_err) as progress:
         try:
@@ -231,7 +232,7 @@ def tables(
     debug: Debug = False,
 ) -> None:
     """Write tables (Markdown, LaTeX, CSV, HTML) and plots of a bench, with intervals and tests."""
-    from blocklora.bench import write_tables
+    from blocklora.bench.report import write_tables
 
     files = write_tables(results, out or results / "tables")
     if as_json:

@@ -1,8 +1,5 @@
-"""Grids of runs that survive interruptions, and tables and plots that say what their figures mean."""
+"""Grids of runs that survive interruptions, and tables and plots that say what their figures mean.
 
-from blocklora.bench.bench import run_grid
-from blocklora.bench.grid import load_grid
-from blocklora.bench.progress import BenchProgress
-from blocklora.bench.report import write_tables
-
-__all__ = ["BenchProgress", "load_grid", "run_grid", "write_tables"]
+``blocklora.bench.run.run_grid`` and ``blocklora.bench.report.write_tables`` are the ways in; nothing is imported here, so that
+a worker process starts at once.
+"""

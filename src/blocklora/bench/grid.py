@@ -224,7 +224,9 @@ def _method_arguments(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a method's settings as given, and all of them with the defaults filled in."""
     where = f"methods.{label}"
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
     method = given.pop("method", label)
     known = isinstance(method, str) and method in METHODS
     _need(known, path, f"{where}.method", method, f"one of {', '.join(METHODS)}")

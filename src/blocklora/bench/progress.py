@@ -19,8 +19,8 @@ __all__ = ["BenchProgress", "seconds_left"]
 def seconds_left(left: Iterable[Run], finished: Iterable[tuple[Run, float]], n_workers: int) -> float | None:
     """Estimate the time that the rest of a grid takes.
 
-    A run is expected to take as long as the mean of the finished runs that are most like it: of the same method, model, data and
-    shots; else of the same method, model and shots; else of the same method; else of all.
+    A run is expected to take as long as the mean of the finished runs that are most like it: of the same method,
+    model, data and shots; else of the same method, model and shots; else of the same method; else of all.
 
     Args:
         left: Runs to do.

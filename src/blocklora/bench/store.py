@@ -1,6 +1,7 @@
 """What a bench keeps: one JSON line for each finished run, and the plan that says which runs there should be.
 
-RESULTS holds `runs.jsonl` and `plan.json`, and while a bench works, `running/` (unfinished RUN folders) and `features/`.
+RESULTS holds `runs.jsonl` and `plan.json`; `features/`, which may be deleted; and while a bench works `running/`, with
+unfinished RUN folders.
 One file of lines, and not one file a run: only the process that leads a bench writes it, one line at a time, so
 it is easy to keep whole, to read, to compare and to commit, at thousands of runs as well. A line counts once
 its newline is on the disk; what a crash left behind the last newline is cut off before the next line is written.

@@ -1,8 +1,8 @@
 """Worker processes that do jobs one after the other, and whose death is an answer like any other.
 
 The standard pools do not fit: when one process of a ``ProcessPoolExecutor`` is killed (by the system for want of
-memory, for example), all of its jobs fail, and nobody is told whose fault it was. Here every process has a pipe of its own;
-a pipe that ends without an answer is the failure of the one job that it was at.
+memory, for example), all of its jobs fail, and nobody is told whose fault it was. Here every process has a pipe of
+its own; a pipe that ends without an answer is the failure of the one job that it was at.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -53,7 +53,7 @@ class _Worker:
 
     process: Any
     pipe: Connection
-    job: Job | None = None
+    job: Any = None  # a Job, or None
     began: float = field(default_factory=time.monotonic)
 
 
@@ -77,9 +77,9 @@ def run_jobs(
     n_workers: int,
     log: Path,
     *,
+    on_step: Callable[[int, Any, str, int, int], None],
     attempts: int = 2,
-    on_step: Callable[[int, Any, str, int, int], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Do jobs in processes, and yield what became of each as it ends.
 
     A job that fails is tried again at once, in a new process; after ``attempts`` its error is the outcome. When the
@@ -99,18 +99,12 @@ def run_jobs(
     try:
         while todo or any(worker.job for worker in workers.values()):
             for n in range(n_workers):
-                if todo and n not in workers:
-                    workers[n] = _start(n, work, settings, log)
-                if todo and workers[n].job is None:
-                    _give(workers[n], todo.popleft())
+                _give(n, todo, workers, lambda n: _start(n, work, settings, log))
             for n, message in _messages(workers):
                 job = workers[n].job
                 seconds = time.monotonic() - workers[n].began
-                if job is None:
-                    continue
                 if message[0] == "step":
-                    if on_step:
-                        on_step(n, job.content, *message[1:])
+                    on_step(n, job.content, *message[1:])
                 elif message[0] == "done":
                     workers[n].job = None
                     yield Outcome(job, answer=message[1], seconds=seconds)
@@ -127,13 +121,14 @@ def run_jobs(
             _end(worker)
 
 
-def _give(worker: _Worker, job: Job) -> None:
-    """Hand a job to an idle worker; a dead one is noticed when its pipe is read."""
-    worker.job, worker.began = job, time.monotonic()
-    try:
-        worker.pipe.send((job.content, job.attempt))
-    except OSError:
-        pass
+def _give(n: int, todo: deque[Job], workers: dict[int, _Worker], start: Callable[[int], _Worker]) -> None:
+    """Hand the next job to a worker that is idle or not yet there; a dead one is noticed when its pipe is read."""
+    if todo and n not in workers:
+        workers[n] = start(n)
+    if todo and workers[n].job is None:
+        workers[n].job, workers[n].began = todo.popleft(), time.monotonic()
+        with suppress(OSError):
+            workers[n].pipe.send((workers[n].job.content, workers[n].job.attempt))
 
 
 def _messages(workers: dict[int, _Worker]) -> list[tuple[int, tuple[Any, ...]]]:

@@ -1,8 +1,9 @@
 """Features of the frozen model, kept on disk and shared by all processes that need the same ones.
 
-A folder of safetensors files, each named by a hash of everything its numbers depend on. Files are written whole, so readers
-see all of one or none; two processes that compute the same features write the same file. The folder is named by
-the environment variable ``BLOCKLORA_FEATURES`` (``blocklora bench`` sets it for its workers); without it nothing is kept.
+A folder of safetensors files, each named by a hash of everything its numbers depend on. Files are written whole, so
+readers see all of one or none; two processes that compute the same features write the same file. The folder is named
+by the environment variable ``BLOCKLORA_FEATURES`` (``blocklora bench`` sets it for its workers); without it nothing is
+kept.
 
 Axes: M = readable pictures, D = the width of a feature.
 """

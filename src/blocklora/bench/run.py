@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def _record(run: Run, outcome: Outcome) -> dict[str, Any]:
     record = {"key": run.key, **run.place(), "attempts": outcome.job.attempt}
     if outcome.error is None:
         return record | {"status": "ok", **outcome.answer, "settings": run.resolved}
-    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    when = datetime.now(UTC).isoformat(timespec="seconds")
     failure = {"status": "failed", "error": outcome.error, "trace": outcome.trace, "seconds": outcome.seconds}
     return record | failure | {"created": when, "settings": run.resolved}
 
@@ -171,7 +171,7 @@ def _code() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    tracked = commit and git("ls-files", "--error-unmatch", "bench.py")
+    tracked = commit and git("ls-files", "--error-unmatch", "run.py")
     changes = git("status", "--porcelain", "--untracked-files=no") if tracked else None
     return {"version": version("blocklora")} | (
         {"commit": commit, "changed": bool(changes)} if tracked else {}
