@@ -49,7 +49,9 @@ def methods_stay() -> Iterator[None]:
     METHODS.update(before)
 
 
-def write_grid(folder: Path, clip_folder: Path, photos: Path, *methods: str, seeds: str = "[1, 2, 3]") -> Path:
+def write_grid(
+    folder: Path, clip_folder: Path, photos: Path, *methods: str, seeds: str = "[1, 2, 3]"
+) -> Path:
     (folder / "mine.py").write_text(MINE, encoding="utf-8")
     tables = "".join(f"[methods.{method}]\n" for method in methods)
     path = folder / "grid.toml"
@@ -67,9 +69,7 @@ def bench(*arguments: Any, stop_by: str = "SIGKILL") -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, env=environment, encoding="utf-8")
 
 
-def test_a_second_time_does_nothing(
-    tmp_path: Path, clip_folder: Path, photos: Path
-) -> None:
+def test_a_second_time_does_nothing(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
     grid = write_grid(tmp_path, clip_folder, photos, "zero-shot", "block-lora", seeds="[1, 2]")
     out = tmp_path / "results"
     assert run_grid(grid, out, workers=2) == {"planned": 4, "done": 4, "failed": 0, "failed_before": 0}
@@ -117,7 +117,9 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path, clip_folder: Path, photos: Path) -
     assert len(read_records(out)) == 1
 
 
-def test_a_failed_run_is_recorded_and_the_grid_goes_on(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
+def test_a_failed_run_is_recorded_and_the_grid_goes_on(
+    tmp_path: Path, clip_folder: Path, photos: Path
+) -> None:
     grid = write_grid(tmp_path, clip_folder, photos, "fails", "zero-shot", seeds="[1]")
     out = tmp_path / "results"
     done = bench(grid, "--out", out, "--workers", 1, "--json")
@@ -133,7 +135,9 @@ def test_a_failed_run_is_recorded_and_the_grid_goes_on(tmp_path: Path, clip_fold
     assert {record["status"] for record in read_records(out).values()} == {"ok"}
 
 
-def test_what_cannot_work_is_found_before_the_first_run(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
+def test_what_cannot_work_is_found_before_the_first_run(
+    tmp_path: Path, clip_folder: Path, photos: Path
+) -> None:
     grid = write_grid(tmp_path, clip_folder, tmp_path / "nowhere", "zero-shot")
     with pytest.raises(DataError, match="nowhere: this path does not exist"):
         run_grid(grid, tmp_path / "results")
