@@ -81,7 +81,11 @@ def test_a_key_changes_with_every_setting_and_with_nothing_else(tmp_path: Path) 
         ("iterations = 7", 'lr = "fast"', r"methods.twin.lr = 'fast': a value of another type is expected"),
         ("iterations = 7", "learning_rate = 1", r"methods.twin: unknown option 'learning_rate'"),
         ("iterations = 7", "seed = 1", r"methods.twin.seed: this is not a method's setting"),
-        ("[settings]", "settings = 3\n[other]", r"settings"),
+        (
+            "iterations = 5",
+            "iteration = 5",
+            r"\[settings\]: unknown key 'iteration'; did you mean 'iterations'\?",
+        ),
         ("[data.digits]\n[data.mine]", "[photos]", r"unknown key 'photos'"),
         ("[settings]", "[settings", r"not valid TOML"),
     ],

@@ -10,7 +10,7 @@ seeds = [1, 2, 3]
 method = "block-lora"
 parametrization = "folded"
 
-[settings]                  # for every method that does not say otherwise
+[settings]                  # for every method that has the setting and does not say otherwise
 iterations = 200
 """
 
@@ -21,19 +21,20 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from blocklora.bench.user_methods import BUILT_IN, load_methods
 from blocklora.classifier import FewShotClassifier
 from blocklora.errors import BlockloraError, ConfigError
-from blocklora.methods import METHODS
+from blocklora.methods import METHODS, Options
 
 __all__ = ["Grid", "Run", "load_grid"]
 
 _KEYS = ("models", "shots", "seeds", "data", "methods", "settings", "methods_from")
-_DATA_KEYS = ("path", "root", "prompt")
+_DATA_KEYS = ("path", "root", "prompt", "prompts", "protocol", "class_names")
+_EVERYWHERE = ("device", "precision")  # settings that are of no method alone
 _TAKEN = ("model", "method", "shots", "seed", "data", "out", "resume", "progress", *_DATA_KEYS)
 
 
@@ -109,9 +110,10 @@ def load_grid(path: str | Path) -> Grid:
     _need(isinstance(common, dict), path, "settings", common, "a table, [settings]")
     places = {label: _data_arguments(path, label, table) for label, table in data.items()}
     resolved = {
-        label: _method_arguments(path, label, common | table, methods_from)
-        for label, table in methods.items()
+        label: _method_arguments(path, label, common, table, methods_from) for label, table in methods.items()
     }
+    unused = [key for key in common if all(key not in every for _, every in resolved.values())]
+    _known(path, "[settings]: ", unused, sorted({key for _, every in resolved.values() for key in every}))
     runs = []
     for model in (_model(path, name) for name in models):
         for label, place in places.items():
@@ -216,38 +218,43 @@ def _data_arguments(path: Path, label: str, table: dict[str, Any]) -> dict[str, 
         if key in table:
             there = path.parent / Path(table[key]).expanduser()
             place[name] = there.resolve().as_posix() if there.exists() or key == "root" else table[key]
-    return place | ({"prompt": table["prompt"]} if "prompt" in table else {})
+    return place | {key: value for key, value in table.items() if key not in ("path", "root")}
 
 
 def _method_arguments(
-    path: Path, label: str, table: dict[str, Any], methods_from: Path | None
+    path: Path, label: str, common: dict[str, Any], table: dict[str, Any], methods_from: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a method's settings as given, and all of them with the defaults filled in."""
     where = f"methods.{label}"
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-    }
-    method = given.pop("method", label)
+    method = table.get("method", label)
     known = isinstance(method, str) and method in METHODS
     _need(known, path, f"{where}.method", method, f"one of {', '.join(METHODS)}")
-    for key in given:
+    own = {field.name for field in fields(get_type_hints(METHODS[method]).get("options", Options))}
+    chosen = {key: value for key, value in common.items() if key in own or key in _EVERYWHERE} | table
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.items() if key != "method"}
+    for key in {**given, **common}:
         if key in _TAKEN:
             raise ConfigError(
                 f"{path}: {where}.{key}: this is not a method's setting; expected e.g. iterations or lr."
             )
-    try:
-        classifier = FewShotClassifier(method=method, **given)
-    except BlockloraError as error:
-        raise ConfigError(f"{path}: {where}: {error}") from error
-    except TypeError as error:
-        wrong = next((key for key in given if not _works(method, {key: given[key]})), where)
-        raise ConfigError(
-            f"{path}: {where}.{wrong} = {given.get(wrong)!r}: a value of another type is expected."
-        ) from error
-    every = classifier.options.to_json() | {"method": method, "device": "auto", "precision": "auto"} | table
+    options = _options(path, where, method, given)
+    every = {key: given.get(key, "auto") for key in _EVERYWHERE} | options | {"method": method}
     if methods_from and method not in BUILT_IN:
         every["method_sha256"] = hashlib.sha256(methods_from.read_bytes()).hexdigest()
     return {"method": method, **given}, every
+
+
+def _options(path: Path, where: str, method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Let the classifier check a method's settings, and return all of them."""
+    try:
+        return asdict(FewShotClassifier(method=method, **given).options)
+    except BlockloraError as error:
+        raise ConfigError(f"{path}: {where}: {error}") from error
+    except TypeError as error:
+        wrong = next((key for key in given if not _works(method, {key: given[key]})), "")
+        raise ConfigError(
+            f"{path}: {where}.{wrong} = {given.get(wrong)!r}: a value of another type is expected."
+        ) from error
 
 
 def _works(method: str, given: dict[str, Any]) -> bool:
