@@ -228,13 +228,14 @@ def tables(
     out: Annotated[
         Path | None, typer.Option(help="The folder to make.", show_default="RESULTS/tables")
     ] = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw, too (needs matplotlib).")] = True,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write tables (Markdown, LaTeX, CSV, HTML) and plots of a bench, with intervals and tests."""
     from blocklora.bench.report import write_tables
 
-    files = write_tables(results, out or results / "tables")
+    files = write_tables(results, out or results / "tables", plots=plots)
     if as_json:
         _print_json([str(path) for path in files])
     else:
