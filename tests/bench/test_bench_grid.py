@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from blocklora.bench.grid import load_grid
+from blocklora.bench.published import load_published
 from blocklora.errors import ConfigError
 from blocklora.methods import METHODS
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 GOOD = """
 models = ["tiny"]
 shots = [1, 4]
@@ -88,6 +90,7 @@ def test_a_key_changes_with_every_setting_and_with_nothing_else(tmp_path: Path) 
         ),
         ("[data.digits]\n[data.mine]", "[photos]", r"unknown key 'photos'"),
         ("[settings]", "[settings", r"not valid TOML"),
+        ("[data.digits]", "[data.digits]\nroot = 1", r"data.digits.root = 1: expected text in quotes"),
     ],
 )
 def test_what_cannot_work_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -137,3 +140,19 @@ def test_a_users_file_that_cannot_work_is_named(tmp_path: Path, code: str, messa
     with pytest.raises(ConfigError, match=r"other\.py: there is no such Python file"):
         load_grid(write(tmp_path, 'methods_from = "other.py"\n' + GOOD))
     assert before == METHODS
+
+
+def test_the_examples_are_grids() -> None:
+    before = dict(METHODS)
+    try:
+        eleven = load_grid(EXAMPLES / "grids" / "eleven.toml")
+        assert len(eleven.runs) % (3 * 11 * 5 * 3) == 0
+        assert {run.data for run in eleven.runs} == set(load_published().data)
+        assert eleven.runs[0].arguments["root"] == (EXAMPLES.parent / "data").as_posix()
+        assert {run.model for run in load_grid(EXAMPLES / "grids" / "tiny.toml").runs} == {"tiny"}
+        assert len(load_grid(EXAMPLES / "grids" / "new_method.toml").runs) == 36
+        assert "prototypes" in METHODS
+    finally:
+        METHODS.clear()
+        METHODS.update(before)
+    assert len((EXAMPLES / "new_method.py").read_text(encoding="utf-8").splitlines()) < 60

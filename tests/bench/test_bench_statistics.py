@@ -121,6 +121,7 @@ def test_paired_t_is_the_one_sample_test_of_differences() -> None:
     expected = stats.ttest_1samp(np.subtract(first, second), 0).pvalue
     assert paired_t(first, second) == pytest.approx(expected)
     assert paired_t([0.7], [0.6]) == 1
+    assert paired_t([0.7, 0.701], [0.6, 0.6]) == 1
     assert paired_t([0.7, 0.7, 0.7], [0.6, 0.6, 0.6]) == 1  # no spread, no test
 
 

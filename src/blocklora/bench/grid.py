@@ -32,7 +32,7 @@ from blocklora.methods import METHODS, Options
 
 __all__ = ["Grid", "Run", "load_grid"]
 
-_KEYS = ("models", "shots", "seeds", "data", "methods", "settings", "methods_from")
+_KEYS = ("models", "shots", "seeds", "data", "methods", "settings", "methods_from", "root")
 _DATA_KEYS = ("path", "root", "prompt", "prompts", "protocol", "class_names")
 _EVERYWHERE = ("device", "precision")  # settings that are of no method alone
 _TAKEN = ("model", "method", "shots", "seed", "data", "out", "resume", "progress", *_DATA_KEYS)
@@ -108,7 +108,8 @@ def load_grid(path: str | Path) -> Grid:
         load_methods(methods_from)
     common = content.get("settings", {})
     _need(isinstance(common, dict), path, "settings", common, "a table, [settings]")
-    places = {label: _data_arguments(path, label, table) for label, table in data.items()}
+    root = {"root": content["root"]} if "root" in content else {}
+    places = {label: _data_arguments(path, label, root | table) for label, table in data.items()}
     resolved = {
         label: _method_arguments(path, label, common, table, methods_from) for label, table in methods.items()
     }

@@ -64,10 +64,10 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
 def paired_t(first: Sequence[float], second: Sequence[float]) -> float:
     """The two-sided p-value of the paired t-test over the same S seeds.
 
-    With fewer than two seeds, or differences that do not vary at all, seeds say nothing about chance: 1.
+    With fewer than three seeds, or differences that do not vary at all, seeds say too little about chance: 1.
     """
     differences = np.subtract(first, second)
-    if len(differences) < 2 or float(np.ptp(differences)) < 1e-12:
+    if len(differences) < 3 or float(np.ptp(differences)) < 1e-12:
         return 1.0
     return float(stats.ttest_rel(first, second).pvalue)
 

@@ -100,7 +100,7 @@ def _accuracy_table(results: Results, model: str, shots: int, published: Publish
 
 _BOLD = (
     "Bold: the best of its column, where it is significantly better than every other method (5%, Holm): on a data set "
-    "by paired t-tests over seeds, in the mean by Wilcoxon tests over data sets."
+    "by paired t-tests over three seeds or more, in the mean by Wilcoxon tests over data sets."
 )
 
 

@@ -79,6 +79,7 @@ def do_run(
         attempt: 1, 2, ...
         tell: Told phase, done and total.
     """
+    tell("loading", 0, 1)
     os.environ[FOLDER_VARIABLE] = str(settings.features)
     torch.set_num_threads(settings.threads)
     if settings.methods_from:
