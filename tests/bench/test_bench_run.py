@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from blocklora import cli
+from blocklora.bench import run as bench_run
 from blocklora.bench.run import run_grid
 from blocklora.bench.store import read_plan, read_records
 from blocklora.errors import ConfigError, DataError, ModelError
@@ -69,6 +72,17 @@ def bench(*arguments: Any, stop_by: str = "SIGKILL") -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, env=environment, encoding="utf-8")
 
 
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: Any
+) -> tuple[int, str, str]:
+    """Run ``blocklora bench`` in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["blocklora", "bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, " ".join(captured.err.split())
+
+
 def test_a_second_time_does_nothing(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
     grid = write_grid(tmp_path, clip_folder, photos, "zero-shot", "block-lora", seeds="[1, 2]")
     out = tmp_path / "results"
@@ -90,17 +104,23 @@ def test_a_second_time_does_nothing(tmp_path: Path, clip_folder: Path, photos: P
     assert (out / "runs.jsonl").read_bytes() == content
 
 
-def test_a_killed_bench_goes_on_with_the_rest(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
+def test_a_killed_bench_goes_on_with_the_rest(
+    tmp_path: Path,
+    clip_folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     grid = write_grid(tmp_path, clip_folder, photos, "stops")
     out = tmp_path / "results"
     killed = bench(grid, "--out", out, "--workers", 1)
     assert killed.returncode != 0
     before = (out / "runs.jsonl").read_bytes()
     assert len(read_records(out)) == 1
-    done = bench(grid, "--out", out, "--workers", 1)
-    assert done.returncode == 0, done.stderr
-    assert "1 of 3 runs are done already; 2 to do, 1 process." in done.stderr
-    assert f"2 runs done, 0 of 3 failed; results: {out}" in done.stdout
+    code, stdout, stderr = call(capsys, monkeypatch, grid, "--out", out, "--workers", 1)
+    assert code == 0
+    assert "1 of 3 runs are done already; 2 to do, 1 process." in stderr
+    assert f"2 runs done, 0 of 3 failed; results: {out}" in stdout
     assert (out / "runs.jsonl").read_bytes().startswith(before)
     assert len((out / "runs.jsonl").read_bytes().splitlines()) == 3
     second = next(record for record in read_records(out).values() if record["seed"] == 2)
@@ -118,14 +138,18 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path, clip_folder: Path, photos: Path) -
 
 
 def test_a_failed_run_is_recorded_and_the_grid_goes_on(
-    tmp_path: Path, clip_folder: Path, photos: Path
+    tmp_path: Path,
+    clip_folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grid = write_grid(tmp_path, clip_folder, photos, "fails", "zero-shot", seeds="[1]")
     out = tmp_path / "results"
-    done = bench(grid, "--out", out, "--workers", 1, "--json")
-    assert done.returncode == 1
-    assert json.loads(done.stdout) == {"planned": 2, "done": 1, "failed": 1, "failed_before": 0}
-    assert "failed: fails on shapes, 2 shots, seed 1, clip: RuntimeError: out of luck" in done.stderr
+    code, stdout, stderr = call(capsys, monkeypatch, grid, "--out", out, "--workers", 1, "--json")
+    assert code == 1
+    assert json.loads(stdout) == {"planned": 2, "done": 1, "failed": 1, "failed_before": 0}
+    assert "failed: fails on shapes, 2 shots, seed 1, clip: RuntimeError: out of luck" in stderr
     failed = next(record for record in read_records(out).values() if record["status"] == "failed")
     assert (failed["attempts"], failed["error"]) == (2, "RuntimeError: out of luck")
     assert "mine.py" in failed["trace"]
@@ -147,3 +171,17 @@ def test_what_cannot_work_is_found_before_the_first_run(
     with pytest.raises(ConfigError, match="workers '0': expected a whole number of at least 1"):
         run_grid(grid, tmp_path / "results", workers=0)
     assert not (tmp_path / "results" / "runs.jsonl").exists()
+
+
+def test_gpus_are_named_as_the_system_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpus(*names: str) -> tuple[str, ...]:
+        return bench_run._gpus({torch.device(name) for name in names})
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus("cpu") == ()
+    assert gpus("cuda") == ("0", "1", "2")
+    assert gpus("cuda:2", "cuda:0") == ("0", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    assert gpus("cuda") == ("4", "5", "7")
+    assert gpus("cuda:2") == ("7",)

@@ -94,7 +94,7 @@ def _do(
         shutil.rmtree(running / key, ignore_errors=True)
     orders = [RunOrder(run.key, run.arguments, running / run.key) for run in missing]
     by_key = {run.key: run for run in missing}
-    where = {"machine": machine(n_workers, settings.threads, settings.n_gpus), "code": _code()}
+    where = {"machine": machine(n_workers, settings), "code": _code()}
     if progress:
         progress.begin(missing, _finished(plan, store), n_workers)
 
@@ -140,20 +140,24 @@ def _sized(plan: Grid, missing: Sequence[Run], out: Path, workers: int | None) -
     devices = {resolve_device(run.arguments.get("device", "auto")) for run in missing}
     if len({device.type for device in devices}) > 1:
         raise ConfigError(f"{plan.path}: device: expected one kind of device for all methods of a grid.")
-    n_gpus = _n_gpus(devices)
+    gpus = _gpus(devices)
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     one = {device.type for device in devices} == {"mps"}
-    suitable = 1 if one else workers_for(cores, psutil.virtual_memory().available, n_gpus, weights)
+    suitable = 1 if one else workers_for(cores, psutil.virtual_memory().available, len(gpus), weights)
     n_workers = min(workers or suitable, len(missing))
     threads = max(1, cores // n_workers)
-    return WorkSettings(threads, n_gpus, out.resolve() / _FEATURES, plan.methods_from), n_workers
+    return WorkSettings(threads, gpus, out.resolve() / _FEATURES, plan.methods_from), n_workers
 
 
-def _n_gpus(devices: set[torch.device]) -> int:
-    """Return how many GPUs the runs may use; one that is asked for by its number counts alone."""
+def _gpus(devices: set[torch.device]) -> tuple[str, ...]:
+    """Return the ids of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them: all, or those asked for."""
     if {device.type for device in devices} != {"cuda"}:
-        return 0
-    return torch.cuda.device_count() if all(device.index is None for device in devices) else len(devices)
+        return ()
+    asked = [device.index for device in devices]
+    places = range(torch.cuda.device_count()) if None in asked else sorted(asked)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = visible.split(",") if visible else None
+    return tuple(ids[place] if ids else str(place) for place in places)
 
 
 @functools.cache

@@ -33,10 +33,10 @@ _SAMPLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class WorkSettings:
-    """What all runs of a worker share: threads, GPUs (0 for a CPU), folders, and the user's own methods."""
+    """What all runs of a worker share: threads, the GPUs' ids (none for a CPU), folders, and the user's own methods."""
 
     threads: int
-    n_gpus: int
+    gpus: tuple[str, ...]
     features: Path
     methods_from: Path | None
 
@@ -74,7 +74,7 @@ def do_run(
 
     Args:
         settings: What all runs share.
-        n: Which worker this is; it chooses the GPU.
+        n: Which worker this is; it chooses the GPU, the only one that the process sees.
         order: The run.
         attempt: 1, 2, ...
         tell: Told phase, done and total.
@@ -88,15 +88,16 @@ def do_run(
     if not resumed:
         shutil.rmtree(order.folder, ignore_errors=True)
     arguments = dict(order.arguments)
-    if settings.n_gpus:
-        arguments["device"] = f"cuda:{n % settings.n_gpus}"
-        torch.cuda.reset_peak_memory_stats(n % settings.n_gpus)
+    if settings.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpus[n % len(settings.gpus)]  # read at CUDA's first use
+        arguments["device"] = "cuda"
+        torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
     with threadpool_limits(settings.threads), _PeakMemory() as memory:
         data = arguments.pop("data")
         _, metrics = fit_run(data, order.folder, resume=resumed, progress=_Steps(tell), **arguments)
     record = {name: metrics[name] for name in _KEPT if name in metrics}
-    if not settings.n_gpus:
+    if not settings.gpus:
         record["peak_memory_bytes"] = memory.peak
     return record | {
         "seconds": time.monotonic() - began,
@@ -132,14 +133,15 @@ class _PeakMemory:
         self._thread.join()
 
 
-def machine(n_workers: int, threads: int, n_gpus: int) -> dict[str, Any]:
+def machine(n_workers: int, settings: WorkSettings) -> dict[str, Any]:
     """Describe the machine, without its name, for the results."""
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if settings.gpus else []
     return {
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpus": [torch.cuda.get_device_name(n) for n in range(n_gpus)],
+        "gpus": gpus[: len(settings.gpus)],
         "workers": n_workers,
-        "threads": threads,
+        "threads": settings.threads,
     }

@@ -41,6 +41,7 @@ def features_for(
     clip: Clip,
     *,
     device: torch.device,
+    dtype: torch.dtype | None = None,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
@@ -50,14 +51,19 @@ def features_for(
         pictures: Names (for messages) and sources, as ``encode_pictures`` takes them.
         clip: The model; its image tower must be as it was loaded, without an adapter, and on ``device``.
         device: Where to compute.
+        dtype: What autocast computes in; None is float32.
         batch_size: Pictures at a time.
         on_batch: Told how many pictures are done; not called where the features are known.
     """
 
+    def forward(pixel_values: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return image_features(clip.model, pixel_values)
+
     def compute() -> dict[str, torch.Tensor]:
         found = encode_pictures(
             pictures,
-            lambda pixel_values: image_features(clip.model, pixel_values),
+            forward,
             clip.processor,
             device=device,
             batch_size=batch_size,
@@ -72,6 +78,7 @@ def features_for(
         "image_tower": clip.sha256,
         "preprocessing": clip.processor.to_json_string(),
         "device": device.type,
+        "dtype": str(dtype),
     }
     known = remembered(what, compute, keep=lambda _: not bad)  # a picture that fails is named anew each time
     return Encoded(known["features"], known["kept"].tolist(), bad)
