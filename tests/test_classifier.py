@@ -206,6 +206,10 @@ def test_damaged_folders(fitted: FewShotClassifier, tmp_path: Path) -> None:
     (kept / "classifier.json").write_text(json.dumps(record | {"format": 99}), encoding="utf-8")
     with pytest.raises(RunError, match=r"format 99 .* upgrade blocklora"):
         FewShotClassifier.load(kept)
+    less = {key: value for key, value in record.items() if key != "text_side"}
+    (kept / "classifier.json").write_text(json.dumps(less), encoding="utf-8")
+    with pytest.raises(RunError, match=r"this classifier is damaged \(.*has no text_side"):
+        FewShotClassifier.load(kept)
     (kept / "classifier.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match="this classifier is damaged"):
         FewShotClassifier.load(kept)

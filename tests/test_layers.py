@@ -19,19 +19,20 @@ ORDER = [
     {"clip"},
     {"training"},
     {"methods"},
-    {"planning", "prepared", "saved"},
+    {"prepared", "saved", "planning"},
     {"classifier"},
     {"report"},
     {"run_folder", "run_record"},
     {"runs"},
-    {"protocols"},
+    {"protocols", "bench"},
     {"predictions", "demo", "console"},
-    {"cli_plan", "cli_protocols"},
+    {"cli_protocols", "cli_plan"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
-    "cli_plan.py",
+    "bench/plots.py",  # matplotlib is an optional extra
+    "cli_plan.py",  # as cli.py
     "cli_protocols.py",  # as cli.py
     "cli.py",  # so that --help answers at once
     "data/hub.py",  # pyarrow is an optional extra

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from blocklora.clip import (
     Clip,
     Encoded,
+    class_features,
     encode_pictures,
     image_features,
 )
@@ -32,16 +32,18 @@ from blocklora.data import (
 )
 from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import (
+    ENSEMBLE_METHODS,
     METHODS,
-    TEXT_METHODS,
     Fitted,
     Task,
     changed_image_features,
     cosine_head,
     make_settings,
+    other_classes,
+    template_features,
 )
 from blocklora.metrics import fit_temperature
-from blocklora.prepared import Prepared, mean_class_features, prepare
+from blocklora.prepared import Prepared, prepare
 from blocklora.saved import Saved, read_classifier, write_classifier
 from blocklora.training import (
     Checkpoint,
@@ -70,7 +72,7 @@ class FewShotClassifier:
         seed: Where all randomness comes from: which pictures, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
         ensemble: Templates whose mean class features predict, in the place of those of ``prompt``; training uses
-            ``prompt`` alone. For the methods in ``blocklora.methods.TEXT_METHODS``.
+            ``prompt`` alone. For the methods in ``blocklora.methods.ENSEMBLE_METHODS``.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -105,10 +107,10 @@ class FewShotClassifier:
         if method not in METHODS:
             raise ConfigError(f"method '{method}': expected one of {', '.join(METHODS)}.")
         self.model, self.method, self.shots, self.seed = model, method, shots, seed
-        if ensemble and method not in TEXT_METHODS:
+        if ensemble and method not in ENSEMBLE_METHODS:
             raise ConfigError(
-                f"an ensemble of prompts needs a method whose classes are text features ({', '.join(TEXT_METHODS)}), "
-                f"not {method}."
+                f"an ensemble of prompts needs a method that reads prompts as they are, not {method}: expected one "
+                f"of {', '.join(ENSEMBLE_METHODS)}."
             )
         self.prompt, self.ensemble, self.class_names = prompt, tuple(ensemble), class_names
         self.options: Any = make_settings(method, METHODS[method], options)
@@ -177,15 +179,14 @@ class FewShotClassifier:
         """
         clip, task = prepared.clip, prepared.task
         torch.nn.Module.to(clip.model, self.device)
-        zero_shot = mean_class_features(clip.model, prepared.ensemble or (task.tokens,))
+        zero_shot = class_features(clip.model, task.tokens)
+        if self.ensemble:
+            zero_shot = template_features(clip.model, clip, task.class_names, self.ensemble)
         accelerator = make_accelerator(self.device, self.precision)
         began = time.monotonic()
         fitted = METHODS[self.method](
             task, clip, self.options, self.seed, accelerator, checkpoint=checkpoint, on_step=on_step
         )
-        if prepared.ensemble:
-            features = mean_class_features(_base(fitted.model), prepared.ensemble)
-            fitted = replace(fitted, class_features=features)
         before = fitted.training.seconds if fitted.training else 0.0  # a resumed run began in another process
         self.seconds_ = max(time.monotonic() - began, before)
         if getattr(
@@ -194,7 +195,11 @@ class FewShotClassifier:
             micro = fitted.engine["plan"]["micro_batch"] or self.options.batch_size
             self._at_once = min(self._at_once, 3 * micro)
         self.classes_ = np.asarray(task.class_names)
-        self._saved = _to_save(clip, task, fitted, zero_shot, self.method)
+        self._saved = saved = _to_save(clip, task, fitted, zero_shot, self.method)
+        if self.ensemble:
+            saved.head = other_classes(
+                saved.head, saved.text, _base(saved.model), clip, task.class_names, self.ensemble
+            )
         self._fit_temperature(prepared.val)
         return fitted
 
@@ -324,6 +329,7 @@ def _to_save(clip: Clip, task: Task, fitted: Fitted, zero_shot: torch.Tensor, me
         zero_shot_features=zero_shot,
         temperature=1.0,
         tower=fitted.tower,
+        text=fitted.text,
     )
 
 

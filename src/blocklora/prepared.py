@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
-from blocklora.clip import Clip, class_features, load_clip, tokenize
+from blocklora.clip import Clip, load_clip, tokenize
 from blocklora.data import Dataset, Example, FewShotSplit, Unreadable, prompts, readable
 from blocklora.errors import DataError
 from blocklora.methods import Task
 
-__all__ = ["Prepared", "mean_class_features", "prepare", "tokenize_templates"]
+__all__ = ["Prepared", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,6 @@ class Prepared:
         val: Readable validation pictures.
         notes: What was decided on the way, in sentences.
         unreadable: Training and validation pictures that could not be read.
-        ensemble: Token ids (N, L) of every template whose class features are averaged; empty without an ensemble.
     """
 
     clip: Clip
@@ -34,7 +30,6 @@ class Prepared:
     val: tuple[Example, ...]
     notes: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
-    ensemble: tuple[torch.Tensor, ...] = ()
 
 
 def prepare(
@@ -70,34 +65,7 @@ def prepare(
         val=tuple(val),
         notes=(*split.notes, *_prompt_notes(cut, clip.context_length), *_temperature_notes(len(val))),
         unreadable=(*bad_train, *bad_val),
-        ensemble=tokenize_templates(clip, dataset.class_names, ensemble),
     )
-
-
-def tokenize_templates(
-    clip: Clip, class_names: Sequence[str], templates: Sequence[str]
-) -> tuple[torch.Tensor, ...]:
-    """Return the token ids (N, L) of N class names in every template."""
-    return tuple(
-        tokenize(prompts(class_names, template), clip.tokenizer, clip.context_length)[0]
-        for template in templates
-    )
-
-
-def mean_class_features(model: torch.nn.Module, templates: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Average the unit text features of a class over templates, and make the mean a unit vector again.
-
-    As openai/CLIP ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` does.
-
-    Args:
-        model: A ``CLIPModel``, with or without an adapter in its layers.
-        templates: Token ids (N, L) of each template.
-
-    Returns:
-        Unit features (N, D) on the CPU.
-    """
-    features = [class_features(model, tokens) for tokens in templates]  # each (N, D)
-    return F.normalize(torch.stack(features).mean(dim=0), dim=-1) if len(features) > 1 else features[0]
 
 
 def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unreadable]) -> None:

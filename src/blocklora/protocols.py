@@ -8,6 +8,7 @@ class features come from the adapted text tower, and the temperature stays the r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from blocklora.clip import load_clip
 from blocklora.data import SHIFTS, TRAINABLE, DataChoice, Dataset, FewShotSplit, choose_test, known_benchmark
 from blocklora.errors import ConfigError
 from blocklora.files import write_json
-from blocklora.methods import METHODS, TEXT_METHODS, cosine_head
-from blocklora.prepared import mean_class_features, tokenize_templates
+from blocklora.methods import CLOSED_METHODS, METHODS, other_classes, template_features
 from blocklora.run_folder import CONFIG, read_json
 from blocklora.runs import Progress, chosen_templates, data_choice, fit_run, measure
 from blocklora.saved import ADAPTER, read_classifier, with_adapter
@@ -33,7 +33,7 @@ class AdaptedTowers:
     """Both towers of a finished run, to classify pictures of other classes.
 
     Args:
-        run: A RUN folder of a method whose classes are text features.
+        run: A RUN folder of a method that knows classes by their names.
         device: Where to compute.
 
     Raises:
@@ -58,17 +58,16 @@ class AdaptedTowers:
             templates: Sentences with one ``{}``; the mean of their class features predicts.
         """
         self._model.to(resolve_device(self._device))
-        tokens = tokenize_templates(self._clip, class_names, templates)
-        adapted = plain = mean_class_features(self._base(), tokens)
-        if hasattr(self._model, "disable_adapter"):
-            with self._model.disable_adapter():
-                plain = mean_class_features(self._base(), tokens)
+        base = self._base()
+        head = other_classes(self._saved.head, self._saved.text, base, self._clip, class_names, templates)
+        with self._model.disable_adapter() if hasattr(self._model, "disable_adapter") else nullcontext():
+            plain = template_features(base, self._clip, class_names, templates)
         saved = replace(
             self._saved,
             model=self._model,
             class_names=tuple(class_names),
             prompts=tuple(templates),
-            head=cosine_head(adapted, self._saved.head.numbers["scale"]),
+            head=head,
             zero_shot_features=plain,
         )
         return FewShotClassifier.of(saved, list(class_names), device=self._device)
@@ -216,13 +215,11 @@ def _harmonic_mean(base: float, new: float) -> float:
 
 
 def _check_method(method: str) -> None:
-    """Raise unless a method's classes are text features."""
-    if (
-        method in METHODS and method not in TEXT_METHODS
-    ):  # an unknown one is named when the classifier is made
+    """Raise if a method knows the classes that it saw and no others."""
+    if method in CLOSED_METHODS:
         raise ConfigError(
             f"method '{method}': learns the classes that it saw and knows no others; expected one of "
-            f"{', '.join(TEXT_METHODS)}."
+            f"{', '.join(name for name in METHODS if name not in CLOSED_METHODS)}."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from blocklora.classifier import FewShotClassifier
@@ -68,7 +68,7 @@ def what_was_done(
             part: [example.image for example in getattr(split, part)] for part in ("train", "val", "test")
         },
         "versions": versions(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -2,6 +2,7 @@
 
     adapter/                    the PEFT adapter of a method that has one
     image_tower.safetensors     new weights or prompts of the image tower, of a method that changes it otherwise
+    text_tower.safetensors      new weights or words of the text tower, for classes that were not there
     class_features.safetensors  the head's tensors, and the class features of zero-shot
     classifier.json             all names and numbers
 
@@ -35,7 +36,7 @@ import blocklora.adapter  # noqa: F401  (makes Block-LoRA known to PEFT)
 from blocklora.clip import Clip, ImageTower, load_clip, load_image_tower
 from blocklora.errors import RunError
 from blocklora.files import write_bytes, write_folder, write_json
-from blocklora.methods import CONDITIONAL, HEADS, Head, TowerChange
+from blocklora.methods import CONDITIONAL, HEADS, Head, TextSide, TowerChange
 
 __all__ = [
     "ADAPTER",
@@ -50,7 +51,12 @@ __all__ = [
 CLASSIFIER = "classifier.json"
 _FORMAT = 2
 ADAPTER, _FEATURES, _TOWER = "adapter", "class_features.safetensors", "image_tower.safetensors"
+_TEXT = "text_tower.safetensors"
 _ZERO_SHOT, _HEAD = "zero_shot", "head/"
+_KEYS = (
+    "method", "model", "revision", "image_tower_sha256", "image_tower_adapted", "image_tower_changed", "text_side",
+    "text_tower_sha256", "head", "labels", "class_names", "prompts", "temperature",
+)  # fmt: skip
 _PACKAGES = ("blocklora", "torch", "transformers", "peft", "accelerate", "safetensors", "pillow", "numpy")
 
 
@@ -71,6 +77,7 @@ class Saved:
         zero_shot_features: Unit features (N, D) of the text tower as it was.
         temperature: What logits are divided by.
         tower: What is changed in the image tower, beside an adapter.
+        text: What was learned about class names in general; None where only these classes were learned.
     """
 
     method: str
@@ -85,6 +92,7 @@ class Saved:
     zero_shot_features: torch.Tensor
     temperature: float
     tower: TowerChange = field(default_factory=TowerChange)
+    text: TextSide | None = None
 
     def to(self, device: torch.device) -> None:
         """Move the image tower, and what is changed in it, to a device."""
@@ -127,6 +135,9 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
     _write_tensors(folder / _FEATURES, features | {_ZERO_SHOT: saved.zero_shot_features})
     if saved.tower:
         _write_tensors(folder / _TOWER, saved.tower.tensors())
+    text = saved.text.tensors() if saved.text else {}
+    if text:
+        _write_tensors(folder / _TEXT, text)
     write_json(
         folder / CLASSIFIER,
         {
@@ -140,6 +151,7 @@ def write_classifier(folder: Path, saved: Saved, labels: list[Any]) -> None:
             "labels": labels,
             "class_names": list(saved.class_names),
             "prompts": list(saved.prompts),
+            "text_side": {"words": saved.text.words, "changed": bool(text)} if saved.text else None,
             "text_tower_sha256": _text_tower_hash(saved.head.model) if saved.head.model else None,
             "head": {"kind": saved.head.kind, "numbers": dict(saved.head.numbers)},
             "temperature": saved.temperature,
@@ -188,6 +200,7 @@ def read_classifier(folder: Path) -> tuple[Saved, list[Any]]:
         zero_shot_features=features[_ZERO_SHOT],
         temperature=record["temperature"],
         tower=_read_tower(folder, tower.model) if record["image_tower_changed"] else TowerChange(),
+        text=_read_text(folder, **record["text_side"]) if record["text_side"] else None,
     )
     return saved, record["labels"]
 
@@ -208,6 +221,8 @@ def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
                 f"{folder}: format {record['format']} of {CLASSIFIER} is not known to this version of blocklora, "
                 f"which reads {_FORMAT}; upgrade blocklora, or fit it again."
             )
+        if missing := [key for key in _KEYS if key not in record]:
+            raise KeyError(f"{CLASSIFIER} has no {missing[0]}")
         features = load_file(folder / _FEATURES)
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise RunError(f"{folder}: this classifier is damaged ({error}); fit it again.") from error
@@ -224,6 +239,16 @@ def _read_tower(folder: Path, model: torch.nn.Module) -> TowerChange:
     except (OSError, SafetensorError, AttributeError, ValueError) as error:
         raise RunError(f"{folder / _TOWER}: this file cannot be used ({error}); fit it again.") from error
     return change
+
+
+def _read_text(folder: Path, words: str, changed: bool) -> TextSide:
+    """Read what was learned about class names."""
+    if not changed:
+        return TextSide(words=words)
+    try:
+        return TextSide.from_tensors(load_file(folder / _TEXT), words)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder / _TEXT}: this file cannot be used ({error}); fit it again.") from error
 
 
 def _text_tower_hash(model: Any) -> str:

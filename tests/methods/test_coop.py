@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from blocklora.clip import Clip, class_features
 from blocklora.errors import ConfigError
 from blocklora.methods import METHODS, Fitted, Task, make_settings
-from blocklora.methods.learned_prompts import class_prompts, epochs_of
+from blocklora.methods.learned_prompts import epochs_of, start_context
 from blocklora.methods.on_features import FeatureBatches, labels_of, picture_features
 from blocklora.methods.prograd import aligned
 from blocklora.training import make_accelerator
@@ -26,10 +26,10 @@ CPU = torch.device("cpu")
 
 def test_the_embedded_words_are_zero_shot(clip: Clip, task_of: Tasks) -> None:
     task = task_of(clip)  # "a photo of a red."
-    prompts = class_prompts(task, clip, "a photo of a", 16, seed=0)
-    assert prompts.start.shape == (4, 32)
+    prompts, start = start_context(task, clip, "a photo of a", 16, seed=0)
+    assert start.shape == (4, 32)
     torch.testing.assert_close(
-        prompts.features(prompts.start), class_features(clip.model, task.tokens), rtol=1e-5, atol=1e-6
+        prompts.features(start), class_features(clip.model, task.tokens), rtol=1e-5, atol=1e-6
     )
 
 
@@ -45,11 +45,11 @@ def test_coop_with_the_words_as_frozen_context_is_zero_shot(
 
 def test_random_contexts(clip: Clip, task_of: Tasks) -> None:
     task = task_of(clip)
-    prompts = class_prompts(task, clip, "", 16, seed=3)
-    assert prompts.start.shape == (16, 32)
-    assert 0.015 < float(prompts.start.std()) < 0.025
-    assert torch.equal(prompts.start, class_prompts(task, clip, "", 16, seed=3).start)
-    assert not torch.equal(prompts.start, class_prompts(task, clip, "", 16, seed=4).start)
+    prompts, start = start_context(task, clip, "", 16, seed=3)
+    assert start.shape == (16, 32)
+    assert 0.015 < float(start.std()) < 0.025
+    assert torch.equal(start, start_context(task, clip, "", 16, seed=3)[1])
+    assert not torch.equal(start, start_context(task, clip, "", 16, seed=4)[1])
     # All but the vectors is the sentence "name." with the start and end of text around it.
     name = clip.tokenizer("green.")["input_ids"]
     row = prompts.tokens[1].tolist()
@@ -58,7 +58,7 @@ def test_random_contexts(clip: Clip, task_of: Tasks) -> None:
     with pytest.raises(
         ConfigError, match="n_context '22': expected at most 21, for the text tower reads 24 tokens"
     ):
-        class_prompts(task, clip, "", 22, seed=0)
+        start_context(task, clip, "", 22, seed=0)
 
 
 def slow(clip: Clip, task: Task, weight: float, steps: int, lr: float) -> torch.Tensor:

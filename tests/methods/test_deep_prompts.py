@@ -19,7 +19,7 @@ from blocklora.data import open_image
 from blocklora.errors import RunError
 from blocklora.methods import CONDITIONAL, Fitted, Task
 from blocklora.methods.heads import conditional_logits
-from blocklora.methods.learned_prompts import class_prompts, random_vectors
+from blocklora.methods.learned_prompts import random_vectors, start_context
 from blocklora.methods.maple import image_prompts
 from blocklora.methods.promptsrc import epoch_weights, regularised_loss
 
@@ -37,7 +37,7 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
 
 def test_conditional_logits_shift_the_words_by_the_picture(clip: Clip, task_of: Tasks) -> None:
     task = task_of(clip)
-    prompts = class_prompts(task, clip, "a photo of a", 4, seed=0)
+    prompts, start = start_context(task, clip, "a photo of a", 4, seed=0)
     features, generator = unit(3, 16, seed=1), torch.Generator().manual_seed(2)
     down, down_bias = torch.randn(2, 16, generator=generator), torch.randn(2, generator=generator)
     up, up_bias = torch.randn(32, 2, generator=generator) * 0.1, torch.randn(32, generator=generator) * 0.1
@@ -45,7 +45,7 @@ def test_conditional_logits_shift_the_words_by_the_picture(clip: Clip, task_of: 
         features,
         model=clip.model,
         tokens=prompts.tokens,
-        context=prompts.start,
+        context=start,
         down=down,
         down_bias=down_bias,
         up=up,
@@ -55,7 +55,7 @@ def test_conditional_logits_shift_the_words_by_the_picture(clip: Clip, task_of: 
     for row, feature in enumerate(features):
         hidden = [max(0.0, float(down[h] @ feature + down_bias[h])) for h in range(2)]
         shift = torch.stack([up[w, 0] * hidden[0] + up[w, 1] * hidden[1] + up_bias[w] for w in range(32)])
-        classes = prompts.features(prompts.start + shift)
+        classes = prompts.features(start + shift)
         torch.testing.assert_close(found[row], 5.0 * classes @ feature, rtol=1e-4, atol=1e-5)
 
 
@@ -131,9 +131,9 @@ def test_maple_takes_the_first_step_of_sgd(
     assert after is not None
     assert before is not None
     # The step on context, maps and biases, by autograd over the formula; the start is that of a run that stands still.
-    prompts = class_prompts(task, clip, "a photo of a", 2, seed=0)
+    prompts, start = start_context(task, clip, "a photo of a", 2, seed=0)
     deep = random_vectors(1, 2, 32, seed=0, stream=1).requires_grad_()
-    context = prompts.start.clone().requires_grad_()
+    context = start.clone().requires_grad_()
     generator = torch.Generator().manual_seed(0)
     maps = [(2 * torch.rand(32, 33, generator=generator) - 1) / math.sqrt(32) for _ in range(2)]
     weight = torch.stack([m[:, :32] for m in maps]).requires_grad_()

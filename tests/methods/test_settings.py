@@ -77,3 +77,11 @@ def test_numbers_come_through(epochs: int, lr: float) -> None:
 def test_every_method_has_settings_that_are_json(name: str) -> None:
     made = make_settings(name, METHODS[name], {})
     assert make_settings(name, METHODS[name], settings_json(made)) == made
+
+
+def test_a_method_without_annotation_is_told_so() -> None:
+    def mine(task, clip, options, seed, accelerator):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    with pytest.raises(ConfigError, match="method 'mine': expected 'options' annotated with the dataclass"):
+        settings_type(mine)

@@ -105,3 +105,24 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     step(two, two_optimiser)
     assert torch.equal(one.weight, two.weight)
     assert torch.equal(one.bias, two.bias)
+
+
+def test_no_creator_of_clipart_stands_on_two_sides() -> None:
+    with (TASK.with_name("clipart") / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sides = defaultdict(set)
+    for row in rows:
+        for what in (row["group"], row["source"].rpartition(" by ")[2]):
+            sides[what].add(row["split"])
+    assert [what for what, found in sides.items() if len(found) > 1] == []
+    counts = Counter((row["label"], row["split"]) for row in rows)
+    for label in {row["label"] for row in rows}:
+        assert (counts[label, "train"] >= 16, counts[label, "val"] >= 4, counts[label, "test"] >= 5) == (
+            True,
+        ) * 3
+    task = load_dataset("clipart")
+    pictures = {open_image(e.source).tobytes() for e in (*task.train, *task.val, *task.test)}
+    assert len(pictures) == len(rows) >= 500
+    assert len({row["source"].rpartition(" by ")[2] for row in rows if row["split"] == "test"}) >= 100
+    size = sum(f.stat().st_size for f in TASK.with_name("clipart").rglob("*") if f.is_file())
+    assert size <= 2_000_000

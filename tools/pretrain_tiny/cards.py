@@ -1,4 +1,4 @@
-"""Step 11: the model card and the task's README, with every figure taken from results.json and the manifest."""
+"""Step 12: the model card and the task's README, with every figure taken from results.json and the manifest."""
 
 import csv
 import json

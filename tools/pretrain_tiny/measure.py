@@ -1,4 +1,4 @@
-"""Step 10: the figures of the model card, from the shipped model, written to results.json.
+"""Step 11: the figures of the model card, from the shipped model, written to results.json.
 
 - Retrieval: 400 Twemoji pictures, a style never trained on, each among the 400 labels ("an icon of a {label}.").
 - The text tower's agreement with its MiniLM targets on phrases it never saw.

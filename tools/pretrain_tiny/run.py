@@ -33,6 +33,7 @@ STEPS: dict[str, list[Path]] = {
     "train_image": [IMAGE_RUN / "final.safetensors"],
     "pack": [PACKED / "model.safetensors", ASSETS / "tiny" / "model.safetensors"],
     "build_task": [ASSETS / "twemoji" / "manifest.csv"],
+    "build_clipart": [ASSETS / "clipart" / "manifest.csv"],
     "measure": [RESULTS],
     "cards": [ASSETS / "tiny" / "README.md", ASSETS / "twemoji" / "README.md"],
 }

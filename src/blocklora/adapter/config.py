@@ -18,7 +18,7 @@ _BIASES = ("none", "all", "blocklora_only")
 _PARAMETRIZATIONS = ("blocks", "folded")
 
 
-class BlockLoraPeftType(str, enum.Enum):
+class BlockLoraPeftType(str, enum.Enum):  # noqa: UP042 - as PEFT writes its own
     """The key under which PEFT knows Block-LoRA; PEFT's own enumeration is closed to outside methods."""
 
     BLOCKLORA = "BLOCKLORA"

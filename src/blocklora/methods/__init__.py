@@ -26,25 +26,30 @@ from blocklora.methods.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.methods.options import Options
 from blocklora.methods.settings import make_settings, parse_settings, settings_json, settings_type
 from blocklora.methods.task import Fitted, Method, Task
+from blocklora.methods.text_side import TextSide, other_classes, template_features
 from blocklora.methods.tower import TowerChange, changed_image_features
 
 __all__ = [
+    "CLOSED_METHODS",
     "CONDITIONAL",
+    "ENSEMBLE_METHODS",
     "HEADS",
     "METHODS",
-    "TEXT_METHODS",
     "Fitted",
     "Head",
     "Method",
     "Options",
     "Task",
+    "TextSide",
     "TowerChange",
     "changed_image_features",
     "cosine_head",
     "make_settings",
+    "other_classes",
     "parse_settings",
     "settings_json",
     "settings_type",
+    "template_features",
 ]
 
 METHODS: dict[str, Method] = {
@@ -71,5 +76,8 @@ METHODS: dict[str, Method] = {
 }
 """Every method by its name. Its settings are the dataclass that its ``options`` are annotated with."""
 
-TEXT_METHODS = ("block-lora", "clip-lora", "peft", "zero-shot")
-"""Methods whose classes are what the text tower, adapted or not, makes of their prompts: they know others by name."""
+CLOSED_METHODS = ("linear-probe", "lp++", "taskres", "tip-adapter", "tip-adapter-f", "zero-shot-probe")
+"""Methods that learn the classes that they see and know no others."""
+
+ENSEMBLE_METHODS = ("block-lora", "clip-adapter", "clip-lora", "full", "layer-norm", "peft", "zero-shot")
+"""Methods whose classes are what the text tower, as trained, makes of prompts: also of the mean of several."""

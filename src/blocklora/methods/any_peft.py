@@ -22,6 +22,7 @@ from blocklora.errors import ConfigError
 from blocklora.methods.adapters import fit_adapter, target_pattern
 from blocklora.methods.options import Options
 from blocklora.methods.task import Fitted, Task
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["Settings", "fit", "read_config"]
@@ -78,7 +79,8 @@ def fit(
     )
     kind = json.loads(str(options.peft_config))["peft_type"]
     how = f"the adapter ({kind}) by its file, its training by the published recipe of CLIP-LoRA, or what was given"
-    return replace(fitted, selection=fitted.selection | {"settings": f"fixed beforehand: {how}"})
+    selection = fitted.selection | {"settings": f"fixed beforehand: {how}"}
+    return replace(fitted, selection=selection, text=TextSide())
 
 
 def read_config(text: str, name: str) -> PeftConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from accelerate import Accelerator
 
 from blocklora.adapter import BlockLoraConfig
@@ -9,6 +11,7 @@ from blocklora.clip import Clip
 from blocklora.methods.adapters import fit_adapter, target_pattern
 from blocklora.methods.options import Options
 from blocklora.methods.task import Fitted, Task
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["fit"]
@@ -35,4 +38,7 @@ def fit(
         arm_dropout=options.arm_dropout,
         target_modules=target_pattern(options, clip),
     )
-    return fit_adapter(config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step)
+    fitted = fit_adapter(
+        config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step
+    )
+    return replace(fitted, text=TextSide())

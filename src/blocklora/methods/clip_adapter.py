@@ -22,6 +22,7 @@ from blocklora.methods.heads import Head, adapted_logits
 from blocklora.methods.on_features import FeatureBatches, Keeper, labels_of, train_features, val_features
 from blocklora.methods.settings import need, need_positive, need_share, need_whole
 from blocklora.methods.task import Fitted, Task
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 from blocklora.training.minimise import epoch_cosine, minimise
 from blocklora.training.pictures import Augment
@@ -121,6 +122,7 @@ def fit(
         trainable_parameters=down.numel() + up.numel(),
         training=curve,
         selection={"kept step": kept, "settings": "fixed beforehand: the published ratio, or what was given"},
+        text=TextSide(),
         head=Head("bottleneck", tensors, {"scale": scale, "ratio": options.ratio}),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from accelerate import Accelerator
 from peft import LoraConfig
 
@@ -9,6 +11,7 @@ from blocklora.clip import Clip
 from blocklora.methods.adapters import fit_adapter, target_pattern
 from blocklora.methods.options import Options
 from blocklora.methods.task import Fitted, Task
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["fit"]
@@ -32,4 +35,7 @@ def fit(
         use_rslora=True,
         target_modules=target_pattern(options, clip),
     )
-    return fit_adapter(config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step)
+    fitted = fit_adapter(
+        config, task, clip, options, seed, accelerator, checkpoint=checkpoint, on_step=on_step
+    )
+    return replace(fitted, text=TextSide())

@@ -19,9 +19,10 @@ from torch import Tensor
 from blocklora.clip import Clip, class_features
 from blocklora.methods import coop
 from blocklora.methods.heads import CONDITIONAL, Head, conditional_logits
-from blocklora.methods.learned_prompts import class_prompts, epochs_of, frozen_pictures, train_prompts
+from blocklora.methods.learned_prompts import epochs_of, frozen_pictures, start_context, train_prompts
 from blocklora.methods.settings import need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["Settings", "fit"]
@@ -58,9 +59,9 @@ def fit(
 ) -> Fitted:
     """Learn the prompts and the network; see ``Method``."""
     model, device = clip.model, accelerator.device
-    prompts = class_prompts(task, clip, options.words, options.n_context, seed)
-    tensors = {"context": torch.nn.Parameter(prompts.start)}
-    width, text_width = model.visual_projection.out_features, prompts.start.shape[1]
+    prompts, start = start_context(task, clip, options.words, options.n_context, seed)
+    tensors = {"context": torch.nn.Parameter(start)}
+    width, text_width = model.visual_projection.out_features, start.shape[1]
     hidden = max(1, width // options.reduction)
     generator = torch.Generator().manual_seed(seed)
     for name, rows, columns in (("down", hidden, width), ("up", text_width, hidden)):
@@ -103,5 +104,6 @@ def fit(
         trainable_parameters=sum(tensor.numel() for tensor in tensors.values()),
         training=curve,
         selection=fixed_beforehand(len(curve.losses), "CoCoOp"),
+        text=TextSide(context=kept["context"], words=options.words),
         head=Head(CONDITIONAL, kept | {"tokens": prompts.tokens.cpu()}, {"scale": scale}, model),
     )

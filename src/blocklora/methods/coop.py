@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from blocklora.clip import Clip
-from blocklora.methods.learned_prompts import class_prompts, epochs_of, frozen_pictures, train_prompts
+from blocklora.methods.learned_prompts import epochs_of, frozen_pictures, start_context, train_prompts
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 from blocklora.training.pictures import Augment
 
@@ -89,8 +90,8 @@ def learn(
     on_step: OnStep | None,
 ) -> Fitted:
     """Learn the words before the class names, by gradients that the caller computes."""
-    prompts = class_prompts(task, clip, options.words, options.n_context, seed)
-    context = torch.nn.Parameter(prompts.start)  # (P, W)
+    prompts, start = start_context(task, clip, options.words, options.n_context, seed)
+    context = torch.nn.Parameter(start)  # (P, W)
     batches, encode = frozen_pictures(
         task, clip, accelerator, batch_size=options.batch_size, augment=options.augment, seed=seed
     )
@@ -120,4 +121,5 @@ def learn(
         trainable_parameters=context.numel(),
         training=curve,
         selection=fixed_beforehand(len(curve.losses), recipe),
+        text=TextSide(context=context.detach(), words=options.words),
     )

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from blocklora.clip import Clip, class_features, image_features, text_features
 from blocklora.methods.heads import cosine_logits
-from blocklora.methods.own_weights import layer_norms, of_image_tower, pictures_of, steps_of, trained
+from blocklora.methods.own_weights import (
+    layer_norms,
+    of_image_tower,
+    of_text_tower,
+    pictures_of,
+    steps_of,
+    trained,
+)
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
 from blocklora.training import Checkpoint, OnStep
@@ -116,4 +123,5 @@ def fit_weights(
             training=curve,
             selection=fixed_beforehand(steps, recipe),
             tower=of_image_tower(parameters),
+            text=of_text_tower(parameters),
         )

@@ -1,16 +1,13 @@
-"""What prompt learners share: class prompts with room for learned vectors, and CoOp's way of training them.
+"""What prompt learners share: where their vectors start, and CoOp's way of training them.
 
 All of them use Dassl's SGD (momentum 0.9, weight decay 5e-4) under CoOp's schedule, and random crops of 8% to 100%
 with mirror images. One thing differs for all: an epoch's last batch may be smaller, where Dassl leaves it out.
-Axes: N = classes, L = tokens, P = learned vectors, W = the width of the text tower, D = that of the shared space,
-B = pictures, J = layers with prompts.
+Axes: P = learned vectors, W = the width of the text tower, B = pictures, D = the width of the shared space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from blocklora.clip import Clip, image_features
-from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
-from blocklora.data import prompts
-from blocklora.errors import ConfigError
+from blocklora.clip.prompted import token_embeddings
+from blocklora.methods.class_prompts import ClassPrompts, prompt_tokens
 from blocklora.methods.on_features import FeatureBatches, labels_of, picture_features
 from blocklora.methods.own_weights import pictures_of
 from blocklora.methods.task import Task
@@ -29,12 +25,11 @@ from blocklora.training.minimise import Batches, Curve, epoch_cosine, minimise
 from blocklora.training.pictures import Augment
 
 __all__ = [
-    "ClassPrompts",
-    "class_prompts",
     "epochs_of",
     "frozen_pictures",
     "prompt_pictures",
     "random_vectors",
+    "start_context",
     "train_prompts",
 ]
 
@@ -42,60 +37,32 @@ _MOMENTUM, _WEIGHT_DECAY, _STD = 0.9, 5e-4, 0.02
 _START = 5  # what a random stream is for, beside those of the training package and on_features.py
 
 
-@dataclass(frozen=True)
-class ClassPrompts:
-    """Embedded class prompts, some of whose words are to be learned.
-
-    Attributes:
-        model: A ``CLIPModel``.
-        tokens: Token ids (N, L); those at 1 to P are placeholders or the words that the vectors start from.
-        start: Where the learned vectors start (P, W).
-    """
-
-    model: Any
-    tokens: Tensor
-    start: Tensor
-
-    def features(self, context: Tensor, deep: Tensor | None = None) -> Tensor:
-        """Return unit features (N, D) of the classes with learned vectors (P, W), and deeper ones (J - 1, P, W)."""
-        embedded = token_embeddings(self.model, self.tokens)  # (N, L, W)
-        learned = context.expand(len(embedded), -1, -1)  # (N, P, W)
-        filled = torch.cat([embedded[:, :1], learned, embedded[:, 1 + learned.shape[1] :]], dim=1)
-        return prompted_text_features(self.model, filled, end_of_text(self.model, self.tokens), deep)
-
-
-def class_prompts(task: Task, clip: Clip, words: str, n_context: int, seed: int) -> ClassPrompts:
-    """Make prompts of learned vectors, the class name and a full stop.
+def start_context(
+    task: Task, clip: Clip, words: str, n_context: int, seed: int
+) -> tuple[ClassPrompts, Tensor]:
+    """Make the class prompts of a task.
 
     Args:
-        task: Its class names; "_" becomes a space.
+        task: Its class names.
         clip: The model.
         words: What the vectors start from; all words stay before the name. Empty: the vectors start at random.
         n_context: P, how many vectors; with ``words`` no more than they have tokens.
         seed: Where a random start comes from.
 
+    Returns:
+        The prompts, and where their vectors start (P, W).
+
     Raises:
         ConfigError: The text tower does not read so many tokens.
     """
-    device, length = clip.model.logit_scale.device, clip.context_length
-    first, *of_words, end = clip.tokenizer(words)["input_ids"]
-    n_context = min(n_context, len(of_words)) if words else n_context
-    before = of_words or [end] * n_context
-    if len(before) + 3 > length:
-        raise ConfigError(
-            f"n_context '{n_context}': expected at most {length - 3}, for the text tower reads {length} tokens."
-        )
-    names = [clip.tokenizer(name)["input_ids"][1:-1] for name in prompts(task.class_names, "{}.")]
-    rows = [[*[first, *before, *name][: length - 1], end] for name in names]
-    longest = max(map(len, rows))
-    tokens = torch.tensor([row + [end] * (longest - len(row)) for row in rows], device=device)
-    if words:
-        start = token_embeddings(clip.model, tokens[0, 1 : 1 + n_context]).detach().clone()
-    else:
+    device = clip.model.logit_scale.device
+    prompts = ClassPrompts(clip.model, prompt_tokens(clip, task.class_names, words, n_context).to(device))
+    if not words:
         width = clip.model.text_model.config.hidden_size
-        start = random_vectors(n_context, width, seed=seed, stream=0).to(device)
-        tokens[:, 1 : 1 + n_context] = first  # no end-of-text among them: that is where the tower is read
-    return ClassPrompts(clip.model, tokens, start)
+        return prompts, random_vectors(n_context, width, seed=seed, stream=0).to(device)
+    n_context = min(n_context, len(clip.tokenizer(words)["input_ids"]) - 2)
+    start = token_embeddings(clip.model, prompts.tokens[0, 1 : 1 + n_context])
+    return prompts, start.detach().clone()
 
 
 def random_vectors(*shape: int, seed: int, stream: int) -> Tensor:

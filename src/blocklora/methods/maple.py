@@ -20,14 +20,15 @@ from blocklora.clip import Clip
 from blocklora.clip.prompted import prompted_image_features
 from blocklora.methods import coop
 from blocklora.methods.learned_prompts import (
-    class_prompts,
     epochs_of,
     prompt_pictures,
     random_vectors,
+    start_context,
     train_prompts,
 )
 from blocklora.methods.settings import need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
+from blocklora.methods.text_side import TextSide
 from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep
 
@@ -68,9 +69,9 @@ def fit(
     """Learn the prompts; see ``Method``."""
     model = clip.model
     scale = model.logit_scale.detach().exp()
-    prompts = class_prompts(task, clip, options.words, options.n_context, seed)
+    prompts, start = start_context(task, clip, options.words, options.n_context, seed)
     depth = min(options.depth, *clip.depths.values())
-    tensors = _start(prompts.start, depth, model.visual_projection.in_features, seed)
+    tensors = _start(start, depth, model.visual_projection.in_features, seed)
 
     def features(pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         classes = prompts.features(tensors["context"], tensors["deep"])
@@ -106,6 +107,9 @@ def fit(
         training=curve,
         selection=fixed_beforehand(len(curve.losses), "MaPLe"),
         tower=TowerChange(prompts=visual),
+        text=TextSide(
+            context=tensors["context"].detach(), deep=tensors["deep"].detach(), words=options.words
+        ),
     )
 
 

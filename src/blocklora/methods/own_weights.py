@@ -10,11 +10,12 @@ from torch import Tensor
 
 from blocklora.clip import Clip
 from blocklora.methods.task import Task
+from blocklora.methods.text_side import TextSide
 from blocklora.methods.tower import TowerChange, is_of_image_tower
 from blocklora.training import TrainingPictures
 from blocklora.training.pictures import Augment
 
-__all__ = ["layer_norms", "of_image_tower", "pictures_of", "steps_of", "trained"]
+__all__ = ["layer_norms", "of_image_tower", "of_text_tower", "pictures_of", "steps_of", "trained"]
 
 _MOST_SHOTS = 16
 
@@ -50,6 +51,12 @@ def of_image_tower(parameters: dict[str, torch.nn.Parameter]) -> TowerChange:
         name: parameter.detach().clone() for name, parameter in parameters.items() if is_of_image_tower(name)
     }
     return TowerChange(weights)
+
+
+def of_text_tower(parameters: dict[str, torch.nn.Parameter]) -> TextSide:
+    """Return the values that the text tower's parameters among these have now."""
+    weights = {n: p.detach().clone() for n, p in parameters.items() if not is_of_image_tower(n)}
+    return TextSide(weights)
 
 
 def pictures_of(

@@ -23,14 +23,15 @@ from blocklora.clip import Clip, class_features, image_features
 from blocklora.clip.prompted import prompted_image_features
 from blocklora.methods import maple
 from blocklora.methods.learned_prompts import (
-    class_prompts,
     epochs_of,
     prompt_pictures,
     random_vectors,
+    start_context,
     train_prompts,
 )
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
+from blocklora.methods.text_side import TextSide
 from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep
 
@@ -80,12 +81,12 @@ def fit(
     model, device = clip.model, accelerator.device
     scale = model.logit_scale.detach().exp()
     written = class_features(model, task.tokens).to(device)  # (N, D)
-    prompts = class_prompts(task, clip, options.words, options.n_context, seed)
+    prompts, context = start_context(task, clip, options.words, options.n_context, seed)
     depth = min(options.depth, *clip.depths.values())
-    vectors, width = prompts.start.shape
+    vectors, width = context.shape
     image_width = model.visual_projection.in_features
     start = {
-        "context": prompts.start,
+        "context": context,
         "deep": random_vectors(depth - 1, vectors, width, seed=seed, stream=1),
         "visual": random_vectors(depth, options.n_image_context, image_width, seed=seed, stream=2),
     }
@@ -144,6 +145,7 @@ def fit(
             "kept step": f"the mean over all {epochs} epochs, by weights fixed beforehand; none was chosen by accuracy"
         },
         tower=TowerChange(prompts=means["mean/visual"]),
+        text=TextSide(context=means["mean/context"], deep=means["mean/deep"], words=options.words),
     )
 
 

@@ -26,8 +26,16 @@ __all__ = [
 
 
 def settings_type(method: Callable[..., Any]) -> type[Any]:
-    """Return the dataclass that a method's ``options`` argument is of."""
-    found: type[Any] = get_type_hints(method)["options"]
+    """Return the dataclass that a method's ``options`` argument is of.
+
+    Raises:
+        ConfigError: The argument is not annotated.
+    """
+    found: type[Any] | None = get_type_hints(method).get("options")
+    if found is None:
+        raise ConfigError(
+            f"method '{method.__name__}': expected 'options' annotated with the dataclass of its settings, such as Options."
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from blocklora.clip import Clip
 from blocklora.data import Example
 from blocklora.methods.heads import Head
+from blocklora.methods.text_side import TextSide
 from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep
 from blocklora.training.minimise import Curve
@@ -41,8 +43,7 @@ class Task:
     @property
     def shots(self) -> int:
         """How many training pictures the largest class has."""
-        labels = [example.label for example in self.train]
-        return max(labels.count(label) for label in set(labels))
+        return max(Counter(example.label for example in self.train).values())
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Fitted:
         engine: How the towers were computed, and within what memory, as JSON-ready values; empty where nothing was
             trained through them.
         notes: What happened on the way, in sentences.
+        text: What was learned about class names in general; None where only these classes were learned.
     """
 
     model: Any
@@ -71,6 +73,7 @@ class Fitted:
     tower: TowerChange = field(default_factory=TowerChange)
     engine: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    text: TextSide | None = None
 
 
 def fixed_beforehand(steps: int, recipe: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from blocklora.clip import image_features
 from blocklora.clip.prompted import prompted_image_features
 
-__all__ = ["TowerChange", "changed_image_features", "is_of_image_tower"]
+__all__ = ["TowerChange", "changed_image_features", "is_of_image_tower", "weights_in_place"]
 
 _PROMPTS, _WEIGHT = "prompts", "weight/"
 
@@ -63,7 +63,7 @@ def changed_image_features(model: Any, change: TowerChange, pixel_values: Tensor
         change: On the model's device.
         pixel_values: On the model's device.
     """
-    with _weights_in_place(model, change.weights):
+    with weights_in_place(model, change.weights):
         if change.prompts is None:
             return image_features(model, pixel_values)
         return prompted_image_features(model, pixel_values, change.prompts)
@@ -75,7 +75,7 @@ def is_of_image_tower(name: str) -> bool:
 
 
 @contextmanager
-def _weights_in_place(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def weights_in_place(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Give parameters other values inside; no number is copied."""
     parameters = {name: model.get_parameter(name) for name in weights}
     before = {name: parameter.data for name, parameter in parameters.items()}

@@ -19,7 +19,14 @@ from torch import Tensor
 from blocklora.clip import Clip, class_features, image_features, text_features
 from blocklora.methods import layer_norm
 from blocklora.methods.heads import cosine_logits
-from blocklora.methods.own_weights import layer_norms, of_image_tower, pictures_of, steps_of, trained
+from blocklora.methods.own_weights import (
+    layer_norms,
+    of_image_tower,
+    of_text_tower,
+    pictures_of,
+    steps_of,
+    trained,
+)
 from blocklora.methods.settings import need
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
 from blocklora.training import Checkpoint, OnStep
@@ -102,4 +109,5 @@ def fit(
             training=curve,
             selection=fixed_beforehand(steps, "2SFS"),
             tower=of_image_tower(parameters),
+            text=of_text_tower(parameters),
         )

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from blocklora.clip import Clip, class_features
 from blocklora.methods.task import Fitted, Task
+from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["Settings", "fit"]
@@ -35,4 +36,5 @@ def fit(
         trainable_parameters=0,
         training=None,
         selection={"settings": "nothing was trained or chosen"},
+        text=TextSide(),
     )

@@ -1,0 +1,221 @@
+"""The drawings of a bench, by matplotlib (the extra ``bench``): readable in grey and for colour-blind readers.
+
+Every method has a colour of Okabe and Ito's palette, a marker and a line style of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from blocklora.bench.compare import costs, data_means, method_means
+from blocklora.bench.results import Results
+from blocklora.bench.statistics import mean_ranks, nemenyi_difference, pareto_front, rank_groups
+from blocklora.errors import ConfigError
+
+__all__ = ["draw_all"]
+
+# Okabe & Ito, Color Universal Design (2008); their yellow is too pale for lines on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_LINES = ("-", "--", ":", "-.")
+_STYLE: Any = {
+    "svg.hashsalt": "blocklora",  # the same drawing is the same file
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica", "sans-serif"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def draw_all(results: Results) -> dict[str, dict[str, bytes]]:
+    """Draw accuracy against shots and costs, and the ranks, for every model.
+
+    Returns:
+        By caption: the drawing as ``svg``, ``pdf`` and ``png``. What there are too few figures for is left out.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            "plots need matplotlib, which is not installed: pip install 'blocklora[bench]', or add --no-plots."
+        ) from error
+    drawn = {}
+    with matplotlib.rc_context(_STYLE):
+        for model in results.models:
+            short = model.rstrip("/").rsplit("/", 1)[-1]
+            for caption, draw in (
+                ("Accuracy against shots", _shots_figure),
+                ("Accuracy against cost", _cost_figure),
+                ("Mean ranks", _rank_figure),
+            ):
+                figure = Figure(layout="constrained")
+                if draw(figure, results, model):
+                    drawn[f"{caption}, {short}"] = {
+                        kind: _file(figure, kind) for kind in ("svg", "pdf", "png")
+                    }
+    return drawn
+
+
+def _file(figure: Any, kind: str) -> bytes:
+    """Return a drawing as a file, without a date in it."""
+    stream = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+    figure.savefig(stream, format=kind, metadata=metadata, dpi=160, bbox_inches="tight")
+    return stream.getvalue()
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Return colour, marker and line style of the method at a place; 63 of them differ."""
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "marker": _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)],
+        "linestyle": _LINES[(place // len(_COLOURS)) % len(_LINES)],
+        "markersize": 5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
+
+
+def _shots_figure(figure: Any, results: Results, model: str) -> bool:
+    """One panel for the mean over data sets and one for each data set; bars are 95% intervals over seeds."""
+    if len(results.shots) < 2:
+        return False
+    panels: list[str | None] = [None] if len(results.data) > 1 else []
+    panels += results.data
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure.set_size_inches(3.0 * columns + 0.4, 2.6 * rows + 0.5)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    for axis, data in zip(axes, panels, strict=False):
+        for place, method in enumerate(results.methods):
+            xs, ys, bars = _curve(results, model, method, data)
+            if xs:
+                axis.errorbar(xs, ys, yerr=bars, label=method, linewidth=1.2, elinewidth=0.6, **_style(place))
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(results.shots, [str(n) for n in results.shots], minor=False)
+        axis.set_title(data or "mean over data sets", fontsize=9)
+        axis.tick_params(labelbottom=True)
+    for axis in list(axes)[len(panels) :]:
+        axis.remove()
+    figure.supxlabel("shots", fontsize=9)
+    figure.supylabel("accuracy (%)", fontsize=9)
+    return _legend(figure)
+
+
+def _curve(
+    results: Results, model: str, method: str, data: str | None
+) -> tuple[list[int], list[float], list[float]]:
+    """Return shots, accuracies and half widths of their intervals; only whole cells are drawn."""
+    xs, ys, bars = [], [], []
+    for shots in results.shots:
+        cell = results.cells[model, data, shots, method] if data else None
+        if cell is not None and not cell.whole:
+            continue
+        found = cell.summary() if cell else method_means(results, model, shots, method)
+        if found is not None:
+            xs.append(shots)
+            ys.append(100 * found.mean)
+            bars.append(100 * (found.interval[1] - found.mean) if found.interval else 0.0)
+    return xs, ys, bars
+
+
+def _cost_figure(figure: Any, results: Results, model: str) -> bool:
+    """Accuracy at the most shots against trained numbers, time and memory; the line is the Pareto front."""
+    found = costs(results, model, results.shots[-1])
+    if not found:
+        return False
+    figure.set_size_inches(9.6, 3.2)
+    names = {
+        "trained numbers": "trained numbers",
+        "seconds": "training time (s)",
+        "memory": "peak memory (GiB)",
+    }
+    axes = figure.subplots(1, 3, sharey=True)
+    for axis, (name, label) in zip(axes, names.items(), strict=True):
+        scale = 1 / 1024**3 if name == "memory" else 1.0
+        points = {method: (cost[name] * scale, 100 * cost["accuracy"]) for method, cost in found.items()}
+        for method, (x, y) in points.items():
+            style = _style(results.methods.index(method)) | {
+                "linestyle": "none",
+                "markersize": 7,
+                "clip_on": False,
+            }
+            axis.plot([x], [y], label=method, **style)
+        _draw_front(axis, list(points.values()))
+        if name != "memory":
+            positive = [x for x, _ in points.values() if x > 0]
+            axis.set_xscale("symlog", linthresh=min(positive, default=1.0))  # has a place for 0
+            axis.set_xlim(left=0)
+        axis.set_xlabel(label)
+    axes[0].set_ylabel(f"accuracy (%), {results.shots[-1]} shots")
+    return _legend(figure)
+
+
+def _draw_front(axis: Any, points: Sequence[tuple[float, float]]) -> None:
+    """Draw the Pareto front as steps."""
+    front = pareto_front([x for x, _ in points], [y for _, y in points])
+    xs, ys = zip(*sorted(points[place] for place in front), strict=True)
+    axis.plot(xs, ys, drawstyle="steps-post", color="#888888", linewidth=1, zorder=1)
+
+
+def _rank_figure(figure: Any, results: Results, model: str) -> bool:
+    """Demšar's diagram of the mean ranks: bars join methods that do not differ significantly."""
+    methods = results.whole_methods(model, results.shots)
+    if len(methods) < 2 or len(results.data) < 2:
+        return False
+    ranks: Mapping[str, float] = dict(
+        zip(methods, map(float, mean_ranks(data_means(results, model, results.shots, methods))), strict=True)
+    )
+    ordered = sorted(methods, key=lambda method: ranks[method])
+    difference = nemenyi_difference(len(methods), len(results.data))
+    groups = rank_groups([ranks[method] for method in ordered], difference)
+    figure.set_size_inches(6.4, 0.9 + 0.24 * len(methods) + 0.12 * len(groups))
+    axis = figure.subplots()
+    for place, method in enumerate(ordered):
+        style = _style(results.methods.index(method)) | {"markersize": 7}
+        axis.plot([ranks[method]], [place], **style)
+        axis.annotate(
+            f"{ranks[method]:.2f}", (ranks[method], place), (7, -3), textcoords="offset points", fontsize=7
+        )
+    for n, (first, last) in enumerate(groups):
+        height = len(ordered) - 0.3 + 0.5 * n
+        axis.plot(
+            [ranks[ordered[first]] - 0.03, ranks[ordered[last]] + 0.03],
+            [height] * 2,
+            color="black",
+            linewidth=2.5,
+        )
+    axis.set_yticks(range(len(ordered)), ordered)
+    axis.set_ylim(len(ordered) + 0.5 * len(groups), -0.7)
+    axis.set_xlim(0.6, len(ordered) + 0.4)
+    axis.locator_params(axis="x", integer=True)
+    axis.set_xlabel(
+        f"mean rank over {len(results.data)} data sets (1 is best); bars join what differs by less than the critical "
+        f"{difference:.2f}",
+        fontsize=8,
+    )
+    return True
+
+
+def _legend(figure: Any) -> bool:
+    """Put one legend beside all panels; whether there is anything in it."""
+    known: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    if known:
+        figure.legend(known.values(), known.keys(), loc="outside right center")
+    return bool(known)

@@ -1,0 +1,65 @@
+"""Class prompts with room for learned vectors: the vectors, the class name and a full stop.
+
+Axes: N = classes, L = tokens, P = learned vectors, W = the width of the text tower, D = that of the shared space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocklora.clip import Clip
+from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
+from blocklora.data import prompts
+from blocklora.errors import ConfigError
+
+__all__ = ["ClassPrompts", "prompt_tokens"]
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """Embedded class prompts, some of whose words are learned.
+
+    Attributes:
+        model: A ``CLIPModel``.
+        tokens: Token ids (N, L); the vectors take the places from 1 on.
+    """
+
+    model: Any
+    tokens: Tensor
+
+    def features(self, context: Tensor, deep: Tensor | None = None) -> Tensor:
+        """Return unit features (N, D) of the classes with learned vectors (P, W), and deeper ones (J - 1, P, W)."""
+        embedded = token_embeddings(self.model, self.tokens)  # (N, L, W)
+        learned = context.expand(len(embedded), -1, -1)  # (N, P, W)
+        filled = torch.cat([embedded[:, :1], learned, embedded[:, 1 + learned.shape[1] :]], dim=1)
+        return prompted_text_features(self.model, filled, end_of_text(self.model, self.tokens), deep)
+
+
+def prompt_tokens(clip: Clip, class_names: Sequence[str], words: str, n_context: int) -> Tensor:
+    """Return the token ids (N, L) of prompts whose first words are to be learned.
+
+    Args:
+        clip: The tokenizer and how much the text tower reads.
+        class_names: N names; "_" becomes a space.
+        words: What stands before the name; empty makes room for ``n_context`` vectors that start at random.
+        n_context: P, where there are no words.
+
+    Raises:
+        ConfigError: The text tower does not read so many tokens.
+    """
+    first, *of_words, end = clip.tokenizer(words)["input_ids"]
+    before = of_words or [first] * n_context  # no end-of-text among them: that is where the tower is read
+    length = clip.context_length
+    if len(before) + 3 > length:
+        raise ConfigError(
+            f"n_context '{n_context}': expected at most {length - 3}, for the text tower reads {length} tokens."
+        )
+    names = [clip.tokenizer(name)["input_ids"][1:-1] for name in prompts(class_names, "{}.")]
+    rows = [[*[first, *before, *name][: length - 1], end] for name in names]
+    longest = max(map(len, rows))
+    return torch.tensor([row + [end] * (longest - len(row)) for row in rows])

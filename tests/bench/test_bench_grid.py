@@ -1,0 +1,158 @@
+"""A grid file: every run in it, and an error that names file, key and value for what cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blocklora.bench.grid import load_grid
+from blocklora.bench.published import load_published
+from blocklora.errors import ConfigError
+from blocklora.methods import METHODS
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GOOD = """
+models = ["tiny"]
+shots = [1, 4]
+seeds = [1, 2, 3]
+[data.digits]
+[data.mine]
+path = "photos"
+prompt = "a drawing of {}."
+[methods.clip-lora]
+[methods.twin]
+method = "block-lora"
+parametrization = "folded"
+iterations = 7
+targets = ["q", "v"]
+[settings]
+iterations = 5
+device = "cpu"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "grid.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_grid_is_the_product_of_its_parts(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    grid = load_grid(write(tmp_path, GOOD))
+    assert len(grid.runs) == len({run.key for run in grid.runs}) == 1 * 2 * 2 * 3 * 2
+    twin = next(run for run in grid.runs if run.method == "twin" and run.data == "mine")
+    assert twin.arguments == {
+        "method": "block-lora", "parametrization": "folded", "iterations": 7, "targets": ("q", "v"), "device": "cpu",
+        "data": (tmp_path / "photos").as_posix(), "prompt": "a drawing of {}.", "model": "tiny", "shots": 1, "seed": 1,
+    }  # fmt: skip
+    assert (twin.resolved["lr"], twin.resolved["iterations"]) == (2e-4, 7)
+    assert twin.name == "twin on mine, 1 shots, seed 1, tiny"
+    assert load_grid(write(tmp_path, GOOD)).plan() == grid.plan()
+
+
+def test_a_key_changes_with_every_setting_and_with_nothing_else(tmp_path: Path) -> None:
+    before = {run.key for run in load_grid(write(tmp_path, GOOD)).runs}
+    for old, new in [("iterations = 5", "iterations = 6"), ("iterations = 7", "iterations = 8")]:
+        changed = {run.key for run in load_grid(write(tmp_path, GOOD.replace(old, new))).runs}
+        assert len(before & changed) == 12  # the other method's
+    renamed = load_grid(write(tmp_path, GOOD.replace("methods.twin", "methods.folded")))
+    assert {run.key for run in renamed.runs} == before
+    said = GOOD.replace("iterations = 7", "iterations = 7\nlr = 2e-4")  # the default, written out
+    assert {run.key for run in load_grid(write(tmp_path, said)).runs} == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "shots = [1, 4]",
+            "shots = [0]",
+            r"shots = \[0\]: expected a list of different whole numbers of 1 or",
+        ),
+        ("shots = [1, 4]", "shots = [true]", r"shots = \[True\]: expected a list"),
+        ("shots = [1, 4]", "", r"shots = None: expected a list"),
+        ("seeds = [1, 2, 3]", "seeds = [1, 1]", r"seeds = \[1, 1\]: expected a list of different"),
+        ('models = ["tiny"]', "models = []", r"models = \[\]: expected a list of different names"),
+        ("seeds =", "seed =", r"unknown key 'seed'; did you mean 'seeds'\?"),
+        ("prompt =", "promt =", r"\[data.mine\]: unknown key 'promt'; did you mean 'prompt'\?"),
+        ('"photos"', "3", r"data.mine.path = 3: expected text in quotes"),
+        ('"block-lora"', '"block-lore"', r"methods.twin.method = 'block-lore': expected one of .*block-lora"),
+        ('"folded"', '"fold"', r"methods.twin: parametrization 'fold': expected one of blocks, folded"),
+        ("iterations = 7", 'lr = "fast"', r"methods.twin: lr 'fast': expected a number"),
+        ("iterations = 7", "learning_rate = 1", r"methods.twin: unknown option 'learning_rate'"),
+        ("iterations = 7", "seed = 1", r"methods.twin.seed: this is not a method's setting"),
+        (
+            "iterations = 5",
+            "iteration = 5",
+            r"\[settings\]: unknown key 'iteration'; did you mean 'iterations'\?",
+        ),
+        ("[data.digits]\n[data.mine]", "[photos]", r"unknown key 'photos'"),
+        ("[settings]", "[settings", r"not valid TOML"),
+        ("[data.digits]", "[data.digits]\nroot = 1", r"data.digits.root = 1: expected text in quotes"),
+    ],
+)
+def test_what_cannot_work_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=rf"grid\.toml: .*{message}"):
+        load_grid(path)
+
+
+def test_a_missing_grid_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no\.toml: there is no such file"):
+        load_grid(tmp_path / "no.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_grid(tmp_path)
+
+
+def test_a_users_method_counts_by_its_code(tmp_path: Path) -> None:
+    methods = tmp_path / "mine.py"
+    code = "from blocklora.methods.zero_shot import fit\nMETHODS = {'my-method': fit}\n"
+    methods.write_text(code, encoding="utf-8")
+    text = 'methods_from = "mine.py"\n' + GOOD.replace("[methods.clip-lora]", "[methods.my-method]")
+    try:
+        before = load_grid(write(tmp_path, text))
+        assert before.methods_from == methods
+        methods.write_text(code + "# another\n", encoding="utf-8")
+        after = load_grid(write(tmp_path, text))
+    finally:
+        METHODS.pop("my-method", None)
+    assert {run.method for run in before.runs if run not in after.runs} == {"my-method"}
+    assert len({run.key for run in before.runs} & {run.key for run in after.runs}) == 12
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("", "expected a dictionary METHODS"),
+        ("METHODS = {}", "expected a dictionary METHODS"),
+        ("METHODS = {'zero-shot': print}", "METHODS has 'zero-shot', which is a method of blocklora"),
+        ("1 / 0", "running it fails: ZeroDivisionError"),
+    ],
+)
+def test_a_users_file_that_cannot_work_is_named(tmp_path: Path, code: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    before = dict(METHODS)
+    with pytest.raises(ConfigError, match=rf"mine\.py: {message}"):
+        load_grid(write(tmp_path, 'methods_from = "mine.py"\n' + GOOD))
+    with pytest.raises(ConfigError, match=r"other\.py: there is no such Python file"):
+        load_grid(write(tmp_path, 'methods_from = "other.py"\n' + GOOD))
+    assert before == METHODS
+
+
+def test_the_examples_are_grids() -> None:
+    before = dict(METHODS)
+    try:
+        eleven = load_grid(EXAMPLES / "grids" / "eleven.toml")
+        assert len(eleven.runs) % (3 * 11 * 5 * 3) == 0
+        assert {run.data for run in eleven.runs} == set(load_published().data)
+        assert eleven.runs[0].arguments["root"] == (EXAMPLES.parent / "data").as_posix()
+        assert {run.model for run in load_grid(EXAMPLES / "grids" / "tiny.toml").runs} == {"tiny"}
+        assert len(load_grid(EXAMPLES / "grids" / "new_method.toml").runs) == 54
+        assert "prototypes" in METHODS
+    finally:
+        METHODS.clear()
+        METHODS.update(before)
+    assert len((EXAMPLES / "new_method.py").read_text(encoding="utf-8").splitlines()) < 60

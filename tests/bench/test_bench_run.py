@@ -1,0 +1,188 @@
+"""A bench as a person drives it: done once, done on after a kill, and done to the end whatever fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blocklora import cli
+from blocklora.bench import run as bench_run
+from blocklora.bench.run import run_grid
+from blocklora.bench.store import read_plan, read_records
+from blocklora.errors import ConfigError, DataError, ModelError
+from blocklora.methods import METHODS
+
+CODE = "import sys; from blocklora.cli import main; main()"
+MINE = """
+import os, signal, threading
+from pathlib import Path
+from blocklora.methods import Options
+from blocklora.methods.zero_shot import fit as zero_shot
+
+HERE = Path(__file__).parent
+
+def stops(task, clip, options: Options, seed, accelerator, **more):
+    if seed == 2 and not (HERE / "stopped").exists():
+        (HERE / "stopped").touch()
+        os.kill(os.getppid(), getattr(signal, os.environ["STOP_BY"], signal.SIGTERM))
+        threading.Event().wait()
+    return zero_shot(task, clip, options, seed, accelerator, **more)
+
+def fails(task, clip, options: Options, seed, accelerator, **more):
+    if not (HERE / "mended").exists():
+        raise RuntimeError("out of luck")
+    return zero_shot(task, clip, options, seed, accelerator, **more)
+
+METHODS = {"stops": stops, "fails": fails}
+"""
+
+
+@pytest.fixture(autouse=True)
+def methods_stay() -> Iterator[None]:
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def write_grid(
+    folder: Path, clip_folder: Path, photos: Path, *methods: str, seeds: str = "[1, 2, 3]"
+) -> Path:
+    (folder / "mine.py").write_text(MINE, encoding="utf-8")
+    tables = "".join(f"[methods.{method}]\n" for method in methods)
+    path = folder / "grid.toml"
+    path.write_text(
+        f'methods_from = "mine.py"\nmodels = ["{clip_folder.as_posix()}"]\nshots = [2]\nseeds = {seeds}\n'
+        f'[data.shapes]\npath = "{photos.as_posix()}"\n{tables}[settings]\niterations = 2\ndevice = "cpu"\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def bench(*arguments: Any, stop_by: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "STOP_BY": stop_by}
+    command = [sys.executable, "-c", CODE, "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, encoding="utf-8")
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: Any
+) -> tuple[int, str, str]:
+    """Run ``blocklora bench`` in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["blocklora", "bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, " ".join(captured.err.split())
+
+
+def test_a_second_time_does_nothing(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
+    grid = write_grid(tmp_path, clip_folder, photos, "zero-shot", "block-lora", seeds="[1, 2]")
+    out = tmp_path / "results"
+    assert run_grid(grid, out, workers=2) == {"planned": 4, "done": 4, "failed": 0, "failed_before": 0}
+    content = (out / "runs.jsonl").read_bytes()
+    records = read_records(out)
+    assert {entry["key"] for entry in read_plan(out)} == set(records)
+    for record in records.values():
+        assert record["status"] == "ok"
+        assert record["data"] == "shapes"
+        assert record["n_correct"] / record["n_test"] == record["accuracy"]
+        assert record["peak_memory_bytes"] > 50_000_000
+        assert record["settings"].get("lr") == (2e-4 if record["method"] == "block-lora" else None)
+        assert record["code"]["version"]
+    hashes = {(record["seed"], record["split_sha256"]) for record in records.values()}
+    assert len(hashes) == 2  # methods of a seed saw the same pictures
+    assert not (out / "running").exists()
+    assert run_grid(grid, out) == {"planned": 4, "done": 0, "failed": 0, "failed_before": 0}
+    assert (out / "runs.jsonl").read_bytes() == content
+
+
+def test_a_killed_bench_goes_on_with_the_rest(
+    tmp_path: Path,
+    clip_folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = write_grid(tmp_path, clip_folder, photos, "stops")
+    out = tmp_path / "results"
+    killed = bench(grid, "--out", out, "--workers", 1)
+    assert killed.returncode != 0
+    before = (out / "runs.jsonl").read_bytes()
+    assert len(read_records(out)) == 1
+    code, stdout, stderr = call(capsys, monkeypatch, grid, "--out", out, "--workers", 1)
+    assert code == 0
+    assert "1 of 3 runs are done already; 2 to do, 1 process." in stderr
+    assert f"2 runs done, 0 of 3 failed; results: {out}" in stdout
+    assert (out / "runs.jsonl").read_bytes().startswith(before)
+    assert len((out / "runs.jsonl").read_bytes().splitlines()) == 3
+    second = next(record for record in read_records(out).values() if record["seed"] == 2)
+    assert second["resumed"]
+
+
+def test_ctrl_c_stops_cleanly(tmp_path: Path, clip_folder: Path, photos: Path) -> None:
+    grid = write_grid(tmp_path, clip_folder, photos, "stops")
+    out = tmp_path / "results"
+    stopped = bench(grid, "--out", out, "--workers", 1, stop_by="SIGINT")
+    assert stopped.returncode == 130
+    assert f"stopped; the same command goes on from what {out} holds." in " ".join(stopped.stderr.split())
+    assert "Traceback" not in stopped.stderr
+    assert len(read_records(out)) == 1
+
+
+def test_a_failed_run_is_recorded_and_the_grid_goes_on(
+    tmp_path: Path,
+    clip_folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = write_grid(tmp_path, clip_folder, photos, "fails", "zero-shot", seeds="[1]")
+    out = tmp_path / "results"
+    code, stdout, stderr = call(capsys, monkeypatch, grid, "--out", out, "--workers", 1, "--json")
+    assert code == 1
+    assert json.loads(stdout) == {"planned": 2, "done": 1, "failed": 1, "failed_before": 0}
+    assert "failed: fails on shapes, 2 shots, seed 1, clip: RuntimeError: out of luck" in stderr
+    failed = next(record for record in read_records(out).values() if record["status"] == "failed")
+    assert (failed["attempts"], failed["error"]) == (2, "RuntimeError: out of luck")
+    assert "mine.py" in failed["trace"]
+    assert run_grid(grid, out) == {"planned": 2, "done": 0, "failed": 0, "failed_before": 1}
+    (tmp_path / "mended").touch()
+    assert run_grid(grid, out, retry_failed=True)["done"] == 1
+    assert {record["status"] for record in read_records(out).values()} == {"ok"}
+
+
+def test_what_cannot_work_is_found_before_the_first_run(
+    tmp_path: Path, clip_folder: Path, photos: Path
+) -> None:
+    grid = write_grid(tmp_path, clip_folder, tmp_path / "nowhere", "block-lora")
+    with pytest.raises(DataError, match="nowhere: this path does not exist"):
+        run_grid(grid, tmp_path / "results")
+    grid = write_grid(tmp_path, tmp_path / "no_model", photos, "block-lora")
+    with pytest.raises(ModelError, match="no_model"):
+        run_grid(grid, tmp_path / "results")
+    with pytest.raises(ConfigError, match="workers '0': expected a whole number of at least 1"):
+        run_grid(grid, tmp_path / "results", workers=0)
+    assert not (tmp_path / "results" / "runs.jsonl").exists()
+
+
+def test_gpus_are_named_as_the_system_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpus(*names: str) -> tuple[str, ...]:
+        return bench_run._gpus({torch.device(name) for name in names})
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus("cpu") == ()
+    assert gpus("cuda") == ("0", "1", "2")
+    assert gpus("cuda:2", "cuda:0") == ("0", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    assert gpus("cuda") == ("4", "5", "7")
+    assert gpus("cuda:2") == ("7",)
