@@ -34,7 +34,8 @@ def settings_type(method: Callable[..., Any]) -> type[Any]:
     found: type[Any] | None = get_type_hints(method).get("options")
     if found is None:
         raise ConfigError(
-            f"method '{method.__name__}': expected 'options' annotated with the dataclass of its settings, such as Options."
+            f"method '{method.__name__}': expected 'options' annotated with the dataclass of its settings, "
+            "such as Options."
         )
     return found
 
