@@ -120,7 +120,7 @@ def price(work: Workload, plan: Plan) -> Need:
         peak, saved = max(image.peak, text_peak), max(image.saved, saved)
     peak, classes = max(peak, before), len(work.lengths)
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
-    pixels = 0 if work.image_features else 4 * 3 * model.side**2 * work.pictures * _READ_AHEAD
+    pixels = 4 * 3 * model.side**2 * (size if work.image_features else work.pictures * _READ_AHEAD)
     state = 4 * _STATE_COPIES * model.trained
     return Need(flops, saved, round(_SLACK * peak) + features + pixels + state)
 
@@ -155,7 +155,9 @@ def choose_plans(work: Workload, room: int) -> list[Priced]:
 def _seconds(work: Workload, one: Priced) -> float:
     """Return what to compare plans by: FLOPs, and something for every pass."""
     size, chunk = one.plan.micro_batch or work.pictures, one.plan.chunk or len(work.lengths)
-    passes = -(-work.pictures // size) + (-(-len(work.lengths) // chunk)) * (2 if one.plan.chunk else 1)
+    passes = -(-work.pictures // size)
+    if work.trains_text:
+        passes += -(-len(work.lengths) // chunk) * (2 if one.plan.chunk else 1)
     return one.need.flops + _PASS_FLOPS * passes
 
 
