@@ -122,7 +122,9 @@ class RandomClip:
             for place, config in enumerate(configs[1:], 1):
                 self.peft.add_adapter(f"adapter{place}", config)
             if len(configs) > 1:
-                self.peft.base_model.set_adapter(["default", *(f"adapter{i}" for i in range(1, len(configs)))])
+                self.peft.base_model.set_adapter(
+                    ["default", *(f"adapter{i}" for i in range(1, len(configs)))]
+                )
         self.model = model.to(dtype)
         draw = torch.Generator().manual_seed(2)
         self.pixels = torch.randn(5, 3, 16, 16, generator=draw, dtype=torch.float64).to(dtype)

@@ -146,7 +146,9 @@ def test_nothing_of_the_wide_inside_is_kept() -> None:
     fc1, fc2 = layer(D_IN, D_OUT, 2, norm=True), layer(D_OUT, D_IN, 30, norm=False)
     for recompute, count in ((True, 0), (False, 1)):
         kept: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda part, to=kept: to.append(part), lambda part: part):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda part, to=kept: to.append(part), lambda part: part
+        ):
             mlp(x, fc1, fc2, None, None, SEED, activation="quick_gelu", recompute=recompute)
         assert sum(part.shape == (ROWS, D_OUT) for part in kept) == count
 
@@ -181,7 +183,9 @@ CONFIGS = {
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_q_k_and_v_as_one_layer_by_the_seeds_rule(random_clip: Any, kind: str) -> None:
     """Terms in the order q, k, v; in each, adapters by name, and arms; every one with the next masks."""
-    case = random_clip(CONFIGS[kind].__class__(**CONFIGS[kind].to_dict() | {"target_modules": ["q_proj", "v_proj"]}))
+    case = random_clip(
+        CONFIGS[kind].__class__(**CONFIGS[kind].to_dict() | {"target_modules": ["q_proj", "v_proj"]})
+    )
     layers = [
         case.model.get_submodule(f"text_model.encoder.layers.0.self_attn.{leaf}_proj") for leaf in "qkv"
     ]
@@ -208,9 +212,13 @@ def test_q_k_and_v_as_one_layer_by_the_seeds_rule(random_clip: Any, kind: str) -
     assert set(outside.dropouts) == {0.0}
 
 
-def test_masks_differ_between_layers_blocks_and_terms(random_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_differ_between_layers_blocks_and_terms(
+    random_clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = random_clip(
-        BlockLoraConfig(r=2, n_blocks=1, lora_dropout=0.3, target_modules=["q_proj", "out_proj", "fc1", "fc2"])
+        BlockLoraConfig(
+            r=2, n_blocks=1, lora_dropout=0.3, target_modules=["q_proj", "out_proj", "fc1", "fc2"]
+        )
     )
     case.model.train()
     seeds: list[int] = []

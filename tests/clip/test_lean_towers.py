@@ -82,7 +82,9 @@ def test_any_adapter_is_exact(
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("targets", [*([name] for name in LEAVES), list(LEAVES)], ids="-".join)
-def test_every_layer_alone_and_all_of_them_under_every_level(random_clip: Any, targets: Any, act: str) -> None:
+def test_every_layer_alone_and_all_of_them_under_every_level(
+    random_clip: Any, targets: Any, act: str
+) -> None:
     case = random_clip(config("blocks", targets), act=act)
     reference = case.reference()
     for keep in KEEPS:
@@ -200,7 +202,12 @@ def test_what_is_trained(random_clip: Any) -> None:
     assert LeanTowers(case.model).trained == {"vision": ([], (0, 0, 0, 0)), "text": ([1, 2], (4, 0, 0, 2))}
     case = random_clip(config("arm", ["k", "out"], lora_dropout=0.5), config("arm", ["out"]))
     _, ranks = LeanTowers(case.model).trained["vision"]
-    assert ranks == (4, 6, 0, 0)  # an arm with masks of its own is a term of its own; the second drops nothing
+    assert ranks == (
+        4,
+        6,
+        0,
+        0,
+    )  # an arm with masks of its own is a term of its own; the second drops nothing
 
 
 def test_features_of_a_plan_have_the_order_of_the_prompts(random_clip: Any) -> None:

@@ -89,13 +89,15 @@ def test_prompts_at_and_over_the_limit(clip_folder: Path) -> None:
         for name in ("cat" + " dog" * count for count in range(40))
         if len(clip.tokenizer(f"a photo of a {name}.")["input_ids"]) == clip.context_length
     )
-    sentences = prompts(["cat", fits, f"{fits} and {fits}"], "a photo of a {}.")
+    sentences = prompts(["dog", fits, f"{fits} and {fits}"], "a photo of a {}.")
     tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
     assert cut == [sentences[2]]
     assert prompt_lengths(tokens, end).tolist()[1:] == [clip.context_length] * 2
     assert tokens[2, -1] == end
     (note,) = _prompt_notes(cut, clip.context_length)
-    assert note.startswith(f"1 prompts have more than {clip.context_length} tokens and were cut at the end, e.g. 'a ")
+    assert note.startswith(
+        f"1 prompts have more than {clip.context_length} tokens and were cut at the end, e.g. 'a "
+    )
     plan = text_plan(tokens, end, share=True)
     assert plan.positions.max() == clip.context_length - 1
     assert clip.tokenizer.decode(plan.ids[: plan.opening]).endswith("a photo of a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,7 @@ def wanted(model: Any, case: Any) -> tuple[Tensor, Tensor]:
 
 def assert_right(model: Any, case: Any) -> None:
     """An engine built now gives the features of the model's own forward."""
-    torch.testing.assert_close(
-        features(LeanTowers(model), case), wanted(model, case), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(features(LeanTowers(model), case), wanted(model, case), rtol=0, atol=1e-12)
 
 
 # -- the weights stay the model's
@@ -69,6 +68,7 @@ def test_q_k_and_v_become_views_of_one_matrix_once(random_clip: Any) -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_saving_loading_and_copying(random_clip: Any, tmp_path: Path) -> None:
     case = random_clip(block_lora())
     LeanTowers(case.model)
@@ -80,7 +80,7 @@ def test_saving_loading_and_copying(random_clip: Any, tmp_path: Path) -> None:
     LeanTowers(bare)
     bare.save_pretrained(tmp_path / "model")
     again = CLIPModel.from_pretrained(tmp_path / "model", dtype=torch.float64).eval()
-    torch.testing.assert_close(wanted(again, case), plain, rtol=0, atol=0)
+    torch.testing.assert_close(wanted(again, case), plain, rtol=0, atol=1e-14)
     again.requires_grad_(False)
     again.load_state_dict(bare.state_dict())
     adapted = PeftModel.from_pretrained(again, tmp_path / "adapter").double().eval().get_base_model()
@@ -141,15 +141,15 @@ def normed(case: Any) -> None:
 
 
 def strange(case: Any) -> None:
-    case.model.text_model.encoder.layers[0].mlp.fc1 = nn.Sequential(nn.Linear(32, 64))
+    case.model.text_model.encoder.layers[0].mlp.fc1 = nn.Sequential(nn.Linear(32, 64).double())
 
 
 def unfrozen(case: Any) -> None:
     case.model.visual_projection.requires_grad_(True)
 
 
-def projected(case: Any) -> None:
-    case.model.visual_projection = nn.Sequential(case.model.visual_projection)
+def frozen(case: Any) -> None:
+    case.model.requires_grad_(False)
 
 
 REASONS: dict[str, tuple[Any, Callable[[Any], None] | None, dict[str, Any], str]] = {
@@ -169,7 +169,8 @@ REASONS: dict[str, tuple[Any, Callable[[Any], None] | None, dict[str, Any], str]
     "layers": (lora(), strange, {}, "a Sequential in place of a linear layer"),
     "activation": (lora(), None, {"act": "relu"}, "its activation is relu"),
     "attention": (lora(), None, {"attention_dropout": 0.1}, "it drops attention weights"),
-    "a projection that is none": (lora(), projected, {}, "a Sequential in place of a linear layer"),
+    "frozen elsewhere": (lora(target_modules=["visual_projection"]), frozen, {}, "adapters outside of the linear"),
+    "frozen other parts": (lora(modules_to_save=["text_projection"]), frozen, {}, "adapters outside of the linear"),
 }  # fmt: skip
 
 
@@ -179,8 +180,6 @@ def test_what_the_lean_engine_cannot_run(random_clip: Any, name: str) -> None:
     case = random_clip(config, **options)
     if change:
         change(case)
-    import re
-
     found = why_not_lean(case.model)
     assert found
     assert re.search(reason, found), found
@@ -239,7 +238,10 @@ def test_the_seed_decides_the_masks(random_clip: Any, config: Callable[..., Any]
     towers = kind(case.model)
     ((_, one_pass),) = towers.passes(case.tokens)
     with torch.no_grad():
-        for run in (lambda seed: towers.images(case.pixels, seed=seed), lambda seed: towers.texts(one_pass, seed=seed)):
+        for run in (
+            lambda seed: towers.images(case.pixels, seed=seed),
+            lambda seed: towers.texts(one_pass, seed=seed),
+        ):
             assert torch.equal(run(3), run(3))
             assert not torch.allclose(run(3), run(4))
     case.model.eval()
@@ -271,9 +273,9 @@ def test_half_precision_in_either_engine(random_clip: Any, dtype: torch.dtype) -
         image, text = towers.images(case.pixels), towers.texts(one_pass)[rows.argsort()]
         for found, value in zip((image, text), exact, strict=True):
             assert found.dtype == torch.float32
-            assert float((found - value).norm(dim=1).max()) < tolerance
+            assert float((found - value).detach().norm(dim=1).max()) < tolerance
             assert not torch.equal(found, value)
-        F.cross_entropy(10 * image @ text.T, case.labels).backward()
+        F.cross_entropy(case.model.logit_scale.exp() * image @ text.T, case.labels).backward()
         gradients = case.gradients()
         assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
         if engine == "lean":
