@@ -69,7 +69,10 @@ class Towers:
             row[:4] = torch.tensor([98, 5, 6, 7])
             row[4 : 4 + length] = torch.randint(8, 90, (length,), generator=draw)
         self.pixels = torch.randn(3, 3, 20, 20, generator=draw)
-        ranks = (2 * len({"q", "k", "v"} & set(targets)), *(2 * (n in targets) for n in ("out", "fc1", "fc2")))
+        ranks = (
+            2 * len({"q", "k", "v"} & set(targets)),
+            *(2 * (n in targets) for n in ("out", "fc1", "fc2")),
+        )
         self.shape = TowerShape(width, 2 * width, layers, width // 16, first, ranks)
         self.embedding = 2 * 3 * 25 * 48 * width  # FLOPs of cutting pictures into patches
 
@@ -128,3 +131,99 @@ RELEASED = {
 VISION = TowerShape(768, 3072, 12, 12, 0, (6, 0, 0, 0))
 TEXT = TowerShape(512, 2048, 12, 8, 0, (6, 0, 0, 0))
 EMBEDDING = 2 * 196 * 768 * 768  # FLOPs of cutting a picture into patches
+TOKENS = [
+    9,
+    8,
+    10,
+    9,
+    10,
+    9,
+    8,
+    8,
+    8,
+    8,
+    9,
+    9,
+    9,
+    9,
+    9,
+    9,
+    9,
+    8,
+    8,
+    9,
+    9,
+    12,
+    9,
+    8,
+    10,
+    10,
+    9,
+    8,
+    10,
+    11,
+    10,
+    9,
+    9,
+    12,
+]
+TOKENS += [11, 9, 9, 9, 9, 10, 10, 14, 9, 13, 9, 9, 10, 8, 10, 9, 9, 11, 9, 12, 13, 10, 9, 9, 9, 9, 9, 11, 10]
+
+
+def imagenet_prompts(classes: int) -> Tensor:
+    """Token ids as long as those of "a photo of a {}." with ImageNet's first class names; random names."""
+    tokens = torch.full((classes, max(TOKENS)), 49407)
+    for row, length in zip(tokens, TOKENS, strict=False):
+        row[:5] = torch.tensor([49406, 320, 1125, 539, 320])
+        row[5 : length - 1] = torch.randint(
+            1000, 40000, (length - 6,), generator=torch.Generator().manual_seed(0)
+        )
+        row[5] = 1000 + int((tokens[:, 5] != 49407).sum())  # no two names begin alike
+    return tokens
+
+
+def step(pictures: int, classes: int, keep: Any) -> tuple[float, float]:
+    """FLOPs and saved bytes of one step at ViT-B/16, the features' own part included."""
+    plan = text_plan(imagenet_prompts(classes), 49407, share=True)
+    assert plan.opening == 5
+    images = tower_cost(VISION, image_rows(pictures, 197), keep, 4)
+    texts = tower_cost(TEXT, text_rows(plan.opening, plan.groups), keep, 4)
+    heads = 2 * 2 * 512 * (pictures * 768 + classes * 512 + pictures * classes)
+    flops = images.forward + images.backward + texts.forward + texts.backward
+    features = 4 * (pictures * (768 + 516) + classes * (512 + 516)) + 8 * (pictures + 2 * classes)
+    logits = 4 * (512 * (pictures + classes) + 3 * pictures * classes)
+    return flops + heads + EMBEDDING * pictures, images.saved + texts.saved + features + logits
+
+
+@pytest.mark.parametrize(("pictures", "classes"), list(RELEASED))
+def test_the_targets_at_full_size(pictures: int, classes: int) -> None:
+    released, saved_by_it, frozen, fewer_flops, fewer_bytes = RELEASED[pictures, classes]
+    flops, saved = step(pictures, classes, "all")
+    assert released * 1e9 / flops >= fewer_flops
+    assert saved_by_it * 1e6 / saved >= fewer_bytes
+    assert flops / (frozen * 1e9) <= 1.95
+    if classes == 63:
+        assert saved_by_it * 1e6 / step(pictures, classes, "inputs")[1] >= 100
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(("pictures", "classes"), list(RELEASED))
+def test_the_full_size_is_as_counted(pictures: int, classes: int) -> None:
+    text = {"bos_token_id": 49406, "eos_token_id": 49407}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config={"patch_size": 16}, projection_dim=512))
+    lora = LoraConfig(r=2, lora_dropout=0.25, target_modules=[LEAVES[name] for name in "qkv"])
+    model = get_peft_model(clip, lora).get_base_model().train()
+    towers = LeanTowers(model)
+    pixels = torch.randn(pictures, 3, 224, 224)
+    ((_, one_pass),) = towers.passes(imagenet_prompts(classes))
+    for keep in ("all", "inputs"):
+
+        def forward(keep: Any = keep) -> Tensor:
+            logits = 100 * towers.images(pixels, keep=keep) @ towers.texts(one_pass, keep=keep).T
+            return torch.nn.functional.cross_entropy(logits, torch.arange(pictures) % classes)
+
+        ahead, back, saved = measure(forward, model)
+        flops, counted = step(pictures, classes, keep)
+        assert ahead + back == pytest.approx(flops, rel=1e-3)
+        assert saved == pytest.approx(counted, rel=0.02)

@@ -58,11 +58,11 @@ def run(
 def assert_same(one: Any, other: Any, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(one[0], other[0], rtol=tolerance, atol=0)
     assert one[1].keys() == other[1].keys()
-    for name, gradient in one[1].items():
+    for name, found in one[1].items():
         reference = other[1][name]
-        assert (gradient is None) == (reference is None)
+        assert (found is None) == (reference is None)
         if reference is not None:
-            assert (gradient - reference).abs().max() <= tolerance * reference.abs().max(), name
+            assert (found - reference).abs().max() <= tolerance * reference.abs().max(), name
 
 
 @pytest.mark.parametrize("config", [block_lora, lora])
