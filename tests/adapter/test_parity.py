@@ -162,9 +162,7 @@ class Pictures:
         return self.data["images"][step].double(), self.data["targets"][step]
 
 
-def train_lean(
-    model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], plan: Plan = Plan()
-) -> dict[str, Any]:
+def train_lean(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], plan: Plan) -> dict[str, Any]:
     """The same through blocklora's own loop and lean towers."""
     towers = LeanTowers(model.get_base_model())
     towers.model.logit_scale.fill_(math.log(100))
