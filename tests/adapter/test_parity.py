@@ -7,6 +7,7 @@ the same weights run in transformers' CLIPModel under PEFT, trained by plain tor
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from blocklora.adapter import BlockLoraConfig, param_groups
+from blocklora.clip.towers import LeanTowers
+from blocklora.training import Plan, make_accelerator
+from blocklora.training import train as train_by_the_loop
 
 PARITY = Path(__file__).parent / "parity"
 TARGETS = ["q_proj", "k_proj", "v_proj"]
@@ -145,7 +149,47 @@ def train(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor]) -> di
     return out
 
 
-def check(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], suffixes: dict[str, str]) -> None:
+class Pictures:
+    """The file's batches, as the loop takes them."""
+
+    fixed = False
+
+    def __init__(self, data: dict[str, Tensor]) -> None:
+        self.data = data
+        self.batch_size = data["images"].shape[1]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.data["images"][step].double(), self.data["targets"][step]
+
+
+def train_lean(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], plan: Plan) -> dict[str, Any]:
+    """The same through blocklora's own loop and lean towers."""
+    towers = LeanTowers(model.get_base_model())
+    towers.model.logit_scale.fill_(math.log(100))
+    with torch.no_grad():
+        out: dict[str, Any] = {"logits_step0": lean_logits(towers, data)}
+    lr = float(meta["lr"])
+    groups = param_groups(model, lr=lr, weight_decay=float(meta["weight_decay"]))
+    result = train_by_the_loop(
+        towers, groups, data["tokens"], Pictures(data), make_accelerator(torch.device("cpu"), "fp32"),
+        iterations=int(meta["steps"]), lr=lr, seed=0, plans=[plan],
+    )  # fmt: skip
+    with torch.no_grad():
+        return out | {"losses": result.losses.tolist(), "logits_final": lean_logits(towers, data)}
+
+
+def lean_logits(towers: LeanTowers, data: dict[str, Tensor]) -> Tensor:
+    ((rows, one_pass),) = towers.passes(data["tokens"])
+    return 100 * towers.images(data["images"][0].double()) @ towers.texts(one_pass)[rows.argsort()].T
+
+
+def check(
+    model: nn.Module,
+    meta: dict[str, str],
+    data: dict[str, Tensor],
+    suffixes: dict[str, str],
+    train: Any = train,
+) -> None:
     """Start from the file's A, train, and compare everything the file holds to 1e-9."""
     state = dict(model.named_parameters())
     text_layers = int(meta["text_layers"])
@@ -210,3 +254,21 @@ def test_the_folded_twin_reproduces_the_same_trajectory() -> None:
     model = peft.get_peft_model(build(meta, data), config)
     summed = {k: v.sum(0, keepdim=True) if k[:5] + k[-2:] == "final.B" else v for k, v in data.items()}
     check(model, meta, summed, {"A": "blocklora_A.default", "B": "blocklora_B.default"})
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan(), Plan("inputs", "no-mlp", micro_batch=2, chunk=2)], ids=["whole", "cut"]
+)
+@pytest.mark.parametrize("kind", ["lora_both", "block_both"])
+def test_the_lean_engine_reproduces_them_all(kind: str, plan: Plan) -> None:
+    meta, data = read(kind)
+    settings: dict[str, Any] = {"r": int(meta["r"]), "lora_alpha": int(meta["alpha"]), "use_rslora": True}
+    if kind == "lora_both":
+        config: Any = peft.LoraConfig(target_modules=TARGETS, **settings)
+        suffixes = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
+    else:
+        config = BlockLoraConfig(target_modules=TARGETS, n_blocks=int(meta["n_blocks"]), **settings)
+        suffixes = {"A": "blocklora_A.default", "B": "blocklora_B.default"}
+    check(
+        peft.get_peft_model(build(meta, data), config), meta, data, suffixes, partial(train_lean, plan=plan)
+    )

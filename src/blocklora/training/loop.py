@@ -29,7 +29,6 @@ __all__ = ["Training", "cosine", "train"]
 _LOG = logging.getLogger(__name__)
 _LAST_LR = 1e-6  # where the cosine ends
 _BETAS = (0.9, 0.999)
-_ENCODED = 64  # pictures that are encoded at a time, where their features are kept
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def train(
             tower.eval()
     with _own_random_stream(accelerator.device):
         fixed = pictures.fixed and not trains(model.vision_model)
-        batches: Batches = _Features(towers, pictures) if fixed else pictures
+        size = plans[0].micro_batch or pictures.batch_size
+        batches: Batches = _Features(towers, pictures, size) if fixed else pictures
         steps = _Steps(towers, tokens, plans, accelerator, seed)
         curve = minimise(
             steps,
@@ -119,7 +119,7 @@ class _Steps:
     def __init__(
         self, towers: Towers, tokens: Tensor, plans: Sequence[Plan], accelerator: Accelerator, seed: int
     ) -> None:
-        self.plan, *self._spare = plans
+        self.plan, *self._spare = self._plans = tuple(plans)
         self.notes: list[str] = []
         self._towers, self._tokens, self._seed = towers, tokens, seed
         self._backward = accelerator.backward
@@ -148,12 +148,15 @@ class _Steps:
             self._text = self._side()
 
     def dump(self) -> dict[str, Any]:
-        """Return the plan, as JSON-ready values."""
-        return asdict(self.plan)
+        """Return the plan and the notes, as JSON-ready values."""
+        return asdict(self.plan) | {"notes": self.notes}
 
     def load(self, values: dict[str, Any]) -> None:
-        """Go back to a plan."""
-        self.plan = Plan(**values)
+        """Go back to a plan; what lies before it among the plans has failed already."""
+        self.notes = list(values["notes"])
+        self.plan = Plan(**{name: value for name, value in values.items() if name != "notes"})
+        if self.plan in self._plans:
+            self._spare = list(self._plans[self._plans.index(self.plan) + 1 :])
         self._text = self._side()
 
     def _side(self) -> TextSide:
@@ -161,13 +164,13 @@ class _Steps:
 
 
 class _Features:
-    """Batches of the features of pictures that never change, through an image tower that is not trained."""
+    """Batches of the features of pictures that never change, encoded ``size`` at a time by a tower not trained."""
 
-    def __init__(self, towers: Towers, pictures: TrainingPictures) -> None:
+    def __init__(self, towers: Towers, pictures: TrainingPictures, size: int) -> None:
         self._pictures = pictures
         device = next(towers.model.parameters()).device
         with torch.no_grad():
-            parts = [towers.images(part.to(device)) for part in pictures.all_pixels(_ENCODED)]
+            parts = [towers.images(part.to(device)) for part in pictures.all_pixels(size)]
         self._features = torch.cat(parts)  # (M, D)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -176,8 +179,10 @@ class _Features:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or in torch's CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Return whether an error says that memory ran out, on a GPU or in torch's CPU allocator, whatever the system."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("DefaultCPUAllocator", "out of memory")
+    )
 
 
 @contextmanager

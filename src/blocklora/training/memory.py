@@ -171,9 +171,10 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
     unit = found and _UNITS.get(found.group(2).lower())
-    if not found or not unit or not float(found.group(1)):
+    amount = int(float(found.group(1)) * unit) if found and unit else 0
+    if not amount:
         raise ConfigError(f"memory '{text}': expected an amount such as 24GB, 8GiB or 800MB.")
-    return int(float(found.group(1)) * unit)
+    return amount
 
 
 def free_memory(device: torch.device) -> int:

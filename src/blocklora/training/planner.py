@@ -110,12 +110,10 @@ def price(work: Workload, plan: Plan) -> Need:
     model, size = work.model, min(plan.micro_batch or work.pictures, work.pictures)
     texts = _text_costs(work, plan.texts, plan.chunk or len(work.lengths))
     saved, text_peak = max(cost.saved for cost in texts), max(cost.peak for cost in texts)
-    flops = 0.0
-    if not work.image_features:
-        image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
-        flops += (image.forward + image.backward) * work.pictures / size
-    else:
-        image = Cost(0, 0, 0, 0)
+    image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
+    flops, before = (image.forward + image.backward) * work.pictures / size, 0
+    if work.image_features:  # so are the pictures' own; that is over before a step begins
+        flops, before, image = 0.0, image.peak, Cost(0, 0, 0, 0)
     if not work.trains_text:  # its features are computed once, before the first step
         peak, saved = max(image.peak, text_peak), image.saved
     elif len(texts) == 1:  # kept while the pictures go through
@@ -124,9 +122,9 @@ def price(work: Workload, plan: Plan) -> Need:
     else:
         flops += sum(2 * cost.forward + cost.backward for cost in texts)
         peak, saved = max(image.peak, text_peak), max(image.saved, saved)
-    classes = len(work.lengths)
+    peak, classes = max(peak, before), len(work.lengths)
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
-    pixels = 0 if work.image_features else 4 * 3 * model.side**2 * work.pictures * _READ_AHEAD
+    pixels = 4 * 3 * model.side**2 * (size if work.image_features else work.pictures * _READ_AHEAD)
     state = 4 * _STATE_COPIES * model.trained
     return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state)
 
@@ -168,14 +166,16 @@ def choose_plans(work: Workload, room: int) -> list[Priced]:
 def _seconds(work: Workload, one: Priced) -> float:
     """Return what to compare plans by: FLOPs, and something for every pass."""
     size, chunk = one.plan.micro_batch or work.pictures, one.plan.chunk or len(work.lengths)
-    passes = -(-work.pictures // size) + (-(-len(work.lengths) // chunk)) * (2 if one.plan.chunk else 1)
+    passes = -(-work.pictures // size)
+    if work.trains_text:
+        passes += -(-len(work.lengths) // chunk) * (2 if one.plan.chunk else 1)
     return one.need.flops + _PASS_FLOPS * passes
 
 
 def _candidates(work: Workload) -> Iterator[Plan]:
     """Every sensible plan: halves of the batch down to one picture, halves of the classes down to a few."""
     sizes = [None, *_halves(work.pictures, 1)]
-    chunks = [None, *(_halves(len(work.lengths), _SMALLEST_CHUNK) if work.trains_text else [])]
+    chunks = [None, *_halves(len(work.lengths), _SMALLEST_CHUNK)]
     for images, texts, size, chunk in itertools.product(_KEEPS, _KEEPS, sizes, chunks):
         yield Plan(images, texts, size, chunk)
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -149,6 +151,9 @@ def why_not_lean(model: Any) -> str | None:
     }
     if any(parameter.requires_grad for parameter in frozen):
         return "it trains more than low-rank adapters in its blocks"
+    tuned = {part for part in model.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)}
+    if tuned - set(adapted):
+        return "it has adapters outside of the linear layers of its blocks"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "something is hooked into its forward"
     return None
