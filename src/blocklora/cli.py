@@ -82,9 +82,12 @@ def fit(
     model: Annotated[str, typer.Option(help="A Hugging Face CLIP id, a local folder, or 'tiny'.")] = (
         "openai/clip-vit-base-patch16"
     ),
-    method: Annotated[str, typer.Option(help="block-lora, tip-adapter, ...; docs/methods.md has all.")] = (
-        "block-lora"
-    ),
+    method: Annotated[
+        str,
+        typer.Option(
+            help="block-lora, tip-adapter, coop, ...; docs/methods.md has all, and their own defaults."
+        ),
+    ] = ("block-lora"),
     shots: Annotated[int | None, typer.Option(help="Training images a class.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Where all randomness comes from.")] = 0,
     out: Annotated[

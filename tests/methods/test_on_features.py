@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from blocklora.clip import Clip, image_features, pixels
+from blocklora.clip import Clip, class_features, image_features, pixels, tokenize
 from blocklora.data import open_image
-from blocklora.methods import Task
+from blocklora.methods import Fitted, Task
 from blocklora.methods.on_features import (
     FeatureBatches,
     accuracy,
     labels_of,
     picture_features,
     text_embeddings,
+    written_classes,
 )
 from blocklora.training import make_accelerator
 
@@ -68,3 +70,25 @@ def test_text_embeddings_are_the_towers_outputs(clip: Clip, task_of: Callable[..
     expected = clip.model.get_text_features(input_ids=task.tokens).pooler_output
     torch.testing.assert_close(text_embeddings(task, clip), expected)
     assert accuracy(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(2 / 3)
+
+
+def test_an_ensemble_is_averaged(
+    clip: Clip, task_of: Callable[..., Task], fit_method: Callable[..., Fitted]
+) -> None:
+    task = task_of(clip)
+    sentences = [f"a drawing of the {name}" for name in task.class_names]
+    other, _ = tokenize(sentences, clip.tokenizer, clip.context_length)
+    both = replace(task, ensemble=(task.tokens, other))
+    units = [class_features(clip.model, tokens) for tokens in both.ensemble]
+    mean = (units[0] + units[1]) / (units[0] + units[1]).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(written_classes(both, clip), mean)
+    assert torch.equal(written_classes(task, clip), units[0])
+    raw = [clip.model.get_text_features(input_ids=tokens).pooler_output for tokens in both.ensemble]
+    torch.testing.assert_close(text_embeddings(both, clip), ((raw[0] + raw[1]) / 2).detach())
+    zero_shot = fit_method("zero-shot", both, clip).class_features
+    torch.testing.assert_close(zero_shot, mean)
+    head = fit_method("tip-adapter", both, clip, passes=1, alpha=0.0, beta=1.0).head
+    assert head is not None
+    torch.testing.assert_close(head.tensors["class_features"], mean)
+    taskres = fit_method("taskres", both, clip, passes=1, epochs=1, alpha=0.0).class_features
+    torch.testing.assert_close(taskres, torch.nn.functional.normalize(raw[0] + raw[1], dim=-1).detach())

@@ -17,9 +17,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
 from blocklora.methods.heads import Head, adapted_logits
-from blocklora.methods.on_features import FeatureBatches, Keeper, labels_of, train_features, val_features
+from blocklora.methods.on_features import (
+    FeatureBatches,
+    Keeper,
+    labels_of,
+    train_features,
+    val_features,
+    written_classes,
+)
 from blocklora.methods.settings import need, need_positive, need_share, need_whole
 from blocklora.methods.task import Fitted, Task
 from blocklora.methods.text_side import TextSide
@@ -85,7 +92,7 @@ def fit(
         seed=seed,
     )
     batches = FeatureBatches(features, labels_of(task.train), batch_size=options.batch_size, seed=seed)
-    classes = class_features(clip.model, task.tokens)
+    classes = written_classes(task, clip)
     there = classes.to(device)
     scale = float(clip.model.logit_scale.detach().exp())
     width = features.shape[-1]

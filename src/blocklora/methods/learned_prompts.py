@@ -27,7 +27,6 @@ from blocklora.training.pictures import Augment
 __all__ = [
     "epochs_of",
     "frozen_pictures",
-    "prompt_pictures",
     "random_vectors",
     "start_context",
     "train_prompts",
@@ -93,14 +92,7 @@ def frozen_pictures(
     def encode(pixel_values: Tensor) -> Tensor:
         return image_features(clip.model, pixel_values)
 
-    return prompt_pictures(task, clip, batch_size=batch_size, augment=augment, seed=seed), encode
-
-
-def prompt_pictures(
-    task: Task, clip: Clip, *, batch_size: int, augment: Augment | None, seed: int
-) -> Batches:
-    """Return batches of training pictures."""
-    return pictures_of(task, clip, batch_size=batch_size, augment=augment, seed=seed)
+    return pictures_of(task, clip, batch_size=batch_size, augment=augment, seed=seed), encode
 
 
 def train_prompts(

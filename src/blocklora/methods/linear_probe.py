@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
 from blocklora.methods.heads import Head
-from blocklora.methods.on_features import accuracy, labels_of, picture_features
+from blocklora.methods.on_features import accuracy, labels_of, picture_features, written_classes
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.methods.task import Fitted, Task
 from blocklora.training import Checkpoint, OnStep
@@ -78,7 +78,7 @@ def fit(
     head = probe(c)
     return Fitted(
         model=clip.model,
-        class_features=class_features(clip.model, task.tokens),
+        class_features=written_classes(task, clip),
         trainable_parameters=sum(tensor.numel() for tensor in head.tensors.values()),
         training=None,
         selection={"C": f"{c:.4g}, {why}", "kept step": "where L-BFGS stopped"},

@@ -18,9 +18,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
 from blocklora.methods.heads import Head
-from blocklora.methods.on_features import FeatureBatches, Keeper, labels_of, train_features, val_features
+from blocklora.methods.on_features import (
+    FeatureBatches,
+    Keeper,
+    labels_of,
+    train_features,
+    val_features,
+    written_classes,
+)
 from blocklora.methods.settings import need_positive, need_share, need_whole
 from blocklora.methods.task import Fitted, Task
 from blocklora.training import Checkpoint, OnStep
@@ -82,7 +89,7 @@ def fit(
         seed=seed,
     )
     features, labels = passes.flatten(0, 1).to(device), labels_of(task.train).repeat(len(passes)).to(device)
-    classes = class_features(clip.model, task.tokens).to(device)
+    classes = written_classes(task, clip).to(device)
     weight, alpha = (torch.nn.Parameter(v) for v in start(features, labels, classes, options.alpha_scale))
     weight_lr, alpha_lr = step_sizes(features, classes)
 

@@ -21,11 +21,11 @@ from blocklora.clip.prompted import prompted_image_features
 from blocklora.methods import coop
 from blocklora.methods.learned_prompts import (
     epochs_of,
-    prompt_pictures,
     random_vectors,
     start_context,
     train_prompts,
 )
+from blocklora.methods.own_weights import pictures_of
 from blocklora.methods.settings import need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
 from blocklora.methods.text_side import TextSide
@@ -87,7 +87,7 @@ def fit(
     curve = train_prompts(
         tensors,
         gradients,
-        prompt_pictures(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
+        pictures_of(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
         task,
         accelerator,
         epochs=epochs_of(task, options.epochs),

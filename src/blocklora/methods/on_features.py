@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from blocklora.clip import Clip, crop_size, image_features, pixels
+from blocklora.clip import Clip, class_features, crop_size, image_features, pixels
 from blocklora.clip.features import read_ahead
 from blocklora.data import Example, open_image
 from blocklora.methods.task import Task
@@ -31,6 +32,7 @@ __all__ = [
     "text_embeddings",
     "train_features",
     "val_features",
+    "written_classes",
 ]
 
 _PASS, _ORDER = 3, 4  # what a random stream is for, beside those of the training package
@@ -109,15 +111,30 @@ def train_features(
     )
 
 
+def written_classes(task: Task, clip: Clip) -> Tensor:
+    """Return unit class features (N, D) of the hand-written prompts, on the CPU: the mean over an ensemble.
+
+    As openai/CLIP does, unit features of the templates are averaged, and the mean is a unit vector again.
+    """
+    each = [class_features(clip.model, tokens) for tokens in task.ensemble or (task.tokens,)]
+    return F.normalize(torch.stack(each).mean(dim=0), dim=-1) if len(each) > 1 else each[0]
+
+
 @torch.no_grad()
 def text_embeddings(task: Task, clip: Clip) -> Tensor:
-    """Return the text tower's outputs for the class prompts, not normalised (N, D), float32 on the CPU."""
+    """Return the text tower's outputs for the class prompts, not normalised (N, D), float32 on the CPU.
+
+    Those of an ensemble are averaged as they are (geekyutao/TaskRes, jusiro/CLAP).
+    """
     device = clip.model.logit_scale.device
-    parts: list[Any] = [
-        clip.model.get_text_features(input_ids=part.to(device)).pooler_output.float().cpu()
-        for part in torch.split(task.tokens, 256)
-    ]
-    return torch.cat(parts)
+    each = []
+    for tokens in task.ensemble or (task.tokens,):
+        parts: list[Any] = [
+            clip.model.get_text_features(input_ids=part.to(device)).pooler_output.float().cpu()
+            for part in torch.split(tokens, 256)
+        ]
+        each.append(torch.cat(parts))
+    return torch.stack(each).mean(dim=0)
 
 
 def labels_of(examples: Sequence[Example]) -> Tensor:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
 from blocklora.methods import coop
+from blocklora.methods.on_features import written_classes
 from blocklora.methods.settings import need_positive
 from blocklora.methods.task import Fitted, Task
 from blocklora.training import Checkpoint, OnStep
@@ -54,7 +55,7 @@ def fit(
 ) -> Fitted:
     """Learn the prompts; see ``Method``."""
     scale, heat = clip.model.logit_scale.detach().exp(), options.temperature
-    written = class_features(clip.model, task.tokens).to(accelerator.device)  # (N, D)
+    written = written_classes(task, clip).to(accelerator.device)  # (N, D)
 
     def gradients(context: torch.nn.Parameter, images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
         logits = scale * images @ classes.T  # (B, N)

@@ -19,16 +19,17 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features, image_features
+from blocklora.clip import Clip, image_features
 from blocklora.clip.prompted import prompted_image_features
 from blocklora.methods import maple
 from blocklora.methods.learned_prompts import (
     epochs_of,
-    prompt_pictures,
     random_vectors,
     start_context,
     train_prompts,
 )
+from blocklora.methods.on_features import written_classes
+from blocklora.methods.own_weights import pictures_of
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.methods.task import Fitted, Task, fixed_beforehand
 from blocklora.methods.text_side import TextSide
@@ -80,7 +81,7 @@ def fit(
     """Learn the prompts; see ``Method``."""
     model, device = clip.model, accelerator.device
     scale = model.logit_scale.detach().exp()
-    written = class_features(model, task.tokens).to(device)  # (N, D)
+    written = written_classes(task, clip).to(device)  # (N, D)
     prompts, context = start_context(task, clip, options.words, options.n_context, seed)
     depth = min(options.depth, *clip.depths.values())
     vectors, width = context.shape
@@ -121,7 +122,7 @@ def fit(
     curve = train_prompts(
         tensors,
         gradients,
-        prompt_pictures(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
+        pictures_of(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
         task,
         accelerator,
         epochs=epochs,

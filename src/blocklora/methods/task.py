@@ -31,6 +31,7 @@ class Task:
         train: Readable labelled pictures.
         flip: Whether a picture's mirror image is of the same class.
         val: Readable validation pictures, for methods that choose by them; often there are none.
+        ensemble: Token ids (N, L) of every template where a class is the mean over several; empty: ``tokens`` alone.
     """
 
     class_names: tuple[str, ...]
@@ -39,6 +40,7 @@ class Task:
     train: tuple[Example, ...]
     flip: bool
     val: tuple[Example, ...] = ()
+    ensemble: tuple[torch.Tensor, ...] = ()
 
     @property
     def shots(self) -> int:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
 from blocklora.methods.heads import Head
-from blocklora.methods.on_features import accuracy, labels_of, train_features, val_features
+from blocklora.methods.on_features import accuracy, labels_of, train_features, val_features, written_classes
 from blocklora.methods.settings import need_positive, need_share, need_whole
 from blocklora.methods.task import Fitted, Task
 from blocklora.training import Checkpoint, OnStep
@@ -80,7 +80,7 @@ def fit(
         smallest=options.smallest_crop,
         seed=seed,
     )
-    tensors = cache_of(features, task) | {"class_features": class_features(clip.model, task.tokens)}
+    tensors = cache_of(features, task) | {"class_features": written_classes(task, clip)}
     numbers, why = choose(
         tensors,
         float(clip.model.logit_scale.detach().exp()),

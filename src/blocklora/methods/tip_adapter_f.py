@@ -16,9 +16,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
 from blocklora.methods.heads import Head, cache_logits
-from blocklora.methods.on_features import FeatureBatches, Keeper, labels_of, train_features, val_features
+from blocklora.methods.on_features import (
+    FeatureBatches,
+    Keeper,
+    labels_of,
+    train_features,
+    val_features,
+    written_classes,
+)
 from blocklora.methods.settings import need_positive, need_share, need_whole
 from blocklora.methods.task import Fitted, Task
 from blocklora.methods.tip_adapter import cache_of, choose
@@ -93,7 +100,7 @@ def fit(
     )
     batches = FeatureBatches(features, labels_of(task.train), batch_size=options.batch_size, seed=seed)
     cache = cache_of(features, task)
-    classes = class_features(clip.model, task.tokens)
+    classes = written_classes(task, clip)
     scale = float(clip.model.logit_scale.detach().exp())
     keys = torch.nn.Parameter(cache["keys"].to(device))
     fixed = (classes.to(device), cache["values"].to(device))

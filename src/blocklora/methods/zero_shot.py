@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from blocklora.clip import Clip, class_features
+from blocklora.clip import Clip
+from blocklora.methods.on_features import written_classes
 from blocklora.methods.task import Fitted, Task
 from blocklora.methods.text_side import TextSide
 from blocklora.training import Checkpoint, OnStep
@@ -32,7 +33,7 @@ def fit(
     """Compute the class features; nothing is trained. See ``Method``."""
     return Fitted(
         model=clip.model,
-        class_features=class_features(clip.model, task.tokens),
+        class_features=written_classes(task, clip),
         trainable_parameters=0,
         training=None,
         selection={"settings": "nothing was trained or chosen"},
