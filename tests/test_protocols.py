@@ -342,11 +342,13 @@ def test_every_setting_says_how_it_was_chosen(clip_folder: Path, mini_root: Path
 def test_words_of_a_method_that_chose_by_validation() -> None:
     words = {
         "C": "the best of 25 on 8 validation pictures (50.0%)",
-        "alpha": "fixed: there are no validation pictures",
+        "alpha, beta": "fixed: there are no validation pictures",
+        "kept step": "epoch 3, the best on 8 validation pictures",
     }
     fitted = Fitted(None, torch.zeros(2, 2), 0, None, words)
-    assert _selected_by({"lr": 1}, fitted, has_val=False) == {
-        "lr": "fixed", "kept step": "fixed", "C": "validation", "alpha": "fixed", "temperature": "fixed",
+    assert _selected_by({"lr": 1, "c": None}, fitted, has_val=False) == {
+        "lr": "fixed", "kept step": "validation", "c": "validation", "alpha": "fixed", "beta": "fixed",
+        "temperature": "fixed",
     }  # fmt: skip
 
 
