@@ -407,3 +407,5 @@ def test_evaluate_on_a_set_by_name(clip_folder: Path, mini_root: Path, tmp_path:
         run, "imagenetv2", root=str(mini_root), device="cpu"
     )  # two classes of one name, same order
     assert (metrics["n_classes"], metrics["n_test"]) == (5, 15)
+    with pytest.raises(DataError, match="imagenet_a: 'missile' is the name of 2 classes of the run"):
+        evaluate_run(run, "imagenet_a", root=str(mini_root), device="cpu")
