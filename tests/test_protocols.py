@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from blocklora import FewShotClassifier, cli, protocols
 from blocklora.clip import class_features, load_clip, tokenize
 from blocklora.data import SHIFTS, TRAINABLE, load_dataset, prompts
 from blocklora.errors import ConfigError, DataError, SealedTestError
-from blocklora.methods import ENSEMBLE_METHODS, METHODS, Fitted, template_features
+from blocklora.methods import METHODS, Fitted
+from blocklora.prepared import mean_class_features, tokenize_templates
 from blocklora.protocols import AdaptedTowers, base_to_new, cross_dataset
 from blocklora.run_record import _selected_by
 from blocklora.runs import evaluate_run, fit_run
@@ -214,7 +214,7 @@ def test_the_default_folder_says_what_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain = settings(clip_folder, mini_root, method="zero-shot")
-    del plain["iterations"], plain["lr"]  # it has none
+    del plain["iterations"], plain["lr"]  # nothing is trained
     result = base_to_new("sun397", None, **plain)
     assert result["folder"] == str(Path("runs/sun397-base-to-new-zero-shot-2shot-seed1"))
     for row in result["results"]:
@@ -242,42 +242,6 @@ def test_adapted_towers_are_the_run(clip_folder: Path, mini_root: Path, tmp_path
 # ---- prompts
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [
-        ("coop", {"epochs": 2}),
-        ("cocoop", {"epochs": 1, "batch_size": 8}),
-        ("maple", {"epochs": 2}),
-        ("full", {"iterations": 2}),
-        ("peft", {"iterations": 2, "peft_config": '{"peft_type": "IA3", "feedforward_modules": []}'}),
-    ],
-)
-def test_other_methods_know_new_classes(
-    method: str, options: dict[str, Any], clip_folder: Path, mini_root: Path, tmp_path: Path
-) -> None:
-    common = {"root": str(mini_root), "model": str(clip_folder), "shots": 2, "seed": 1, "device": "cpu"}
-    result = base_to_new("sun397", tmp_path / "new", method=method, **common, **options)
-    plain = base_to_new("sun397", tmp_path / "plain", method="zero-shot", **common)
-    for row, zero in zip(result["results"], plain["results"], strict=True):
-        assert row["zero_shot_accuracy"] == zero["accuracy"]
-    loaded = FewShotClassifier.load(tmp_path / "new" / "base", device="cpu")
-    towers = AdaptedTowers(tmp_path / "new" / "base", device="cpu")
-    again = towers.classifier(loaded.fitted.class_names, [result["prompt"]])
-    pictures = [example.source for example in load_dataset("sun397", root=mini_root).test[:6]]
-    torch.testing.assert_close(
-        torch.from_numpy(again.predict_proba(pictures)), torch.from_numpy(loaded.predict_proba(pictures)),
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("method", sorted(set(METHODS) - set(ENSEMBLE_METHODS)))
-def test_methods_without_ensembles(method: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"an ensemble of prompts needs .* not {re.escape(method)}: expected"
-    ):
-        FewShotClassifier(method=method, ensemble=("a {}.", "the {}."))
-
-
 def test_an_ensemble_is_the_mean_of_unit_features(clip_folder: Path) -> None:
     clip = load_clip(str(clip_folder))
     names, templates = ["a cat", "a_dog"], ["a photo of a {}.", "art of the {}.", "{}"]
@@ -288,7 +252,7 @@ def test_an_ensemble_is_the_mean_of_unit_features(clip_folder: Path) -> None:
             feature = class_features(clip.model, tokens)[0].double()
             expected[row] += feature / feature.norm()
     expected /= expected.norm(dim=1, keepdim=True)
-    found = template_features(clip.model, clip, names, templates)
+    found = mean_class_features(clip.model, tokenize_templates(clip, names, templates))
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
 
 
@@ -380,11 +344,13 @@ def test_every_setting_says_how_it_was_chosen(clip_folder: Path, mini_root: Path
 def test_words_of_a_method_that_chose_by_validation() -> None:
     words = {
         "C": "the best of 25 on 8 validation pictures (50.0%)",
-        "alpha": "fixed: there are no validation pictures",
+        "alpha, beta": "fixed: there are no validation pictures",
+        "kept step": "epoch 3, the best on 8 validation pictures",
     }
     fitted = Fitted(None, torch.zeros(2, 2), 0, None, words)
-    assert _selected_by({"lr": 1}, fitted, has_val=False) == {
-        "lr": "fixed", "kept step": "fixed", "C": "validation", "alpha": "fixed", "temperature": "fixed",
+    assert _selected_by({"lr": 1, "c": None}, fitted, has_val=False) == {
+        "lr": "fixed", "kept step": "validation", "c": "validation", "alpha": "fixed", "beta": "fixed",
+        "temperature": "fixed",
     }  # fmt: skip
 
 
@@ -443,3 +409,5 @@ def test_evaluate_on_a_set_by_name(clip_folder: Path, mini_root: Path, tmp_path:
         run, "imagenetv2", root=str(mini_root), device="cpu"
     )  # two classes of one name, same order
     assert (metrics["n_classes"], metrics["n_test"]) == (5, 15)
+    with pytest.raises(DataError, match="imagenet_a: 'missile' is the name of 2 classes of the run"):
+        evaluate_run(run, "imagenet_a", root=str(mini_root), device="cpu")
