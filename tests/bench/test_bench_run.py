@@ -17,8 +17,12 @@ from blocklora import cli
 from blocklora.bench import run as bench_run
 from blocklora.bench.run import run_grid
 from blocklora.bench.store import read_plan, read_records
+from blocklora.bench.user_methods import load_methods
+from blocklora.clip import class_features, image_features, load_clip, pixels, tokenize
+from blocklora.data import few_shot, load_dataset, open_image
 from blocklora.errors import ConfigError, DataError, ModelError
-from blocklora.methods import METHODS
+from blocklora.methods import METHODS, Options, Task
+from blocklora.training import make_accelerator
 
 CODE = "import sys; from blocklora.cli import main; main()"
 MINE = """
@@ -186,3 +190,23 @@ def test_gpus_are_named_as_the_system_names_them(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     assert gpus("cuda") == ("4", "5", "7")
     assert gpus("cuda:2") == ("7",)
+
+
+def test_the_example_method_averages_names_and_pictures(clip_folder: Path, photos: Path) -> None:
+    (fit,) = load_methods(Path(__file__).parents[2] / "examples" / "new_method.py").values()
+    clip = load_clip(str(clip_folder))
+    split = few_shot(load_dataset(photos), 2, seed=1)
+    prompts = ("a cross", "a disc", "a square")
+    tokens, _ = tokenize(prompts, clip.tokenizer, clip.context_length)
+    task = Task(prompts, prompts, tokens, split.train, flip=True)
+    fitted = fit(task, clip, Options(), 0, make_accelerator(torch.device("cpu"), "fp32"))
+    assert fitted.trainable_parameters == 0
+    for label in range(3):
+        shots = [e for e in split.train if e.label == label]
+        assert len(shots) == 2
+        features = [
+            image_features(clip.model, pixels(open_image(e.source), clip.processor)[None])[0] for e in shots
+        ]
+        mean = (features[0] + features[1]) / 2
+        expected = class_features(clip.model, tokens)[label] + mean / mean.norm()
+        assert torch.allclose(fitted.class_features[label], expected / expected.norm(), atol=1e-5)

@@ -12,6 +12,7 @@ from typing import Any
 from blocklora.bench.compare import costs, data_means, method_means
 from blocklora.bench.results import Results
 from blocklora.bench.statistics import mean_ranks, nemenyi_difference, pareto_front, rank_groups
+from blocklora.bench.words import short_name
 from blocklora.errors import ConfigError
 
 __all__ = ["draw_all"]
@@ -55,7 +56,6 @@ def draw_all(results: Results) -> dict[str, dict[str, bytes]]:
     drawn = {}
     with matplotlib.rc_context(_STYLE):
         for model in results.models:
-            short = model.rstrip("/").rsplit("/", 1)[-1]
             for caption, draw in (
                 ("Accuracy against shots", _shots_figure),
                 ("Accuracy against cost", _cost_figure),
@@ -63,7 +63,7 @@ def draw_all(results: Results) -> dict[str, dict[str, bytes]]:
             ):
                 figure = Figure(layout="constrained")
                 if draw(figure, results, model):
-                    drawn[f"{caption}, {short}"] = {
+                    drawn[f"{caption}, {short_name(model)}"] = {
                         kind: _file(figure, kind) for kind in ("svg", "pdf", "png")
                     }
     return drawn

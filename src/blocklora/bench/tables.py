@@ -6,9 +6,8 @@ significantly better than every other method of the column (5%, Holm-corrected o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from blocklora.bench.compare import (
     ALPHA,
@@ -20,8 +19,23 @@ from blocklora.bench.compare import (
     method_means,
 )
 from blocklora.bench.published import Published
-from blocklora.bench.results import Cell, Results
-from blocklora.bench.statistics import Summary, mean_ranks, nemenyi_difference, pareto_front
+from blocklora.bench.results import Results
+from blocklora.bench.statistics import mean_ranks, nemenyi_difference, pareto_front
+from blocklora.bench.words import (
+    BOLD,
+    cell_text,
+    few_data,
+    incomplete,
+    interval_text,
+    left_out,
+    listed,
+    machines,
+    n_test,
+    p_text,
+    short_name,
+    shots_text,
+    summary_text,
+)
 
 __all__ = ["Entry", "Table", "make_tables"]
 
@@ -74,34 +88,26 @@ def _accuracy_table(results: Results, model: str, shots: int, published: Publish
     for place, method in enumerate(results.methods):
         cells = results.row(model, shots, method)
         row = [Entry(method)]
-        row += [Entry(_cell_text(cell), bold=best[n] == place) for n, cell in enumerate(cells)]
+        row += [Entry(cell_text(cell), bold=best[n] == place) for n, cell in enumerate(cells)]
         if len(results.data) > 1:
             row += [
-                Entry(
-                    _summary_text(method_means(results, model, shots, method)), bold=method == best_of_mean
-                ),
+                Entry(summary_text(method_means(results, model, shots, method)), bold=method == best_of_mean),
                 Entry(f"{ranks[method]:.2f}" if method in ranks else "–"),
             ]
         row += [Entry(f"{others[method]:.2f}" if method in others else "–")] if others else []
         rows.append(row)
     columns = ["method", *results.data, *(["mean", "mean rank"] if len(results.data) > 1 else [])]
     return Table(
-        f"Accuracy (%), {_shots(shots)}, {_short(model)}",
+        f"Accuracy (%), {shots_text(shots)}, {short_name(model)}",
         columns + (["published mean"] if others else []),
         rows,
         [
-            f"Mean ± standard deviation over seeds {_list(results.seeds)}; test pictures: {_n_test(results, model)}.",
-            *_left_out(results, whole),
-            _BOLD,
+            f"Mean ± standard deviation over seeds {listed(results.seeds)}; test pictures: {n_test(results, model)}.",
+            *left_out(results, whole),
+            BOLD,
             *([f"Published mean: {published.source}; {published.note}."] if others else []),
         ],
     )
-
-
-_BOLD = (
-    "Bold: the best of its column, where it is significantly better than every other method (5%, Holm): on a data set "
-    "by paired t-tests over three seeds or more, in the mean by Wilcoxon tests over data sets."
-)
 
 
 def _interval_table(results: Results, model: str, shots: int) -> Table:
@@ -111,10 +117,10 @@ def _interval_table(results: Results, model: str, shots: int) -> Table:
         cells = results.row(model, shots, method)
         row = [
             Entry(method),
-            *(Entry(_interval_text(cell.summary() if cell.runs else None)) for cell in cells),
+            *(Entry(interval_text(cell.summary() if cell.runs else None)) for cell in cells),
         ]
         if len(cells) > 1:
-            row.append(Entry(_interval_text(method_means(results, model, shots, method))))
+            row.append(Entry(interval_text(method_means(results, model, shots, method))))
         rows.append(row)
     note = (
         "t intervals of the mean over seeds, which say how much drawing pictures and training matter; that the test "
@@ -122,19 +128,21 @@ def _interval_table(results: Results, model: str, shots: int) -> Table:
     )
     columns = ["method", *results.data, *(["mean"] if len(results.data) > 1 else [])]
     few = len(results.seeds) < 2
-    return Table(f"95% intervals, {_shots(shots)}, {_short(model)}", columns, [] if few else rows, [note])
+    return Table(
+        f"95% intervals, {shots_text(shots)}, {short_name(model)}", columns, [] if few else rows, [note]
+    )
 
 
 def _shots_table(results: Results, model: str, published: Published) -> Table:
     """The mean over data sets against shots, and what others published."""
-    rows, columns = [], ["method", *map(_shots, results.shots)]
+    rows, columns = [], ["method", *map(shots_text, results.shots)]
     others = {n: published.column(model, results.data, n) for n in results.shots}
-    columns += [f"published, {_shots(n)}" for n in results.shots if others[n]]
+    columns += [f"published, {shots_text(n)}" for n in results.shots if others[n]]
     best = {n: best_mean(results, model, [n]) for n in results.shots}
     for method in results.methods:
         row = [Entry(method)]
         for n in results.shots:
-            text = _summary_text(method_means(results, model, n, method))
+            text = summary_text(method_means(results, model, n, method))
             row.append(Entry(text, bold=method == best[n]))
         for n in results.shots:
             if others[n]:
@@ -148,15 +156,15 @@ def _shots_table(results: Results, model: str, published: Published) -> Table:
             cells = [Entry(f"{others[n][method]:.2f}") for n in results.shots if others[n]]
             rows.append([Entry(method), *(Entry("–") for _ in results.shots), *cells])
     notes = [
-        f"Mean over {_list(results.data)}; ± standard deviation of that mean over seeds {_list(results.seeds)}.",
-        _BOLD,
+        f"Mean over {listed(results.data)}; ± standard deviation of that mean over seeds {listed(results.seeds)}.",
+        BOLD,
     ]
     notes += [f"Published: {published.source}; {published.note}."] if any(others.values()) else []
     return Table(
-        f"Mean accuracy (%) over data sets, {_short(model)}",
+        f"Mean accuracy (%) over data sets, {short_name(model)}",
         columns,
         rows,
-        notes + _incomplete(results, model),
+        notes + incomplete(results, model),
     )
 
 
@@ -170,7 +178,7 @@ def _rank_table(results: Results, model: str) -> Table:
         comparable = len(methods) > 1 and len(results.data) > 1
         means = mean_ranks(data_means(results, model, shots, methods)).tolist() if comparable else []
         ranks.append(dict(zip(methods if comparable else [], means, strict=True)))
-    columns = ["method", *(_shots(s[0]) if len(s) == 1 else "mean of shots" for s in groups)]
+    columns = ["method", *(shots_text(s[0]) if len(s) == 1 else "mean of shots" for s in groups)]
     ranked = [method for method in results.methods if any(method in column for column in ranks)]
     rows = [
         [Entry(method), *(Entry(f"{column[method]:.2f}" if method in column else "–") for column in ranks)]
@@ -184,10 +192,10 @@ def _rank_table(results: Results, model: str) -> Table:
         notes = [
             f"1 is the best. Ranks over {len(results.data)} data sets; two methods differ significantly (5%, Nemenyi) "
             "where their mean ranks are further apart than the critical difference.",
-            *_few_data(results),
-            *_left_out(results, ranked),
+            *few_data(results),
+            *left_out(results, ranked),
         ]
-    return Table(f"Mean ranks, {_short(model)}", columns, rows, notes)
+    return Table(f"Mean ranks, {short_name(model)}", columns, rows, notes)
 
 
 def _pair_table(results: Results, model: str) -> Table:
@@ -198,8 +206,8 @@ def _pair_table(results: Results, model: str) -> Table:
             Entry(f"{pair.first} – {pair.second}"),
             Entry(f"{pair.difference:+.2f}"),
             Entry(f"{pair.won} / {pair.lost}"),
-            Entry(_p(pair.p)),
-            Entry(_p(pair.p_holm), bold=pair.p_holm <= ALPHA),
+            Entry(p_text(pair.p)),
+            Entry(p_text(pair.p_holm), bold=pair.p_holm <= ALPHA),
         ]
         for pair in pairs[:_MOST_PAIRS]
     ]
@@ -208,10 +216,10 @@ def _pair_table(results: Results, model: str) -> Table:
         "Wilcoxon signed-rank tests over data sets, of accuracies averaged over seeds and shots; p corrected by Holm "
         f"over all {len(pairs)} pairs; bold: at most 5%.",
         *([f"{left} more pairs with larger p are in tests.csv."] if left else []),
-        *_few_data(results),
+        *few_data(results),
     ]
     columns = ["methods", "difference (points)", "data sets won / lost", "p", "p (Holm)"]
-    return Table(f"Pairs of methods, {_short(model)}", columns, rows, notes)
+    return Table(f"Pairs of methods, {short_name(model)}", columns, rows, notes)
 
 
 def _cost_table(results: Results, model: str) -> Table:
@@ -235,11 +243,11 @@ def _cost_table(results: Results, model: str) -> Table:
     ]
     notes = [
         "Means over data sets and seeds. * no other method is at least as accurate for at most this cost (Pareto "
-        f"front). {_machine(results, model)}",
-        *_left_out(results, methods),
+        f"front). {machines(results, model)}",
+        *left_out(results, methods),
     ]
     columns = ["method", "accuracy (%)", "trained numbers", "training seconds", "peak memory (MiB)"]
-    return Table(f"Cost, {_shots(shots)}, {_short(model)}", columns, rows, notes)
+    return Table(f"Cost, {shots_text(shots)}, {short_name(model)}", columns, rows, notes)
 
 
 def _missing_table(results: Results) -> list[Table]:
@@ -247,98 +255,12 @@ def _missing_table(results: Results) -> list[Table]:
     rows = []
     for (model, data, shots, method), cell in results.cells.items():
         missing = [seed for seed in cell.planned if seed not in cell.runs and seed not in cell.failed]
-        where = [method, data, str(shots), _short(model)]
+        where = [method, data, str(shots), short_name(model)]
         rows += [
             [*map(Entry, where), Entry(str(seed)), Entry(f"failed: {why}")]
             for seed, why in cell.failed.items()
         ]
         if missing:
-            rows.append([*map(Entry, where), Entry(_list(missing)), Entry("missing")])
+            rows.append([*map(Entry, where), Entry(listed(missing)), Entry("missing")])
     columns = ["method", "data", "shots", "model", "seeds", "what happened"]
     return [Table("Failed and missing runs", columns, rows, [])] if rows else []
-
-
-def _cell_text(cell: Cell) -> str:
-    """Return mean ± sd, with what is missing."""
-    if not cell.runs:
-        return "failed" if cell.failed else "missing"
-    text = _summary_text(cell.summary())
-    return text if cell.whole else f"{text} ({len(cell.runs)} of {len(cell.planned)} seeds)"
-
-
-def _summary_text(summary: Summary | None) -> str:
-    """Return mean ± sd in percent."""
-    if summary is None:
-        return "–"
-    return f"{100 * summary.mean:.1f}" + ("" if summary.sd is None else f" ± {100 * summary.sd:.1f}")
-
-
-def _interval_text(summary: Summary | None) -> str:
-    """Return an interval in percent."""
-    if summary is None or summary.interval is None:
-        return "–"
-    low, high = summary.interval
-    return f"{100 * max(low, 0):.1f} to {100 * min(high, 1):.1f}"
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _shots(shots: int) -> str:
-    return "1 shot" if shots == 1 else f"{shots} shots"
-
-
-def _short(model: str) -> str:
-    """Return a model's name without its owner or folder."""
-    return model.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _list(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _n_test(results: Results, model: str) -> str:
-    """Say how many test pictures each data set has."""
-    sizes = []
-    for data in results.data:
-        cells = [cell for (m, d, _, _), cell in results.cells.items() if (m, d) == (model, data)]
-        found = sorted({run["n_test"] for cell in cells for run in cell.runs.values()})
-        sizes.append(f"{data} {_list(found) or '?'}")
-    return _list(sizes)
-
-
-def _machine(results: Results, model: str) -> str:
-    """Say on what the costs were measured."""
-    runs = [run for (m, *_), cell in results.cells.items() if m == model for run in cell.runs.values()]
-    machines = {
-        f"{', '.join(found['gpus']) or str(found['cores']) + ' CPU cores'}, {found['workers']} at once with "
-        f"{found['threads']} threads each"
-        for found in (run["machine"] for run in runs)
-    }
-    kind = "torch's peak on the GPU" if any(run["machine"]["gpus"] for run in runs) else "the whole process"
-    return f"Measured on: {'; '.join(sorted(machines))}. Memory: {kind}."
-
-
-def _left_out(results: Results, kept: Sequence[str]) -> list[str]:
-    """Name the methods that are not averaged, ranked or tested."""
-    left = [method for method in results.methods if method not in kept]
-    return (
-        [f"Not whole, and in no mean, rank or test: {_list(left)}."] if left and len(results.data) > 0 else []
-    )
-
-
-def _incomplete(results: Results, model: str) -> list[str]:
-    """Say that a dash stands for a mean that would be over other data sets or seeds than its neighbours."""
-    whole = all(results.whole_methods(model, [n]) == results.methods for n in results.shots)
-    return (
-        []
-        if whole
-        else ["–: runs are missing or failed, so there is no mean over the same data sets and seeds."]
-    )
-
-
-def _few_data(results: Results) -> list[str]:
-    """Say when a test over data sets cannot be significant, whatever the figures."""
-    n = len(results.data)
-    return [f"With {n} data sets no Wilcoxon test can reach 5% (least p: {2 / 2**n:.3f})."] if n < 6 else []
