@@ -141,7 +141,7 @@ def accuracies() -> dict[str, list[str]]:
         ]
         for row in rows
     }
-    # The twin computes what the blocks do, digit for digit (checked by generalization_gap.py).
+    # The twin computes what the blocks do, up to rounding (checked by generalization_gap.py).
     return found | {"Block-LoRA (r=4, n=4), folded": found["Block-LoRA (r=4, n=4), blocks"]}
 
 
