@@ -214,7 +214,7 @@ def test_the_default_folder_says_what_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain = settings(clip_folder, mini_root, method="zero-shot")
-    del plain["iterations"], plain["lr"]  # it has none
+    del plain["iterations"], plain["lr"]  # nothing is trained
     result = base_to_new("sun397", None, **plain)
     assert result["folder"] == str(Path("runs/sun397-base-to-new-zero-shot-2shot-seed1"))
     for row in result["results"]:
@@ -380,11 +380,13 @@ def test_every_setting_says_how_it_was_chosen(clip_folder: Path, mini_root: Path
 def test_words_of_a_method_that_chose_by_validation() -> None:
     words = {
         "C": "the best of 25 on 8 validation pictures (50.0%)",
-        "alpha": "fixed: there are no validation pictures",
+        "alpha, beta": "fixed: there are no validation pictures",
+        "kept step": "epoch 3, the best on 8 validation pictures",
     }
     fitted = Fitted(None, torch.zeros(2, 2), 0, None, words)
-    assert _selected_by({"lr": 1}, fitted, has_val=False) == {
-        "lr": "fixed", "kept step": "fixed", "C": "validation", "alpha": "fixed", "temperature": "fixed",
+    assert _selected_by({"lr": 1, "c": None}, fitted, has_val=False) == {
+        "lr": "fixed", "kept step": "validation", "c": "validation", "alpha": "fixed", "beta": "fixed",
+        "temperature": "fixed",
     }  # fmt: skip
 
 
@@ -443,3 +445,5 @@ def test_evaluate_on_a_set_by_name(clip_folder: Path, mini_root: Path, tmp_path:
         run, "imagenetv2", root=str(mini_root), device="cpu"
     )  # two classes of one name, same order
     assert (metrics["n_classes"], metrics["n_test"]) == (5, 15)
+    with pytest.raises(DataError, match="imagenet_a: 'missile' is the name of 2 classes of the run"):
+        evaluate_run(run, "imagenet_a", root=str(mini_root), device="cpu")

@@ -78,10 +78,11 @@ def _selected_by(config: dict[str, Any], fitted: Fitted, has_val: bool) -> dict[
     There is no third way: the test pictures were sealed while anything could be chosen. A method says in words how it
     chose; where validation pictures chose, the words name them and do not say "fixed".
     """
-    by_words = {
-        name: "validation" if "validation pictures" in words and "fixed" not in words else "fixed"
-        for name, words in fitted.selection.items()
-    }
+    by_words = {}
+    for names, words in fitted.selection.items():
+        how = "validation" if "validation pictures" in words and "fixed" not in words else "fixed"
+        for name in names.split(", "):  # "alpha, beta"
+            by_words[name.lower() if name.lower() in config else name] = how
     fixed = dict.fromkeys([*config, "kept step"], "fixed")
     return fixed | by_words | {"temperature": "validation" if has_val else "fixed"}
 

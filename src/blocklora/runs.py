@@ -279,6 +279,12 @@ def _relabel(test: Sequence[Example], dataset: Dataset, names: tuple[Any, ...]) 
     if dataset.class_names == tuple(map(str, names)):  # also where a name stands twice, as in ImageNet
         return tuple(test)
     known = {str(name): label for label, name in enumerate(names)}
+    listed = [str(name) for name in names]
+    if doubled := [name for name in dataset.class_names if listed.count(name) > 1]:
+        raise DataError(
+            f"{dataset.name}: '{doubled[0]}' is the name of {listed.count(doubled[0])} classes of the run, so its "
+            "pictures have no one right answer; 'blocklora domain-generalization' tests among the set's own classes."
+        )
     unknown = [
         dataset.class_names[example.label]
         for example in test
