@@ -6,7 +6,7 @@ Settings are the same for all (``few_shot.py``), the learning rate is that of th
 other numbers, gets the rate of ``GRID`` that does best on the validation scans at 4 shots, with the seeds of
 ``CHOICE_SEEDS``. Then 1, 4 and 16 shots are trained with seeds 1, 2, ... and measured once, on the test scans.
 Finished runs are kept, one line each: an interrupted call goes on. The folded twin is left out, as it computes what the
-blocks do, digit for digit (``generalization_gap.py`` checks that).
+blocks do, up to rounding (``generalization_gap.py`` checks that).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 LoRA, Block-LoRA and its twin with several (r, n) are trained on 4 scans of each digit, all with the same settings,
 for a fixed number of steps (``few_shot.py``). The gap is the cross-entropy on all test scans minus that on the
-training scans, after the last step. The twin computes what the blocks do, digit for digit: that is checked with
+training scans, after the last step. The twin computes what the blocks do, up to rounding: that is checked with
 seed 1, and not trained again with the others. Finished runs are kept, one line each: an interrupted call goes on.
 """
 

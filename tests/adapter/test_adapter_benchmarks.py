@@ -137,9 +137,27 @@ def test_drawing_is_whole(scripts: dict[str, ModuleType]) -> None:
     assert {kind.name for kind in kinds} <= set(labels)
 
 
-def test_the_cost_table_has_a_column_for_each_number(scripts: dict[str, ModuleType]) -> None:
-    script = scripts["adapter_costs"]
-    rows = json.loads((script.RESULTS / "adapter_costs.json").read_text())["rows"]
-    lines = script.markdown(rows).splitlines()
-    assert {line.count("|") for line in lines} == {9}
-    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == list(script.methods())
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_cost_table_has_a_column_for_each_number(
+    scripts: dict[str, ModuleType], measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, accuracy = scripts["adapter_costs"], scripts["adapter_accuracy"]
+    costs = json.loads((script.RESULTS / "adapter_costs.json").read_text())["rows"]
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    if measured:
+        runs = [
+            {"name": name, "shots": shots, "test_accuracy": 0.5 + seed / 100}
+            for name in accuracy.METHODS
+            for shots in accuracy.SHOTS
+            for seed in (1, 2, 3)
+        ]
+        rows = accuracy.summary(runs, dict.fromkeys(accuracy.METHODS, 0.1))
+        script.write_json(tmp_path / "adapter_accuracy.json", {"rows": rows})
+    lines = script.markdown(costs).splitlines()
+    assert {line.count("|") for line in lines} == {9 if measured else 6}
+    named = {line.split(" | ")[0].strip("| "): line for line in lines[2:]}
+    assert list(named) == list(script.methods())
+    accuracies = "| 52.0 ± 2.5 | 52.0 ± 2.5 | 52.0 ± 2.5 |"
+    with_accuracy = {name for name, line in named.items() if line.endswith(accuracies)}
+    twin = "Block-LoRA (r=4, n=4), folded"
+    assert with_accuracy == ({*accuracy.METHODS, twin} if measured else set())

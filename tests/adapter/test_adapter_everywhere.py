@@ -16,15 +16,14 @@ from transformers.pytorch_utils import Conv1D
 from blocklora.adapter import BlockLoraLinear, fold_to_lora, param_groups
 from blocklora.errors import ConfigError
 
-# What lies beside the adapted layers of each model: a module to train whole, a layer's name by regular
-# expression, and names that are at one depth only.
+# Of each model: a module to train whole, an expression for one adapted layer, and an ending that some of them share.
 SAVED = {"mlp": "head", "clip": "visual_projection", "gpt2": "ln_f"}
 ONE_LAYER = {
     "mlp": "lin[0]",
     "clip": r"vision_model\.encoder\.layers\.1\.self_attn\.q_proj",
     "gpt2": r".*\.h\.1\.attn\.c_attn",
 }
-ALIKE = {"mlp": "lin1", "clip": "v_proj", "gpt2": "c_attn"}
+SOME = {"mlp": "lin1", "clip": "v_proj", "gpt2": "c_attn"}
 
 
 class Deep(nn.Module):
@@ -80,7 +79,7 @@ def test_targets_by_list_by_expression_and_by_word(case: Any) -> None:
     kept = ("lm_head",)  # PEFT leaves a language model's output layer alone
     everything = {name for name in names if name not in kept}
     assert chosen(target_modules="all-linear") == everything
-    left_out = ALIKE[case.name]
+    left_out = SOME[case.name]
     assert chosen(exclude_modules=[left_out]) == {name for name in listed if not name.endswith(left_out)}
     assert chosen(exclude_modules=f".*{left_out}") == {name for name in listed if not name.endswith(left_out)}
 
