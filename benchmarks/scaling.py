@@ -99,7 +99,7 @@ def _prompts_of(data: Batch, length: int) -> Batch:
 
 
 def line(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Least squares of seconds = overhead + FLOPs / speed, relative errors weighed alike, and how far points are off."""
+    """Fit seconds = overhead + FLOPs / speed, relative errors weighed alike, and say how far points are off."""
     flops, seconds = (np.array([row[name] for row in rows]) for name in ("flops", "seconds"))
     columns = np.stack([np.ones_like(flops), flops], 1) / seconds[:, None]
     overhead, per_flop = np.linalg.lstsq(columns, np.ones_like(flops), rcond=None)[0]
