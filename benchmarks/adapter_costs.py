@@ -10,9 +10,6 @@ storages, parameters left out) and FLOPs (matrix products, forward and backward)
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import weakref
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora.adapter import BlockLoraConfig, param_groups
+from measuring import circumstances, write
 
 TOKENS = 512
 BLOCKS = {768: 12, 512: 12}  # width -> attention blocks, ViT-B/16: vision, text
@@ -143,23 +141,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def circumstances() -> dict[str, Any]:
-    """What the numbers were made with: versions, machine, and the state of the source."""
-
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    versions = {"torch": torch.__version__, "peft": peft.__version__, "python": platform.python_version()}
-    source = ["--", ":/src/blocklora/adapter", ":/benchmarks/adapter_costs.py"]
-    return {
-        "versions": versions,
-        "machine": f"{platform.system()} {platform.machine()}, CPU",
-        "git_commit": git("rev-parse", "HEAD"),
-        "changed_since_commit": bool(git("status", "--porcelain", *source)),
-    }
-
-
 def main() -> None:
     """Measure, print the table, and write the numbers with what they were made on."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,10 +149,7 @@ def main() -> None:
     out = parser.parse_args().out
     rows = measure()
     result = {**circumstances(), "tokens": TOKENS, "dropout": DROPOUT, "rows": rows}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    part.replace(out)
+    write(out, result)
     print(markdown(rows))
 
 
