@@ -27,6 +27,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/adapter_costs.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/demo_speed.py
+	$(BIN)/python benchmarks/targets.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest -q tests/test_docs.py
