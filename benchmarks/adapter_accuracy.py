@@ -22,7 +22,8 @@ import peft
 from scipy import stats
 
 from blocklora.adapter import BlockLoraConfig
-from few_shot import RESULTS, TARGETS, Run, complete, made_with, write_json
+from few_shot import RESULTS, TARGETS, Run, complete, made_with
+from measuring import write
 
 LR, SHOTS, CHOICE_SHOTS, CHOICE_SEEDS = 4e-3, (1, 4, 16), 4, (11, 12)
 VERA = "VeRA (r=256)"
@@ -120,7 +121,7 @@ def main() -> None:
     ]
     finished = complete(runs, options.runs)
     table = summary(finished, rates)
-    write_json(
+    write(
         options.runs.with_suffix(".json"),
         {"made_with": made_with(finished), "seeds": options.seeds, "rows": table},
     )

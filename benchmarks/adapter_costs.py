@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocklora.adapter import BlockLoraConfig, param_groups
-from few_shot import RESULTS, circumstances, write_json
+from few_shot import RESULTS
+from measuring import circumstances, write
 
 TOKENS = 512
 BLOCKS = {768: 12, 512: 12}  # width -> attention blocks, ViT-B/16: vision, text
@@ -178,8 +179,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=default, help="where to write the numbers (JSON)")
     out = parser.parse_args().out
     rows = measure()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {**circumstances(), "tokens": TOKENS, "dropout": DROPOUT, "rows": rows})
+    write(out, {**circumstances(), "tokens": TOKENS, "dropout": DROPOUT, "rows": rows})
     print(markdown(rows))
 
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +23,7 @@ from torch import Tensor
 from blocklora.adapter import param_groups
 from blocklora.clip import image_features, load_clip, pixels, text_features, tokenize
 from blocklora.data import Example, few_shot, load_dataset, open_image, prompts
+from measuring import circumstances
 
 TARGETS = ["q_proj", "k_proj", "v_proj"]
 STEPS, BATCH_SIZE, WEIGHT_DECAY, LAST_LR = 100, 16, 1e-2, 1e-6
@@ -175,22 +173,6 @@ def finished(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def circumstances() -> dict[str, Any]:
-    """What numbers were made with: source, versions, machine."""
-
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {
-        "git_commit": git("rev-parse", "HEAD"),
-        "changed_since_commit": bool(git("status", "--porcelain", "--", ":/src", ":/benchmarks/*.py")),
-        "versions": {name: version(name) for name in ("torch", "peft", "transformers")}
-        | {"python": platform.python_version()},
-        "machine": f"{platform.system()} {platform.machine()}, CPU, {torch.get_num_threads()} threads",
-    }
-
-
 def made_with(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The distinct circumstances of runs, in the order of the runs."""
     names = ("git_commit", "changed_since_commit", "versions", "machine", "data_sha256")
@@ -200,10 +182,3 @@ def made_with(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if these not in found:
             found.append(these)
     return found
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a result whole."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -20,7 +20,8 @@ import numpy as np
 from scipy import stats
 
 from adapter_accuracy import block, interval, lora
-from few_shot import RESULTS, Run, complete, made_with, write_json
+from few_shot import RESULTS, Run, complete, made_with
+from measuring import write
 
 SHOTS, LR = 4, 4e-3  # the rate of the demonstration
 RANKS = ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))
@@ -198,7 +199,7 @@ def main() -> None:
         for column, (kind, p) in enumerate(zip(KINDS, trained, strict=True))
     ]
     found = analyse(gaps, trained)
-    write_json(
+    write(
         options.runs.with_suffix(".json"),
         {"made_with": source, "seeds": options.seeds, "points": points, **found},
     )

@@ -152,7 +152,7 @@ def test_the_cost_table_has_a_column_for_each_number(
             for seed in (1, 2, 3)
         ]
         rows = accuracy.summary(runs, dict.fromkeys(accuracy.METHODS, 0.1))
-        script.write_json(tmp_path / "adapter_accuracy.json", {"rows": rows})
+        script.write(tmp_path / "adapter_accuracy.json", {"rows": rows})
     lines = script.markdown(costs).splitlines()
     assert {line.count("|") for line in lines} == {9 if measured else 6}
     named = {line.split(" | ")[0].strip("| "): line for line in lines[2:]}
