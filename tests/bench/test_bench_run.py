@@ -24,7 +24,8 @@ from blocklora.errors import ConfigError, DataError, ModelError
 from blocklora.methods import METHODS, Options, Task
 from blocklora.training import make_accelerator
 
-CODE = "import sys; from blocklora.cli import main; main()"
+# A job in the background of a shell ignores Ctrl-C, and its children inherit that.
+CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from blocklora.cli import main; main()"
 MINE = """
 import os, signal, threading
 from pathlib import Path
@@ -74,7 +75,9 @@ def write_grid(
 def bench(*arguments: Any, stop_by: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "STOP_BY": stop_by}
     command = [sys.executable, "-c", CODE, "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, encoding="utf-8")
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, encoding="utf-8", timeout=300
+    )
 
 
 def call(

@@ -91,7 +91,11 @@ def machines(results: Results, model: str) -> str:
         f"{found['threads']} threads each"
         for found in (run["machine"] for run in runs)
     }
-    kind = "torch's peak on the GPU" if any(run["machine"]["gpus"] for run in runs) else "the whole process"
+    kind = (
+        "torch's peak on the GPU"
+        if any(run["machine"]["gpus"] for run in runs)
+        else "the whole process, with what earlier runs left in it: some tens of MiB say nothing"
+    )
     return f"Measured on: {'; '.join(sorted(machines))}. Memory: {kind}."
 
 
