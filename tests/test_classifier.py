@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from blocklora import FewShotClassifier
+from blocklora.clip import class_features, load_clip, tokenize
+from blocklora.data import prompts
 from blocklora.errors import ConfigError, DataError, ImageError, ModelError, RunError
 from blocklora.methods import METHODS
 
@@ -274,6 +276,24 @@ def test_prompts_that_are_too_long_are_named(clip_folder: Path, photos: Path) ->
     classifier = FewShotClassifier(model=str(clip_folder), method="zero-shot", prompt=prompt, device="cpu")
     classifier.fit(*listed(photos))
     assert any("3 prompts have more than 24 tokens and were cut" in note for note in classifier.notes_)
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "tip-adapter"])
+def test_an_ensemble_predicts_and_is_built_on(clip_folder: Path, photos: Path, method: str) -> None:
+    clip = load_clip(str(clip_folder))
+    templates = ("a photo of a {}.", "art of the {}.")
+    names = ["blue cross", "green disc", "red square"]
+    each = [
+        class_features(clip.model, tokenize(prompts(names, template), clip.tokenizer, 24)[0])
+        for template in templates
+    ]
+    mean = torch.nn.functional.normalize(each[0] + each[1], dim=1)
+    given = FewShotClassifier(model=str(clip_folder), shots=2, seed=1, method=method, ensemble=templates)
+    saved = given.fit(*listed(photos)).fitted
+    torch.testing.assert_close(saved.head.tensors["class_features"], mean)
+    torch.testing.assert_close(saved.zero_shot_features, mean)
+    with pytest.raises(ConfigError, match="needs a method that reads prompts as they are, not coop"):
+        FewShotClassifier(method="coop", ensemble=templates)
 
 
 def test_zero_shot_features_are_those_without_the_adapter(

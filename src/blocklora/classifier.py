@@ -34,6 +34,7 @@ from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import (
     ENSEMBLE_METHODS,
     METHODS,
+    WRITTEN_METHODS,
     Fitted,
     Task,
     changed_image_features,
@@ -72,7 +73,8 @@ class FewShotClassifier:
         seed: Where all randomness comes from: which pictures, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
         ensemble: Templates whose mean class features predict, in the place of those of ``prompt``; training uses
-            ``prompt`` alone. For the methods in ``blocklora.methods.ENSEMBLE_METHODS``.
+            ``prompt`` alone. For the methods in ``ENSEMBLE_METHODS`` and ``WRITTEN_METHODS`` of ``blocklora.methods``;
+            the latter build on the mean class features while they train.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -107,10 +109,10 @@ class FewShotClassifier:
         if method not in METHODS:
             raise ConfigError(f"method '{method}': expected one of {', '.join(METHODS)}.")
         self.model, self.method, self.shots, self.seed = model, method, shots, seed
-        if ensemble and method not in ENSEMBLE_METHODS:
+        if ensemble and method not in ENSEMBLE_METHODS + WRITTEN_METHODS:
             raise ConfigError(
                 f"an ensemble of prompts needs a method that reads prompts as they are, not {method}: expected one "
-                f"of {', '.join(ENSEMBLE_METHODS)}."
+                f"of {', '.join(ENSEMBLE_METHODS + WRITTEN_METHODS)}."
             )
         self.prompt, self.ensemble, self.class_names = prompt, tuple(ensemble), class_names
         self.options: Any = make_settings(method, METHODS[method], options)
@@ -189,14 +191,13 @@ class FewShotClassifier:
         )
         before = fitted.training.seconds if fitted.training else 0.0  # a resumed run began in another process
         self.seconds_ = max(time.monotonic() - began, before)
-        if getattr(
-            self.options, "memory_limit", None
-        ):  # features take a third of the memory of a training step
+        if getattr(self.options, "memory_limit", None):
+            # features take a third of the memory of a training step
             micro = fitted.engine["plan"]["micro_batch"] or self.options.batch_size
             self._at_once = min(self._at_once, 3 * micro)
         self.classes_ = np.asarray(task.class_names)
         self._saved = saved = _to_save(clip, task, fitted, zero_shot, self.method)
-        if self.ensemble:
+        if self.ensemble and self.method in ENSEMBLE_METHODS:
             saved.head = other_classes(
                 saved.head, saved.text, _base(saved.model), clip, task.class_names, self.ensemble
             )

@@ -42,7 +42,7 @@ def prepare(
         prompt: The sentence a class name stands in, with one ``{}``.
         dataset: The whole task.
         split: The pictures of the run; its test part is not touched.
-        ensemble: More such sentences, whose class features are averaged after training.
+        ensemble: More such sentences, whose class features are averaged.
 
     Raises:
         ConfigError: The prompt has no place for a class name.
@@ -55,13 +55,20 @@ def prepare(
     val, bad_val = readable(split.val)
     _check_classes(dataset, train, bad_train)
     sentences = tuple(prompts(dataset.class_names, prompt))
-    for template in ensemble:  # one without a place for the name is found before loading
-        prompts(dataset.class_names, template)
+    written = [prompts(dataset.class_names, template) for template in ensemble]
     clip = load_clip(model)
     tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
     return Prepared(
         clip=clip,
-        task=Task(dataset.class_names, sentences, tokens, tuple(train), dataset.flip, tuple(val)),
+        task=Task(
+            dataset.class_names,
+            sentences,
+            tokens,
+            tuple(train),
+            dataset.flip,
+            tuple(val),
+            tuple(tokenize(several, clip.tokenizer, clip.context_length)[0] for several in written),
+        ),
         val=tuple(val),
         notes=(*split.notes, *_prompt_notes(cut, clip.context_length), *_temperature_notes(len(val))),
         unreadable=(*bad_train, *bad_val),

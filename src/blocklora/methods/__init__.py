@@ -35,6 +35,7 @@ __all__ = [
     "ENSEMBLE_METHODS",
     "HEADS",
     "METHODS",
+    "WRITTEN_METHODS",
     "Fitted",
     "Head",
     "Method",
@@ -81,3 +82,8 @@ CLOSED_METHODS = ("linear-probe", "lp++", "taskres", "tip-adapter", "tip-adapter
 
 ENSEMBLE_METHODS = ("block-lora", "clip-adapter", "clip-lora", "full", "layer-norm", "peft", "zero-shot")
 """Methods whose classes are what the text tower, as trained, makes of prompts: also of the mean of several."""
+
+WRITTEN_METHODS = (
+    "kgcoop", "lp++", "prograd", "promptsrc", "taskres", "tip-adapter", "tip-adapter-f", "zero-shot-probe",
+)  # fmt: skip
+"""Methods that build on the class features of hand-written prompts, ``Task.ensemble``, while they train."""
