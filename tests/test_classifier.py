@@ -282,7 +282,7 @@ def test_prompts_that_are_too_long_are_named(clip_folder: Path, photos: Path) ->
 def test_an_ensemble_predicts_and_is_built_on(clip_folder: Path, photos: Path, method: str) -> None:
     clip = load_clip(str(clip_folder))
     templates = ("a photo of a {}.", "art of the {}.")
-    names = ["blue cross", "green disc", "red square"]
+    names = ["blue-cross", "green disc", "red_square"]
     each = [
         class_features(clip.model, tokenize(prompts(names, template), clip.tokenizer, 24)[0])
         for template in templates
