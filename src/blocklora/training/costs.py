@@ -147,7 +147,7 @@ def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int) -> Cost:
             backward += _mlp_again(shape, rows, ranks, last) if keep == "no-mlp" else 0
         # Backward begins at the last block, and frees what a block kept when it is through with it.
         again = kept if keep == "inputs" else 0
-        peak = max(peak, saved + again + number * _working(shape, rows, last, keep == "no-mlp"))
+        peak = max(peak, saved + again + number * _working(shape, rows, ranks, last, keep == "no-mlp"))
     return Cost(forward, backward, saved, peak)
 
 
@@ -206,8 +206,11 @@ def _saved(
     return number * total + sums
 
 
-def _working(shape: TowerShape, rows: Rows, last: bool, recomputed: bool) -> int:
+def _working(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, recomputed: bool) -> int:
     """Numbers that a block's backward holds for a moment: in its MLP, or in q, k and v."""
     d, m, behind = shape.width, shape.mlp, rows.wanted if last else rows.total
-    mlp = behind * (2 * m + 2 * d + (m + d if recomputed else 0))  # the inside's gradients, and it itself
+    wide = (
+        5 if ranks[3] else 2
+    )  # the inside's gradients; an adapter's input, its mask, and both parts as well
+    mlp = behind * (wide * m + 2 * d + (m + d if recomputed else 0))  # made again: the inside itself
     return max(mlp, rows.total * 10 * d)  # gradients of q, k and v, once apart and once together; masks
