@@ -136,7 +136,9 @@ def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int) -> Cost:
             peak = max(peak, number * rows.total * _FORWARD_WIDTHS * shape.width)
             continue
         # Before the first adapter of all nothing has a gradient, and nothing is kept.
-        start = next((place for place, rank in enumerate(ranks) if rank), None) if block == shape.first else None
+        start = (
+            next((place for place, rank in enumerate(ranks) if rank), None) if block == shape.first else None
+        )
         kept = _saved(shape, rows, ranks, last, start or 0, "no-mlp" if keep == "no-mlp" else "all", number)
         backward += _backward(shape, rows, ranks, last, start)
         if keep == "inputs":
