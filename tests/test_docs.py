@@ -33,6 +33,9 @@ def test_every_option_that_the_pages_name_exists() -> None:
         "base-to-new",
         "cross-dataset",
         "domain-generalization",
+        "plan",
+        "bench",
+        "tables",
     )
     helps = "".join(CliRunner().invoke(app, [name, "--help"]).stdout for name in commands)
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}

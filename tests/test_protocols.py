@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,7 @@ from blocklora import FewShotClassifier, cli, protocols
 from blocklora.clip import class_features, load_clip, tokenize
 from blocklora.data import SHIFTS, TRAINABLE, load_dataset, prompts
 from blocklora.errors import ConfigError, DataError, SealedTestError
-from blocklora.methods import METHODS, Fitted
-from blocklora.prepared import mean_class_features, tokenize_templates
+from blocklora.methods import ENSEMBLE_METHODS, METHODS, WRITTEN_METHODS, Fitted, template_features
 from blocklora.protocols import AdaptedTowers, base_to_new, cross_dataset
 from blocklora.run_record import _selected_by
 from blocklora.runs import evaluate_run, fit_run
@@ -242,6 +242,42 @@ def test_adapted_towers_are_the_run(clip_folder: Path, mini_root: Path, tmp_path
 # ---- prompts
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("coop", {"epochs": 2}),
+        ("cocoop", {"epochs": 1, "batch_size": 8}),
+        ("maple", {"epochs": 2}),
+        ("full", {"iterations": 2}),
+        ("peft", {"iterations": 2, "peft_config": '{"peft_type": "IA3", "feedforward_modules": []}'}),
+    ],
+)
+def test_other_methods_know_new_classes(
+    method: str, options: dict[str, Any], clip_folder: Path, mini_root: Path, tmp_path: Path
+) -> None:
+    common = {"root": str(mini_root), "model": str(clip_folder), "shots": 2, "seed": 1, "device": "cpu"}
+    result = base_to_new("sun397", tmp_path / "new", method=method, **common, **options)
+    plain = base_to_new("sun397", tmp_path / "plain", method="zero-shot", **common)
+    for row, zero in zip(result["results"], plain["results"], strict=True):
+        assert row["zero_shot_accuracy"] == zero["accuracy"]
+    loaded = FewShotClassifier.load(tmp_path / "new" / "base", device="cpu")
+    towers = AdaptedTowers(tmp_path / "new" / "base", device="cpu")
+    again = towers.classifier(loaded.fitted.class_names, [result["prompt"]])
+    pictures = [example.source for example in load_dataset("sun397", root=mini_root).test[:6]]
+    torch.testing.assert_close(
+        torch.from_numpy(again.predict_proba(pictures)), torch.from_numpy(loaded.predict_proba(pictures)),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(ENSEMBLE_METHODS) - set(WRITTEN_METHODS)))
+def test_methods_without_ensembles(method: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"an ensemble of prompts needs .* not {re.escape(method)}: expected"
+    ):
+        FewShotClassifier(method=method, ensemble=("a {}.", "the {}."))
+
+
 def test_an_ensemble_is_the_mean_of_unit_features(clip_folder: Path) -> None:
     clip = load_clip(str(clip_folder))
     names, templates = ["a cat", "a_dog"], ["a photo of a {}.", "art of the {}.", "{}"]
@@ -252,7 +288,7 @@ def test_an_ensemble_is_the_mean_of_unit_features(clip_folder: Path) -> None:
             feature = class_features(clip.model, tokens)[0].double()
             expected[row] += feature / feature.norm()
     expected /= expected.norm(dim=1, keepdim=True)
-    found = mean_class_features(clip.model, tokenize_templates(clip, names, templates))
+    found = template_features(clip.model, clip, names, templates)
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
 
 

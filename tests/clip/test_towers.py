@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPVisionModelWithProjection, SiglipConfig, SiglipModel
 
 from blocklora.adapter import BlockLoraConfig
-from blocklora.clip import image_features, load, text_features
+from blocklora.clip import load
+from blocklora.clip.features import image_features, text_features
 from blocklora.clip.lean import why_not_lean
 from blocklora.clip.towers import LeanTowers, PlainTowers, make_towers, trains
 from blocklora.errors import ConfigError

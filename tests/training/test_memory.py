@@ -22,7 +22,7 @@ from blocklora.training.planner import Need
 from blocklora.training.step import Plan
 
 CPU = torch.device("cpu")
-FIRST, MORE = 180 * 10**6, 1.35  # what is added to a counted step on a CPU
+FIRST = 110 * 10**6  # what is added to a counted step on a CPU
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_plan_for_what_is_free(
     assert plan.limit == int(machine["used"] + 0.9 * machine["free"])
     assert plan.need is not None
     decoded = 9 * 3 * 100 * 50
-    assert plan.predicted == machine["used"] + decoded + round(plan.need.step * MORE) + FIRST
+    assert plan.predicted == machine["used"] + decoded + plan.need.step + FIRST
     assert str(plan) == (
         f"plan: each block keeps everything; {plan.need.flops / 1e9:,.0f} GFLOP a step; peak memory about "
         f"{plan.predicted / 1e9:.2f} GB of {plan.limit / 1e9:.2f} GB"
@@ -139,7 +139,7 @@ def test_a_limit_is_obeyed(towers: Any, pictures: TrainingPictures, machine: dic
     machine["peak"] = 10**12  # loading the model took more than training will
     assert plan_memory(towers, towers.tokens, pictures, CPU, None).predicted == 10**12
     with pytest.raises(
-        ConfigError, match=r"the smallest plan needs 0\.00 GB beside the weights, and -0\.\d\d GB"
+        ConfigError, match=r"the smallest plan needs 0\.00 GB beside .*, and 0\.\d\d GB are left"
     ):
         plan_memory(towers, towers.tokens, pictures, CPU, "600MB")
 

@@ -80,7 +80,9 @@ def job(targets: list[str]) -> tuple[LeanTowers, Tensor, Tensor]:
 )
 def test_a_step_holds_no_more_than_its_price(targets: list[str]) -> None:
     towers, tokens, pixels = job(targets)
-    work = workload(towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False))
+    work = workload(
+        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda")
+    )  # where tensors count, and not a process
     beside = 4 * 4 * work.model.trained + 4 * pixels.numel() * 4  # moments of AdamW, pictures read ahead
     for plan in PLANS:
         text = TextSide(towers, tokens, trained=True, plan=plan)

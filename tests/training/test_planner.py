@@ -93,8 +93,8 @@ def test_an_impossible_limit() -> None:
     with pytest.raises(ConfigError) as caught:
         choose_plans(work(), smallest - 1)
     assert str(caught.value) == (
-        f"the smallest plan needs {smallest / 1e9:.2f} GB beside the weights, and {(smallest - 1) / 1e9:.2f} GB are "
-        "left: raise --memory-limit, take a smaller model, or --precision bf16 on a GPU."
+        f"the smallest plan needs {smallest / 1e9:.2f} GB beside the weights and what is in use already, and "
+        f"{(smallest - 1) / 1e9:.2f} GB are left: allow more memory, take a smaller model, or 16 bits on a GPU."
     )
 
 
@@ -146,3 +146,10 @@ def test_very_small_jobs(pictures: int, classes: int) -> None:
     plans = choose_plans(job, 10**12)
     assert plans[0].plan == Plan()
     assert all(one.plan.micro_batch is None or one.plan.micro_batch <= pictures for one in plans)
+
+
+def test_a_process_is_larger_than_its_tensors() -> None:
+    for plan, factor in ((Plan(), 1.25 / 1.08), (Plan(micro_batch=8), 1.8 / 1.08)):
+        tensors, process = price(work(), plan), price(work(on_cpu=True), plan)
+        assert process.flops == tensors.flops
+        assert 1 < process.step / tensors.step < factor
