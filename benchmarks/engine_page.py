@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 __all__ = ["write_page"]
 
@@ -43,6 +44,8 @@ def write_page() -> None:
         if scaling := _read("scaling.json"):
             page = _between(page, "scaling", _scaling(scaling))
             _plot_scaling(scaling)
+        if largest := _read("largest.json"):
+            page = _between(page, "largest", _largest(largest))
         if demo := _read("demo_speed.json"):
             page = _between(page, "demo", _demo(demo))
     _PAGE.write_text(page, encoding="utf-8")
@@ -124,21 +127,22 @@ def _gpu_row(row: dict[str, Any]) -> str:
 
 def _scaling(result: dict[str, Any]) -> str:
     line = result["line"]
-    lines = [
+    return (
         f"Measured: {len(result['measured'])} steps. CPU seconds = {line['overhead_seconds']:.2f} + FLOPs / "
         f"({line['flops_per_second'] / 1e9:.0f} GFLOP a second); points are off by {line['mean_deviation']:.0%} in the "
-        f"mean, {line['largest_deviation']:.0%} at most.",
-    ]
-    if largest := result["largest"]:
-        lines += [
-            "",
-            f"{largest['classes']:,} classes, {largest['backbone']}, {largest['pictures']} pictures, both towers "
-            f"trained, one step: planned for {largest['memory'] / 1e9:g} GB "
-            f"({largest['plan']['chunk']:,} classes at a time), "
-            f"peak of resident memory {largest['peak_bytes'] / 1e9:.2f} GB, {largest['flops'] / 1e12:.1f} TFLOP, "
-            f"{largest['cpu_seconds']:.0f} s of CPU time.",
-        ]
-    return "\n".join([*lines, "", f"`python benchmarks/scaling.py`. {_made_on(result)}"])
+        f"mean, {line['largest_deviation']:.0%} at most.\n\n"
+        f"`python benchmarks/scaling.py --rounds {result['rounds']}`. {_made_on(result)}"
+    )
+
+
+def _largest(result: dict[str, Any]) -> str:
+    return (
+        f"{result['classes']:,} classes, {result['backbone']}, {result['pictures']} pictures, both towers trained, one "
+        f"step in float32: planned for {result['memory'] / 1e9:g} GB ({result['plan']['chunk']:,} classes at a time), "
+        f"peak of resident memory {result['peak_bytes'] / 1e9:.2f} GB, {result['flops'] / 1e12:.1f} TFLOP, "
+        f"{result['cpu_seconds']:.0f} s of CPU time on one thread.\n\n"
+        f"`python benchmarks/scaling.py`. {_made_on(result)}"
+    )
 
 
 def _demo(result: dict[str, Any]) -> str:
@@ -156,6 +160,7 @@ def _plot_levels(rows: list[dict[str, Any]]) -> None:
     shapes = sorted({(row["pictures"], row["classes"]) for row in rows}, key=lambda shape: shape[1])
     names = [name for name in dict.fromkeys(row["variant"] for row in rows) if name != _FROZEN]
     quantities = (("flops", "FLOPs"), ("saved", "bytes kept for backward"))
+    figure.suptitle("of transformers with PEFT's LoRA, padded to the longest prompt", fontsize=9)
     for axis, (quantity, title) in zip(axes, quantities, strict=True):
         for place, shape in enumerate(shapes):
             found = {r["variant"]: r[quantity] for r in rows if (r["pictures"], r["classes"]) == shape}
@@ -165,7 +170,7 @@ def _plot_levels(rows: list[dict[str, Any]]) -> None:
                 where, heights, 0.24, color=list(_COLOURS.values())[place], label=f"{shape[0]}:{shape[1]}"
             )
         axis.axvline(1, color="0.4", linewidth=0.8)
-        axis.set_xlabel(f"{title}, PEFT LoRA padded to the longest = 1")
+        axis.set_xlabel(f"{title}, relative")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     axes[1].legend(title="pictures : classes", frameon=False, loc="lower right")
@@ -184,7 +189,8 @@ def _plot_scaling(result: dict[str, Any]) -> None:
             values = [row["value"] for row in rows]
             axis.plot(values, [row["flops"] / 1e12 for row in rows], ".-", color=colour, label=backbone)
         axis.set(xlabel=f"{name} ({fixed})", ylabel="TFLOP a step, counted", xscale="log", yscale="log")
-    axes[0, 0].legend(frameon=False)
+        _plain_ticks(axis)
+    axes[0, 1].legend(frameon=False)
     axis, line = axes[1, 1], result["line"]
     for name, marker in {"classes": "o", "pictures": "s", "prompt tokens": "^", "backbone": "x"}.items():
         rows = [row for row in result["measured"] if row["axis"] == name]
@@ -201,8 +207,18 @@ def _plot_scaling(result: dict[str, Any]) -> None:
         label="overhead + FLOPs / speed",
     )
     axis.set(xlabel="GFLOP a step, counted", ylabel="CPU s a step, measured", xscale="log", yscale="log")
+    _plain_ticks(axis)
     axis.legend(frameon=False)
     _save(figure, "engine_scaling.svg")
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with numbers as they are read, at 1, 2 and 5 times powers of ten where it is short."""
+    for one in (axis.xaxis, axis.yaxis):
+        low, high = one.get_view_interval()
+        one.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        one.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Any, name: str) -> None:

@@ -149,8 +149,12 @@ def main() -> None:
         "line": line(rows),
     }
     result["counted"] = list(counted())
-    result["largest"] = None if arguments.skip_largest else in_fresh_process("scaling.py", "--largest")
     write(arguments.out, result)
+    if not arguments.skip_largest:
+        write(
+            arguments.out.with_name("largest.json"),
+            circumstances() | in_fresh_process("scaling.py", "--largest"),
+        )
     print(json.dumps(result["line"]))
     write_page()
 

@@ -16,6 +16,7 @@ from blocklora.adapter.functional import (
     block_lora_reference,
     draw_seed,
     dropout_mask,
+    dropout_masks,
     fold,
     init_factors,
 )
@@ -213,3 +214,22 @@ def test_while_compiling_the_plain_formula_is_used(monkeypatch: pytest.MonkeyPat
             [block_lora(x, A, B, 0.5, dropout=0.2, arm_dropout=arms) for _ in range(400)]
         ).mean(0)
         assert (mean - want).abs().mean() < 0.1 * want.abs().mean()
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.75, 0.3])
+def test_masks_in_a_row_have_their_law_and_are_independent(p: float) -> None:
+    like = torch.ones(501, 63)  # not a multiple of what a draw gives
+    masks = dropout_masks(like, p, torch.Generator().manual_seed(3))
+    found = torch.stack([next(masks) for _ in range(6)])  # more than one draw serves
+    again = dropout_masks(like, p, torch.Generator().manual_seed(3))
+    assert all(torch.equal(mask, next(again)) for mask in found)
+    kept = found > 0
+    assert found[kept].unique() == pytest.approx(1 / (1 - p), rel=1e-4)
+    deviation = (p * (1 - p) / like.numel()) ** 0.5
+    assert (kept.float().mean((1, 2)) - (1 - p)).abs().max() < 5 * deviation
+    for first in range(6):
+        for second in range(first):
+            both = (kept[first] & kept[second]).float().mean()
+            assert abs(both - (1 - p) ** 2) < 5 * deviation
+    beside = (kept[..., 1:] & kept[..., :-1]).float().mean()
+    assert abs(beside - (1 - p) ** 2) < 5 * deviation

@@ -102,4 +102,4 @@ def test_every_table_of_the_page_has_its_marks() -> None:
     page = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
     marks = re.findall(r"<!-- (end of )?(\w+) -->", page)
     assert [name for end, name in marks if end] == [name for end, name in marks if not end]
-    assert {name for _, name in marks} == {"targets", "levels", "scaling", "demo"}
+    assert {name for _, name in marks} == {"targets", "levels", "scaling", "largest", "demo"}

@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["block_lora", "block_lora_reference", "draw_seed", "dropout_mask", "fold", "init_factors"]
+__all__ = [
+    "block_lora",
+    "block_lora_reference",
+    "draw_seed",
+    "dropout_mask",
+    "dropout_masks",
+    "fold",
+    "init_factors",
+]
 
 # Masks compare 16-bit random integers with a threshold: p is met to within 2**-17.
 _LEVELS = 1 << 16
@@ -96,6 +104,22 @@ def dropout_mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
     words.random_(-(1 << 63), None, generator=generator)
     draws = words.view(torch.int16)[: like.numel()].view(like.shape)  # 4 draws in a word
     return (draws >= dropped - _LEVELS // 2).to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def dropout_masks(like: Tensor, p: float, generator: torch.Generator) -> Iterator[Tensor]:
+    """Draw independent dropout masks, one after another, without end; see ``dropout_mask``.
+
+    Where p is 1/4, 1/2 or 3/4, two random bits decide about a number, and four masks share the bytes of one draw.
+    """
+    quarters = 4 * p
+    while quarters.is_integer():
+        words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
+        words.random_(-(1 << 63), None, generator=generator)
+        draws = words.view(torch.uint8)[: like.numel()].view(like.shape)  # 8 draws in a word
+        for shift in range(0, 8, 2):
+            yield ((draws >> shift) & 3).ge(int(quarters)).to(like.dtype).mul_(1 / (1 - p))
+    while True:
+        yield dropout_mask(like, p, generator)
 
 
 def block_lora_reference(

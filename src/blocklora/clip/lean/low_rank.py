@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from blocklora.adapter import BlockLoraLinear
-from blocklora.adapter.functional import dropout_mask, fold
+from blocklora.adapter.functional import dropout_masks, fold
 
 __all__ = ["LowRank", "base_linear", "dropped", "low_rank", "unsupported"]
 
@@ -76,8 +76,9 @@ def low_rank(layers: Sequence[nn.Module], dtype: torch.dtype, training: bool) ->
 def dropped(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield each term's input mask * x, and the mask (None where nothing is dropped): the same for the same seed."""
     generator = torch.Generator(x.device).manual_seed(seed)
+    masks = {dropout: dropout_masks(x, dropout, generator) for dropout in set(dropouts)}
     for dropout in dropouts:
-        mask = dropout_mask(x, dropout, generator) if dropout else None
+        mask = next(masks[dropout]) if dropout else None
         yield (x if mask is None else x * mask), mask
 
 

@@ -166,10 +166,12 @@ def _backward(
     grad_y = grad @ call.frozen.weight.to(grad.dtype) if need_y else None
     if A is None or B is None or y is None:
         return grad_y, None, None
-    grad_B = grad.T @ h if need_B and h is not None else None  # (d_out, T) (T, K)
+    # Thin products are turned so that their long rows stay rows: several times faster on a CPU.
+    grad_B = (h.T @ grad).T if need_B and h is not None else None  # (K, T) (T, d_out) -> (d_out, K)
     if not (need_y or need_A):
         return None, None, grad_B
-    small = torch.split(grad @ B, list(call.ranks), 1)  # (T, d_out) (d_out, K) -> of (T, k)
+    h_grad = (B.T.contiguous() @ grad.T).T  # (K, d_out) (d_out, T) -> (T, K)
+    small = torch.split(h_grad, list(call.ranks), 1)  # -> of (T, k)
     grads_A = []
     terms = zip(dropped(y, call.dropouts, call.seed), small, torch.split(A, list(call.ranks)), strict=True)
     for (part, mask), g, down in terms:
