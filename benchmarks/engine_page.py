@@ -100,7 +100,8 @@ def _levels(result: dict[str, Any]) -> str:
         f"{'fits' if row['fits'] else 'does not fit'}"
         for row in result["gpu_fits"]
     ]
-    return "\n".join([*head, *rows, "", note, "", *gpu_head, *gpu, *(["", *fits] if fits else [])])
+    picture = ["![FLOPs and saved bytes of each level](img/engine_levels.svg)", ""]
+    return "\n".join([*picture, *head, *rows, "", note, "", *gpu_head, *gpu, *(["", *fits] if fits else [])])
 
 
 def _level_row(row: dict[str, Any]) -> str:
@@ -128,6 +129,7 @@ def _gpu_row(row: dict[str, Any]) -> str:
 def _scaling(result: dict[str, Any]) -> str:
     line = result["line"]
     return (
+        "![Counted and measured cost](img/engine_scaling.svg)\n\n"
         f"Measured: {len(result['measured'])} steps. CPU seconds = {line['overhead_seconds']:.2f} + FLOPs / "
         f"({line['flops_per_second'] / 1e9:.0f} GFLOP a second); points are off by {line['mean_deviation']:.0%} in the "
         f"mean, {line['largest_deviation']:.0%} at most.\n\n"
