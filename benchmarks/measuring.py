@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from blocklora.training import peak_memory_bytes
 
 __all__ = ["circumstances", "in_fresh_process", "interleaved", "peak_above", "ratio", "write"]
 
@@ -63,8 +64,7 @@ def peak_above(step: Callable[[], Any]) -> dict[str, int]:
     if reset.exists():
         reset.write_text("5")  # Linux: the peak starts anew; elsewhere building the model is in it
     step()
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = peak_memory_bytes(torch.device("cpu"))
     return {"peak_bytes": peak, "before_bytes": before, "above_bytes": peak - before}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -84,6 +85,8 @@ def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     before = peak_memory_bytes(CPU)
     block = torch.zeros(30_000_000)
     assert peak_memory_bytes(CPU) >= max(before, block.numel() * 4)
+    monkeypatch.setattr(device, "_STATUS", Path("nowhere"))
+    assert peak_memory_bytes(CPU) >= block.numel() * 4
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 123)
     assert peak_memory_bytes(CUDA) == 123
     monkeypatch.setattr(sys, "platform", "win32")
