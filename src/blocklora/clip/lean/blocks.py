@@ -82,7 +82,7 @@ class Block:
         qkv_low, out_low, low1, low2 = self.factors(x.dtype, training)
         heads = attend(linear(x, self.qkv, qkv_low, seed))
         residual = x if rows is None else x.index_select(0, rows)
-        x = linear(heads, _frozen(self.layer.self_attn.out_proj), out_low, seed + 1) + residual
+        x = linear(heads, _frozen(self.layer.self_attn.out_proj), out_low, seed + 1).add_(residual)
         fc1, fc2 = (_frozen(part) for part in (self.layer.mlp.fc1, self.layer.mlp.fc2))
         fc1 = fc1._replace(norm=self.layer.layer_norm2)
         return mlp(
