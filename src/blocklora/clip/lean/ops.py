@@ -145,7 +145,11 @@ def _apply(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute after * (W y' + b + B (A drop(y'))) with y' = before * y, and the small product A drop(y) (T, K)."""
     weight, bias = call.frozen.weight.to(y.dtype), call.frozen.bias.to(y.dtype)
-    out = torch.addmm(bias, y, weight.T, beta=after, alpha=after * before)
+    # Scaling the narrow side is cheaper than a scale inside the wide product.
+    if before != 1:
+        out = (y @ weight.T).mul_(before).add_(bias)
+    else:
+        out = torch.addmm(bias * after, y * after, weight.T) if after != 1 else torch.addmm(bias, y, weight.T)
     if A is None or B is None:
         return out, None
     small = [
