@@ -40,14 +40,17 @@ GPU_BACKBONES = ("ViT-B/16", "ViT-L/14")
 GPU_SHAPES = ((32, 10), (32, 100), FULL)
 GPU_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GPU_MEMORY = (8e9, 24e9)
-PEFT = "PEFT LoRA, padded to the longest"
+PEFT = "PEFT LoRA, padded to the longest"  # of all the classes that the shape stands for
+PEFT_77 = "PEFT LoRA, padded to 77"
+PEFT_SHORT = "PEFT LoRA, padded to the longest here"  # of the shape's own classes
 VARIANTS = (
     "lean, keeps everything",
     "lean, MLPs again",
     "lean, blocks again",
     "lean, two passes",
     PEFT,
-    "PEFT LoRA, padded to 77",
+    PEFT_SHORT,
+    PEFT_77,
     "frozen forward",
 )
 
@@ -64,22 +67,28 @@ def lean_plan(variant: str, pictures: int, classes: int) -> Plan:
 
 
 def make(
-    variant: str, pictures: int, classes: int, *, backbone: str = BACKBONE, dtype: torch.dtype | None = None
+    variant: str,
+    pictures: int,
+    classes: int,
+    *,
+    of: int | None = None,
+    backbone: str = BACKBONE,
+    dtype: torch.dtype | None = None,
 ) -> Step:
-    """Build a variant's step, on the GPU where there is one."""
+    """Build a variant's step, on the GPU where there is one; `of`: how many classes it stands for, if more."""
     data = batch(backbone, pictures, classes, "cuda" if torch.cuda.is_available() else "cpu")
     if variant == "frozen forward":
         return bare(backbone, data, dtype=dtype)
     if variant.startswith("PEFT"):
-        padded = 77 if variant.endswith("77") else max(lengths(classes))
-        return peft_lora(backbone, data, padded_to=padded, dtype=dtype)
+        padded = {PEFT: max(lengths(of or classes)), PEFT_SHORT: max(lengths(classes)), PEFT_77: 77}
+        return peft_lora(backbone, data, padded_to=padded[variant], dtype=dtype)
     return ours(backbone, data, lean_plan(variant, pictures, classes), dtype=dtype)
 
 
-def alone(variant: str, pictures: int, classes: int) -> dict[str, Any]:
+def alone(variant: str, pictures: int, classes: int, of: int) -> dict[str, Any]:
     """Counts and peak memory of one step; for a fresh process."""
     torch.set_num_threads(1)
-    step = make(variant, pictures, classes)
+    step = make(variant, pictures, classes, of=of)
     found: dict[str, Any] = {}
     start = time.process_time()
     memory = peak_above(lambda: found.update(asdict(count(step.run, step.model))))
@@ -88,13 +97,14 @@ def alone(variant: str, pictures: int, classes: int) -> dict[str, Any]:
 
 def on_cpu(rounds: int, name: str) -> list[dict[str, Any]]:
     """A row for each variant in one shape."""
-    pictures, classes = SHAPES[name]
+    (pictures, classes), of = SHAPES[name], int(name.split(":")[1])
     rows: list[dict[str, Any]] = []
     for variant in VARIANTS:
         row = {"stands_for": name, "backbone": BACKBONE, "pictures": pictures, "classes": classes}
         row |= {"type": "float32", "variant": variant}
-        rows.append(row | in_fresh_process("engine.py", "--alone", json.dumps([variant, pictures, classes])))
-    steps = {variant: make(variant, pictures, classes).run for variant in VARIANTS}
+        case = json.dumps([variant, pictures, classes, of])
+        rows.append(row | in_fresh_process("engine.py", "--alone", case))
+    steps = {variant: make(variant, pictures, classes, of=of).run for variant in VARIANTS}
     seconds = interleaved(steps, rounds)
     for row in rows:
         mine = seconds[row["variant"]]
@@ -109,7 +119,7 @@ def full_size() -> dict[str, Any]:
     """The full ImageNet step in low memory, once, and what the planner's counting says of it."""
     row = {"stands_for": "32:1000", "backbone": BACKBONE, "pictures": FULL[0], "classes": FULL[1],
            "type": "float32", "variant": "lean, full size"}  # fmt: skip
-    row |= in_fresh_process("engine.py", "--alone", json.dumps([row["variant"], *FULL]))
+    row |= in_fresh_process("engine.py", "--alone", json.dumps([row["variant"], *FULL, FULL[1]]))
     need = price(workload(BACKBONE, *FULL), FULL_PLAN)
     return row | {"plan": asdict(FULL_PLAN), "predicted_flops": need.flops, "predicted_bytes": need.step}
 
