@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from blocklora.clip import Clip, class_features
-from blocklora.clip.feature_cache import features_for
 from blocklora.methods import Fitted, Options, Task
+from blocklora.methods.on_features import picture_features
 from blocklora.training import Checkpoint, OnStep
 
 WEIGHT = 0.5  # of the pictures, against the class's name; fixed beforehand, not tuned
@@ -31,8 +31,7 @@ def fit(
     on_step: OnStep | None = None,
 ) -> Fitted:
     """Average the frozen features of a class's pictures with those of its prompt; nothing is trained."""
-    pictures = [(example.image, example.source) for example in task.train]
-    images = features_for(pictures, clip, device=accelerator.device).features  # (M, D), unit, computed once
+    (images,) = picture_features(task.train, clip, accelerator)  # (M, D), unit; a bench computes them once
     labels = torch.tensor([example.label for example in task.train])
     means = torch.stack([images[labels == label].mean(dim=0) for label in range(len(task.class_names))])
     names = class_features(clip.model, task.tokens)  # (N, D), unit

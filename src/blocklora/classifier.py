@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from blocklora.clip import (
     encode_pictures,
     image_features,
 )
+from blocklora.clip.feature_cache import frozen_features, keep, recall
 from blocklora.data import (
     Dataset,
     Example,
@@ -236,20 +239,28 @@ class FewShotClassifier:
     ) -> Encoded:
         """Compute unit image features (M, D); with ``zero_shot`` (M, 2, D): adapted, and without the adapter."""
         saved = self.fitted
-        model = saved.model
+        adapter = hasattr(saved.model, "disable_adapter")
+        untouched = not adapter and not saved.tower
+        what = (
+            frozen_features(pictures, saved, self.device, self.precision) if zero_shot or untouched else None
+        )
+        known = recall(what)  # (1, M, D)
+        if known is not None and untouched:
+            features = torch.stack([known[0], known[0]], dim=1) if zero_shot else known[0]
+            return Encoded(features, list(range(len(features))), [])
 
         def forward(pixel_values: torch.Tensor) -> torch.Tensor:
             with autocast(self.device, self.precision):
-                adapted = changed_image_features(_base(model), saved.tower, pixel_values)
-                if not zero_shot:
+                adapted = changed_image_features(_base(saved.model), saved.tower, pixel_values)
+                if not zero_shot or known is not None:
                     return adapted
-                if not hasattr(model, "disable_adapter"):
-                    plain = image_features(model, pixel_values) if saved.tower else adapted
-                    return torch.stack([adapted, plain], dim=1)
-                with model.disable_adapter():
-                    return torch.stack([adapted, image_features(_base(model), pixel_values)], dim=1)
+                plain = adapted
+                if not untouched:
+                    with saved.model.disable_adapter() if adapter else nullcontext():
+                        plain = image_features(_base(saved.model), pixel_values)
+                return torch.stack([adapted, plain], dim=1)
 
-        return encode_pictures(
+        found = encode_pictures(
             pictures,
             forward,
             saved.processor,
@@ -257,6 +268,11 @@ class FewShotClassifier:
             batch_size=self._at_once,
             on_batch=on_batch,
         )
+        if known is not None:
+            return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
+        if not found.unreadable:
+            keep(what, (found.features[:, 1] if zero_shot else found.features)[None])
+        return found
 
     @property
     def fitted(self) -> Saved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,8 @@ import torch
 from PIL import Image
 
 from blocklora.clip import feature_cache, load_clip
-from blocklora.clip.encode import encode_pictures
-from blocklora.clip.feature_cache import FOLDER_VARIABLE, features_for, pictures_hash, remembered
-from blocklora.clip.features import image_features
+from blocklora.clip.feature_cache import FOLDER_VARIABLE, frozen_features, keep, recall
+from blocklora.data import Source
 
 CPU = torch.device("cpu")
 
@@ -23,87 +23,91 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "features"
 
 
-def test_features_are_the_towers_own_and_computed_once(folder: Path, clip_folder: Path, photos: Path) -> None:
-    clip = load_clip(str(clip_folder))
-    pictures = [(path.name, path) for path in sorted(photos.rglob("*.png"))[:5]]
-    expected = encode_pictures(pictures, lambda x: image_features(clip.model, x), clip.processor, device=CPU)
-    told: list[int] = []
-    first = features_for(pictures, clip, device=CPU, on_batch=told.append)
-    again = features_for(pictures, clip, device=CPU, on_batch=told.append)
-    assert told == [5]
-    for found in (first, again):
-        assert torch.equal(found.features, expected.features)
-        assert found.kept == [0, 1, 2, 3, 4]
-    features_for(pictures[::-1], clip, device=CPU, on_batch=told.append)
-    assert told == [5, 5]
-    assert len(list(folder.iterdir())) == 2
+def test_what_was_kept_comes_back_for_the_same_thing_alone(folder: Path) -> None:
+    assert recall({"n": 1}) is None
+    keep({"n": 1}, torch.arange(6.0).view(1, 3, 2).transpose(1, 2))
+    found = recall({"n": 1})
+    assert found is not None
+    assert torch.equal(found, torch.arange(6.0).view(1, 3, 2).transpose(1, 2))
+    assert recall({"n": 2}) is None
+    assert recall(None) is None
 
 
-def test_unreadable_pictures_are_named_every_time(folder: Path, clip_folder: Path, tmp_path: Path) -> None:
-    clip = load_clip(str(clip_folder))
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    pictures = [
-        ("gone", tmp_path / "gone.png"),
-        ("bad", tmp_path / "broken.png"),
-        ("ok", Image.new("RGB", (9, 9))),
-    ]
-    for _ in range(2):
-        found = features_for(pictures, clip, device=CPU)
-        assert [bad.image for bad in found.unreadable] == ["gone", "bad"]
-        assert found.kept == [2]
-    assert not folder.exists()
-
-
-def test_without_the_variable_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_variable_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clip_folder: Path
+) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    assert remembered({"a": 1}, lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
-    assert not list(tmp_path.iterdir())
+    keep({"a": 1}, torch.ones(2))
+    assert recall({"a": 1}) is None
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert (
+        frozen_features([("gone", tmp_path / "gone.png")], load_clip(str(clip_folder)), CPU, "fp32") is None
+    )
 
 
-def test_a_damaged_file_is_made_anew(folder: Path) -> None:
-    calls = []
-
-    def compute() -> dict[str, torch.Tensor]:
-        calls.append(1)
-        return {"x": torch.full((3,), float(len(calls)))}
-
-    assert remembered({"a": 1}, compute)["x"][0] == 1
+def test_a_damaged_file_counts_as_none(folder: Path) -> None:
+    keep({"a": 1}, torch.ones(3))
     (path,) = folder.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
-    assert remembered({"a": 1}, compute)["x"][0] == 2
-    assert remembered({"a": 1}, compute)["x"][0] == 2
-    assert remembered({"a": 2}, compute)["x"][0] == 3
+    assert recall({"a": 1}) is None
+    keep({"a": 1}, torch.zeros(3))
+    assert recall({"a": 1}) is not None
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(folder: Path) -> None:
     folder.write_text("a file in the way", encoding="utf-8")
-    assert remembered({"a": 1}, lambda: {"x": torch.ones(1)})["x"].item() == 1
+    keep({"a": 1}, torch.ones(1))
+    assert recall({"a": 1}) is None
 
 
 def test_the_folder_keeps_to_its_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_cache, "MAX_BYTES", 3000)
-    for place in range(4):
-        remembered({"n": place}, lambda: {"x": torch.zeros(200)})  # 800 bytes and a header
-        for age, path in enumerate(sorted(folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)):
-            os.utime(path, (1000 + age, 1000 + age))
-        if place == 2:
-            remembered({"n": 0}, lambda: {"x": torch.zeros(200)})  # used again: no longer the oldest
+    clock: Iterator[int] = iter(range(1000, 2000))
+
+    def used(place: int) -> None:  # as an old date: files of one test are of one moment
+        for path in folder.glob("*.safetensors"):
+            if path.stat().st_mtime > 1e6:
+                os.utime(path, (next(clock),) * 2)
+        assert recall({"n": place}) is not None
+        for path in folder.glob("*.safetensors"):
+            if path.stat().st_mtime > 1e6:
+                os.utime(path, (next(clock),) * 2)
+
+    for place in range(3):
+        keep({"n": place}, torch.zeros(200))  # 800 bytes and a header
+        used(place)
+    used(0)  # no longer the oldest
     left = folder / ".x.safetensors.1.tmp"
     left.write_bytes(b"x")
     os.utime(left, (1, 1))
-    computed = []
-    for place in (0, 1):
-        remembered({"n": place}, lambda place=place: computed.append(place) or {"x": torch.zeros(200)})
-    assert computed == [1]
+    keep({"n": 3}, torch.zeros(200))
+    assert [recall({"n": place}) is None for place in range(4)] == [False, True, False, False]
     assert not left.exists()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3000
 
 
-def test_the_hash_is_of_content_and_order(tmp_path: Path) -> None:
+def test_the_key_is_content_order_weights_and_how(folder: Path, clip_folder: Path, tmp_path: Path) -> None:
+    clip = load_clip(str(clip_folder))
     one, two = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     one.save(tmp_path / "a.png")
+
+    def key(pictures: list[tuple[str, Source]], precision: str = "fp32") -> object:
+        return frozen_features(pictures, clip, CPU, precision)
+
+    assert key([("a", one), ("b", two)]) == key([("b", one), ("a", two)])
+    assert key([("a", one), ("b", two)]) != key([("a", two), ("b", one)])
+    assert key([("a", one)]) != key([("a", one)], "bf16")
     content = (tmp_path / "a.png").read_bytes()
-    assert pictures_hash([("a", tmp_path / "a.png")]) == pictures_hash([("b", content)])
-    assert pictures_hash([("a", one), ("b", two)]) == pictures_hash([("b", one), ("a", two)])
-    assert pictures_hash([("a", one), ("b", two)]) != pictures_hash([("a", two), ("b", one)])
+    before = key([("a", tmp_path / "a.png")])
+    assert key([("b", content)]) == before
+    two.save(tmp_path / "a.png")
+    assert key([("a", tmp_path / "a.png")]) != before
+
+
+def test_an_unreadable_file_means_that_nothing_is_kept(
+    folder: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    assert (
+        frozen_features([("gone", tmp_path / "gone.png")], load_clip(str(clip_folder)), CPU, "fp32") is None
+    )

@@ -15,7 +15,6 @@ from transformers import SiglipImageProcessorPil
 
 __all__ = ["crop_size", "pixels", "random_crop", "square_processor"]
 
-_SCALE = (0.08, 1.0)  # share of the picture's area
 _RATIO = (3 / 4, 4 / 3)  # width / height
 _TRIES = 10
 
@@ -59,31 +58,36 @@ def pixels(picture: Image.Image, processor: Any, *, resized: bool = False) -> to
     return values[0]  # type: ignore[no-any-return]
 
 
-def random_crop(picture: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
+def random_crop(
+    picture: Image.Image, size: int, generator: np.random.Generator, *, smallest: float = 0.08
+) -> Image.Image:
     """Cut out a random rectangle and resize it to a square, bicubically.
 
-    The rectangle has 8% to 100% of the picture's area and a ratio of 3:4 to 4:3, log-uniformly (Szegedy et
-    al. 2015, section 6; the settings of CLIP-LoRA's recipe). Where no such rectangle fits in ten draws, the
-    middle of the picture is taken.
+    The rectangle has ``smallest`` to 100% of the picture's area and a ratio of 3:4 to 4:3, log-uniformly (Szegedy et
+    al. 2015, section 6; 8% is CLIP-LoRA's recipe too). Where no such rectangle fits in ten draws, the middle of the
+    picture is taken.
 
     Args:
         picture: An RGB picture.
         size: The side of the result in pixels.
         generator: Where the randomness comes from.
+        smallest: The smallest share of the area, in (0, 1].
 
     Returns:
         A picture of ``size`` x ``size``.
     """
-    left, top, width, height = _random_box(picture.width, picture.height, generator)
+    left, top, width, height = _random_box(picture.width, picture.height, smallest, generator)
     cut = picture.crop((left, top, left + width, top + height))
     return cut.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+def _random_box(
+    width: int, height: int, smallest: float, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
     """Draw a box (left, top, width, height) in whole pixels inside a picture of width x height."""
     low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
     for _ in range(_TRIES):
-        area = width * height * generator.uniform(*_SCALE)
+        area = width * height * generator.uniform(smallest, 1.0)
         ratio = math.exp(generator.uniform(low, high))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

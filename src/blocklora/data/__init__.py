@@ -7,7 +7,7 @@ from blocklora.data.images import IMAGE_ENDINGS, open_image, picture_from_array
 from blocklora.data.inventory import expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
-from blocklora.data.record import leaks, readable, split_record, training_record
+from blocklora.data.record import content_digests, leaks, readable, split_record, training_record
 from blocklora.data.sampling import Half, Protocol, few_shot, half_of_classes
 from blocklora.data.sealed import SealedTest, seal
 from blocklora.data.types import Dataset, Example, FewShotSplit, Source, Unreadable
@@ -31,6 +31,7 @@ __all__ = [
     "bundled_names",
     "choose",
     "choose_test",
+    "content_digests",
     "ensemble",
     "expected_tree",
     "few_shot",

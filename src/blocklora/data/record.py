@@ -94,6 +94,19 @@ def _record(
     return {**record, name: total.hexdigest()}
 
 
+def content_digests(pictures: Sequence[tuple[str, Source]]) -> list[str]:
+    """Return the SHA-256 of each file's bytes, or of size and RGB pixels of a picture in memory.
+
+    Args:
+        pictures: Names, for messages alone, and sources.
+
+    Raises:
+        ImageError: If a file can no longer be read.
+    """
+    known = iter(digests([source for _, source in pictures if isinstance(source, Path)]))
+    return [next(known) if isinstance(source, Path) else _digest(name, source) for name, source in pictures]
+
+
 def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
     """Find pictures, identical byte by byte, that stand both in training or validation and in the test part.
 
@@ -128,10 +141,7 @@ def _line(values: list[Any]) -> bytes:
 
 
 def _digests(examples: Sequence[Example]) -> list[str]:
-    """Return the SHA-256 of each file's bytes, or of size and RGB pixels of a picture in memory."""
-    files = [example.source for example in examples if isinstance(example.source, Path)]
-    known = iter(digests(files))
-    return [next(known) if isinstance(e.source, Path) else _digest(e.image, e.source) for e in examples]
+    return content_digests([(example.image, example.source) for example in examples])
 
 
 def _digest(name: str, source: Image.Image | bytes) -> str:

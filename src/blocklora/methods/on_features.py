@@ -6,7 +6,6 @@ A feature depends on (seed, pass, picture) alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,8 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from blocklora.clip import Clip, class_features, crop_size, image_features, pixels
+from blocklora.clip import Clip, class_features, crop_size, image_features, pixels, random_crop
+from blocklora.clip.feature_cache import frozen_features, keep, recall
 from blocklora.clip.features import read_ahead
 from blocklora.data import Example, open_image
 from blocklora.methods.task import Task
@@ -37,7 +37,6 @@ __all__ = [
 
 _PASS, _ORDER = 3, 4  # what a random stream is for, beside those of the training package
 _PICTURES = 64  # that the image tower sees at a time
-_RATIO = (3 / 4, 4 / 3)  # width / height of a crop
 _LARGER = 4  # as in training/pictures.py
 
 
@@ -52,7 +51,7 @@ def picture_features(
     smallest: float = 0.5,
     seed: int = 0,
 ) -> Tensor:
-    """Run the frozen image tower over pictures, once for every augmented pass.
+    """Run the frozen image tower over pictures, once for every augmented pass; a bench keeps the result for its runs.
 
     Args:
         examples: M readable pictures; each is decoded once.
@@ -66,6 +65,28 @@ def picture_features(
     Returns:
         Unit features (V, M, D), float32 on the CPU.
     """
+    named = [(example.image, example.source) for example in examples]
+    precision = str(accelerator.mixed_precision).replace("no", "fp32")
+    what = frozen_features(named, clip, accelerator.device, precision)
+    if what and (augment != "none" or passes > 1):
+        what |= {"augment": augment, "passes": passes, "smallest": smallest, "seed": seed}
+    features = recall(what)
+    if features is None:
+        features = _run(examples, clip, accelerator, augment, passes, smallest, seed)
+        keep(what, features)
+    return features
+
+
+def _run(
+    examples: Sequence[Example],
+    clip: Clip,
+    accelerator: Accelerator,
+    augment: Augment,
+    passes: int,
+    smallest: float,
+    seed: int,
+) -> Tensor:
+    """Compute what ``picture_features`` returns."""
     processor, size = clip.processor, crop_size(clip.processor)
 
     def cut(index: int) -> Tensor:
@@ -75,7 +96,7 @@ def picture_features(
         views = []
         for number in range(passes):
             generator = np.random.default_rng((seed, _PASS, number, index))
-            view = _crop(picture, size, smallest, generator)
+            view = random_crop(picture, size, generator, smallest=smallest)
             if augment == "crop-flip" and generator.random() < 0.5:
                 view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             views.append(pixels(view, processor, resized=True))
@@ -243,15 +264,3 @@ def val_features(task: Task, clip: Clip, accelerator: Accelerator) -> tuple[Tens
     if not task.val:
         return torch.empty(0, 0, device=device), torch.empty(0, dtype=torch.long, device=device)
     return picture_features(task.val, clip, accelerator)[0].to(device), labels_of(task.val).to(device)
-
-
-def _crop(picture: Image.Image, size: int, smallest: float, generator: np.random.Generator) -> Image.Image:
-    """Cut out ``smallest`` to all of a picture's area, at a ratio of 3:4 to 4:3 as far as it fits."""
-    area = picture.width * picture.height * generator.uniform(smallest, 1.0)
-    ratio = math.exp(generator.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
-    width = min(picture.width, max(1, round(math.sqrt(area * ratio))))
-    height = min(picture.height, max(1, round(area / width)))
-    left = int(generator.integers(0, picture.width - width + 1))
-    top = int(generator.integers(0, picture.height - height + 1))
-    cut = picture.crop((left, top, left + width, top + height))
-    return cut.resize((size, size), Image.Resampling.BICUBIC)

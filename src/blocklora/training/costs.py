@@ -169,8 +169,13 @@ def _forward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool) ->
     """FLOPs of a block's forward."""
     layers = zip(_linear(shape, rows, last), ranks, strict=True)
     return _attention(shape, rows, last) + sum(
-        2.0 * count * (d_in * d_out + rank * (d_in + d_out)) for (count, d_in, d_out), rank in layers
+        2.0 * count * (d_in * d_out + _low_rank(rank, d_in, d_out)) for (count, d_in, d_out), rank in layers
     )
+
+
+def _low_rank(rank: int, d_in: int, d_out: int) -> int:
+    """Multiplications of the low-rank part for a row; the bias is one more column of its small product."""
+    return rank * (d_in + d_out) + d_out if rank else 0
 
 
 def _backward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, start: int | None) -> float:
@@ -188,7 +193,7 @@ def _backward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, s
 def _mlp_again(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool) -> float:
     """FLOPs of computing the inside of a block's MLP again."""
     count, d_in, d_out = _linear(shape, rows, last)[2]
-    return 2.0 * count * (d_in * d_out + ranks[2] * (d_in + d_out))
+    return 2.0 * count * (d_in * d_out + _low_rank(ranks[2], d_in, d_out))
 
 
 def _saved(

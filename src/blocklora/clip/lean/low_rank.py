@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from blocklora.adapter import BlockLoraLinear
 from blocklora.adapter.functional import dropout_masks, fold
 
-__all__ = ["LowRank", "base_linear", "dropped", "low_rank", "unsupported"]
+__all__ = ["LowRank", "base_linear", "low_rank", "masks", "unsupported"]
 
 
 class LowRank(NamedTuple):
@@ -73,13 +73,12 @@ def low_rank(layers: Sequence[nn.Module], dtype: torch.dtype, training: bool) ->
     return LowRank(A, B, tuple(len(term.A) for term in terms), tuple(term.dropout for term in terms))
 
 
-def dropped(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield each term's input mask * x, and the mask (None where nothing is dropped): the same for the same seed."""
+def masks(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[Tensor | None]:
+    """Yield each term's mask, which is the caller's to write over (None: nothing is dropped); the same for a seed."""
     generator = torch.Generator(x.device).manual_seed(seed)
-    masks = {dropout: dropout_masks(x, dropout, generator) for dropout in set(dropouts)}
+    draws = {dropout: dropout_masks(x, dropout, generator) for dropout in set(dropouts)}
     for dropout in dropouts:
-        mask = next(masks[dropout]) if dropout else None
-        yield (x if mask is None else x * mask), mask
+        yield next(draws[dropout]) if dropout else None
 
 
 def base_linear(layer: nn.Module) -> Any:

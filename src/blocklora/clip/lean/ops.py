@@ -7,8 +7,8 @@ layer, K the rank of its low-rank part.
     mlp(x)    = x + fc2(act(fc1(LayerNorm(x))))   each with a low-rank part or without
 
 Kept for backward are the input x, the LayerNorm's statistics and the small product A drop(y); the LayerNorm and
-the masks are made anew. quick_gelu(u) = silu(c u) / c with c = 1.702: the factors c and 1 / c go into the matrix
-products' own scale, so that one call of silu is all there is to keep and no weight is copied.
+the masks are made anew. quick_gelu(u) = silu(c u) / c with c = 1.702: the factors c and 1 / c go into the
+LayerNorm before and the sum behind, so that one call of silu is all there is to keep and no weight is copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from blocklora.clip.lean.low_rank import LowRank, dropped
+from blocklora.clip.lean.low_rank import LowRank, masks
 
 __all__ = ["ACTIVATIONS", "Frozen", "linear", "mlp"]
 
@@ -121,11 +121,13 @@ def _factors(low: LowRank | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if low is None else (low.A, low.B)
 
 
-def _normed(x: Tensor, norm: nn.LayerNorm | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """LayerNorm of x, and its mean and reciprocal deviation; x itself where there is none."""
+def _normed(
+    x: Tensor, norm: nn.LayerNorm | None, times: float = 1.0
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """``times`` LayerNorm of x, and x's mean and reciprocal deviation; x itself where there is none."""
     if norm is None:
         return x, None, None
-    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    weight, bias = norm.weight.to(x.dtype) * times, norm.bias.to(x.dtype) * times
     return torch.native_layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
@@ -141,25 +143,26 @@ def _norm_backward(
 
 
 def _apply(
-    y: Tensor, A: Tensor | None, B: Tensor | None, call: _Call, *, after: float = 1.0, before: float = 1.0
+    y: Tensor, A: Tensor | None, B: Tensor | None, call: _Call, times: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute after * (W y' + b + B (A drop(y'))) with y' = before * y, and the small product A drop(y) (T, K)."""
-    weight, bias = call.frozen.weight.to(y.dtype), call.frozen.bias.to(y.dtype)
-    # Scaling the narrow side is cheaper than a scale inside the wide product.
-    if before != 1:
-        out = (y @ weight.T).mul_(before).add_(bias)
-    else:
-        out = torch.addmm(bias * after, y * after, weight.T) if after != 1 else torch.addmm(bias, y, weight.T)
+    """Apply a linear layer to an input that comes ``times`` too large: the output is so, too.
+
+    Returns:
+        W y + times b + B (A drop(y)), and the small product A drop(y) / times (T, K).
+    """
+    weight, bias = call.frozen.weight.to(y.dtype), call.frozen.bias.to(y.dtype) * times
     if A is None or B is None:
-        return out, None
+        return torch.addmm(bias, y, weight.T), None
     small = [
-        part @ down.T  # (T, d_in) (d_in, k)
-        for (part, _), down in zip(
-            dropped(y, call.dropouts, call.seed), torch.split(A, list(call.ranks)), strict=True
+        (y if mask is None else mask.mul_(y)) @ down.T  # (T, d_in) (d_in, k)
+        for mask, down in zip(
+            masks(y, call.dropouts, call.seed), torch.split(A, list(call.ranks)), strict=True
         )
     ]
-    h = small[0] if len(small) == 1 else torch.cat(small, 1)  # of (T, k) -> (T, K)
-    return out.addmm_(h, B.T, alpha=after * before), h
+    # The bias is one more column of the small product: no wide tensor is passed over for it.
+    h = torch.cat([*small, y.new_ones(len(y), 1)], 1)  # (T, K + 1)
+    out = (y @ weight.T).addmm_(h, torch.cat([B, bias[:, None]], 1).T)
+    return out, h[:, :-1] / times
 
 
 def _backward(
@@ -183,11 +186,11 @@ def _backward(
     h_grad = (B.T.contiguous() @ grad.T).T  # (K, d_out) (d_out, T) -> (T, K)
     small = torch.split(h_grad, list(call.ranks), 1)  # -> of (T, k)
     grads_A = []
-    terms = zip(dropped(y, call.dropouts, call.seed), small, torch.split(A, list(call.ranks)), strict=True)
-    for (part, mask), g, down in terms:
-        grads_A.append(g.T @ part)  # (k, T) (T, d_in)
+    terms = zip(masks(y, call.dropouts, call.seed), small, torch.split(A, list(call.ranks)), strict=True)
+    for mask, g, down in terms:
         if grad_y is not None:
             grad_y = grad_y.addmm_(g, down) if mask is None else grad_y.addcmul_(g @ down, mask)
+        grads_A.append(g.T @ (y if mask is None else mask.mul_(y)))  # (k, T) (T, d_in)
     return grad_y, torch.cat(grads_A), grad_B
 
 
@@ -231,13 +234,14 @@ class _Mlp(torch.autograd.Function):
         activation: _Activation,
         recompute: bool,
     ) -> Tensor:
-        y, mean, rstd = _normed(x, calls[0].frozen.norm)
-        cu, h1 = _apply(y, A1, B1, calls[0], after=activation.factor)
+        c = activation.factor
+        y, mean, rstd = _normed(x, calls[0].frozen.norm, c)
+        cu, h1 = _apply(y, A1, B1, calls[0], c)
         del y
-        out, h2 = _apply(activation.function(cu), A2, B2, calls[1], before=1 / activation.factor)
+        out, h2 = _apply(activation.function(cu), A2, B2, calls[1], c)  # c times too large, too
         ctx.save_for_backward(x, mean, rstd, None if recompute else cu, h1, h2, A1, B1, A2, B2)
         ctx.settings = calls, activation
-        return out.add_(x)
+        return torch.add(x, out, alpha=1 / c, out=out)
 
     @staticmethod
     @once_differentiable
@@ -247,10 +251,9 @@ class _Mlp(torch.autograd.Function):
         need_x, need_A1, need_B1, need_A2, need_B2 = ctx.needs_input_grad[:5]
         norm, c = first.frozen.norm, activation.factor
         inside = need_x or need_A1 or need_B1
-        y = None if (A1 is None or not inside) and cu is not None else _normed(x, norm)[0]
-        cu = _apply(y, A1, B1, first, after=c)[0] if cu is None else cu  # type: ignore[arg-type]
+        y = None if A1 is None or not inside else _normed(x, norm)[0]
+        cu = _apply(_normed(x, norm, c)[0], A1, B1, first, c)[0] if cu is None else cu
         value = None if A2 is None else activation.function(cu).div_(c)
-        h2 = None if h2 is None else h2 / c
         wide, grad_A2, grad_B2 = _backward(grad, value, h2, A2, B2, second, (inside, need_A2, need_B2))
         del value
         grad_x = grad_A1 = grad_B1 = None
