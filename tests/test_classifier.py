@@ -56,6 +56,33 @@ def test_probabilities_are_the_formula(fitted: FewShotClassifier, photos: Path) 
     np.testing.assert_allclose(fitted.predict_proba([path])[0], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["block-lora", "layer-norm", "zero-shot"])
+def test_features_on_disk_change_nothing_but_time(
+    method: str, clip_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {} if method == "zero-shot" else {"iterations": 2, "lr": 1e-2}
+    classifier = FewShotClassifier(model=str(clip_folder), method=method, shots=1, device="cpu", **settings)
+    classifier.fit(*listed(photos))
+    pictures = [(path.name, path) for path in listed(photos)[0][:5]]
+    adapted = classifier.encode(pictures).features
+    both = classifier.encode(pictures, zero_shot=True).features
+    assert torch.equal(adapted, both[:, 0])
+    assert torch.equal(both[:, 0], both[:, 1]) == (method == "zero-shot")
+    monkeypatch.setenv("BLOCKLORA_FEATURES", str(tmp_path / "features"))
+    for _ in range(2):
+        assert torch.equal(classifier.encode(pictures).features, adapted)
+        assert torch.equal(classifier.encode(pictures, zero_shot=True).features, both)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    known = classifier.encode(pictures, zero_shot=True)
+    assert (known.kept, known.unreadable) == ([0, 1, 2, 3, 4], [])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    found = classifier.encode([*pictures, ("broken.png", broken)], zero_shot=True)
+    assert torch.equal(found.features, both)
+    assert [bad.image for bad in found.unreadable] == ["broken.png"]
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
 def test_pictures_of_every_kind(fitted: FewShotClassifier, photos: Path) -> None:
     path = listed(photos)[0][0]
     picture = Image.open(path)

@@ -52,6 +52,22 @@ def test_a_grid_is_the_product_of_its_parts(tmp_path: Path) -> None:
     assert load_grid(write(tmp_path, GOOD)).plan() == grid.plan()
 
 
+def test_all_of_a_seed_comes_before_the_next(tmp_path: Path) -> None:
+    seeds = [run.seed for run in load_grid(write(tmp_path, GOOD)).runs]
+    assert seeds == sorted(seeds)
+
+
+def test_a_peft_configuration_lies_beside_the_grid_or_in_it(tmp_path: Path) -> None:
+    text = '{"peft_type": "LORA", "r": 3}'
+    (tmp_path / "lora.json").write_text(text, encoding="utf-8")
+    for value in ('"lora.json"', f"'{text}'"):
+        grid = GOOD + f'[methods.mine]\nmethod = "peft"\npeft_config = {value}\n'
+        run = next(run for run in load_grid(write(tmp_path, grid)).runs if run.method == "mine")
+        assert run.resolved["peft_config"] == text
+    with pytest.raises(ConfigError, match=r"gone\.json"):
+        load_grid(write(tmp_path, grid.replace(f"'{text}'", '"gone.json"')))
+
+
 def test_a_key_changes_with_every_setting_and_with_nothing_else(tmp_path: Path) -> None:
     before = {run.key for run in load_grid(write(tmp_path, GOOD)).runs}
     for old, new in [("iterations = 5", "iterations = 6"), ("iterations = 7", "iterations = 8")]:

@@ -41,7 +41,7 @@ def test_a_resized_picture_is_only_normalised(processor: object) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 1500), st.integers(1, 1500), st.integers(0, 2**32))
 def test_the_box_lies_inside_and_keeps_to_its_ranges(width: int, height: int, seed: int) -> None:
-    left, top, w, h = _random_box(width, height, np.random.default_rng(seed))
+    left, top, w, h = _random_box(width, height, 0.08, np.random.default_rng(seed))
     assert 0 <= left <= left + w <= width
     assert 0 <= top <= top + h <= height
     assert min(w, h) >= 1
@@ -52,7 +52,7 @@ def test_the_box_lies_inside_and_keeps_to_its_ranges(width: int, height: int, se
 
 def test_shares_of_the_area_are_uniform() -> None:
     generator = np.random.default_rng(0)
-    boxes = np.array([_random_box(1000, 1000, generator) for _ in range(4000)])
+    boxes = np.array([_random_box(1000, 1000, 0.08, generator) for _ in range(4000)])
     shares = boxes[:, 2] * boxes[:, 3] / 1e6
     counts = np.histogram(shares, bins=4, range=(0.08, 0.72))[0]  # larger ones do not fit at every ratio
     assert counts.min() / counts.max() > 0.8
@@ -63,6 +63,13 @@ def test_crop_follows_its_generator() -> None:
     one, same, other = (random_crop(picture, 16, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert one.size == (16, 16)
     assert one.tobytes() == same.tobytes() != other.tobytes()
+
+
+def test_the_smallest_share_is_the_callers() -> None:
+    picture = Image.fromarray(np.arange(100, dtype=np.uint8)[:, None].repeat(100, 1)).convert("RGB")
+    for seed in range(20):
+        rows = np.asarray(random_crop(picture, 100, np.random.default_rng(seed), smallest=0.9))[:, 0, 0]
+        assert int(rows.max()) - int(rows.min()) >= 80  # of 90% of the area at a ratio of 3:4 at most
 
 
 def test_a_sliver_gives_its_middle() -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from blocklora.clip import Clip, class_features, image_features, pixels, tokenize
 from blocklora.data import open_image
-from blocklora.methods import Fitted, Task
+from blocklora.methods import Fitted, Task, on_features
 from blocklora.methods.on_features import (
     FeatureBatches,
     accuracy,
@@ -44,6 +45,28 @@ def test_a_feature_depends_on_seed_pass_and_picture_alone(clip: Clip, task_of: C
     assert not torch.allclose(three[0], three[1], atol=1e-4)
     assert not torch.allclose(features(task.train, 1, 6)[0], three[0], atol=1e-4)
     torch.testing.assert_close(three.norm(dim=-1), torch.ones(3, 6))
+
+
+def test_features_on_disk_are_told_apart_by_all_they_depend_on(
+    clip: Clip, task_of: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, accelerator = task_of(clip), make_accelerator(CPU, "fp32")
+    ways = [
+        {},
+        {"passes": 2},
+        {"augment": "crop", "seed": 1},
+        {"augment": "crop", "seed": 2},
+        {"augment": "crop-flip", "seed": 1},
+        {"augment": "crop", "seed": 1, "smallest": 0.2},
+    ]
+    expected = [picture_features(task.train, clip, accelerator, **way) for way in ways]  # type: ignore[arg-type]
+    monkeypatch.setenv("BLOCKLORA_FEATURES", str(tmp_path))
+    for _ in range(2):
+        for way, features in zip(ways, expected, strict=True):
+            assert torch.equal(picture_features(task.train, clip, accelerator, **way), features)  # type: ignore[arg-type]
+        assert len(list(tmp_path.iterdir())) == len(ways)
+    monkeypatch.setattr(on_features, "_run", None)  # nothing is computed any more
+    assert torch.equal(picture_features(task.train, clip, accelerator, passes=2), expected[1])
 
 
 @pytest.mark.parametrize("draw", ["turns", "mixed"])

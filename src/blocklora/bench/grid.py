@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import tomllib
 from collections.abc import Iterable
@@ -115,18 +116,18 @@ def load_grid(path: str | Path) -> Grid:
     }
     unused = [key for key in common if all(key not in every for _, every in resolved.values())]
     _known(path, "[settings]: ", unused, sorted({key for _, every in resolved.values() for key in every}))
+    every_place = itertools.product(
+        seeds, models, places.items(), shots, resolved.items()
+    )  # whole seeds first
     runs = []
-    for model in (_model(path, name) for name in models):
-        for label, place in places.items():
-            for n_shots in shots:
-                for seed in seeds:
-                    for method, (given, every) in resolved.items():
-                        which = {"model": model, "shots": n_shots, "seed": seed}
-                        run = Run(
-                            data=label, model=model, method=method, shots=n_shots, seed=seed,
-                            arguments=given | place | which, resolved=every | place | which,
-                        )  # fmt: skip
-                        runs.append(run)
+    for seed, name, (label, place), n_shots, (method, (given, every)) in every_place:
+        model = _model(path, name)
+        which = {"model": model, "shots": n_shots, "seed": seed}
+        run = Run(
+            data=label, model=model, method=method, shots=n_shots, seed=seed,
+            arguments=given | place | which, resolved=every | place | which,
+        )  # fmt: skip
+        runs.append(run)
     return Grid(path, tuple(runs), methods_from)
 
 
@@ -233,6 +234,9 @@ def _method_arguments(
     own = {field.name for field in fields(settings_type(METHODS[method]))}
     chosen = {key: value for key, value in common.items() if key in own or key in _EVERYWHERE} | table
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.items() if key != "method"}
+    file = given.get("peft_config")
+    if isinstance(file, str) and not file.lstrip().startswith("{"):
+        given["peft_config"] = (path.parent / Path(file).expanduser()).as_posix()
     for key in {**given, **common}:
         if key in _TAKEN:
             raise ConfigError(

@@ -24,6 +24,7 @@ __all__ = [
     "LeanTowers",
     "PlainTowers",
     "Towers",
+    "autocast_dtype",
     "class_features",
     "image_features",
     "make_towers",
@@ -144,7 +145,7 @@ def image_features(model: Any, pixel_values: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled() or why_not_lean(model):
         return features.image_features(model, pixel_values)
-    dtype = _autocast_dtype(pixel_values.device)
+    dtype = autocast_dtype(pixel_values.device)
     return LeanTower(model.vision_model, model.visual_projection, dtype).images(pixel_values)
 
 
@@ -152,7 +153,7 @@ def text_features(model: Any, tokens: Tensor) -> Tensor:
     """Run a text tower over token ids (N, L), as ``image_features`` does: unit features (N, D)."""
     if torch.is_grad_enabled() or why_not_lean(model):
         return features.text_features(model, tokens)
-    lean = LeanTowers(model, dtype=_autocast_dtype(tokens.device))
+    lean = LeanTowers(model, dtype=autocast_dtype(tokens.device))
     ((rows, plan),) = lean.passes(tokens.cpu())
     return lean.texts(plan)[rows.argsort().to(tokens.device)]
 
@@ -188,7 +189,7 @@ def make_towers(
     return LeanTowers(model, dtype=dtype, prefix_sharing=prefix_sharing)
 
 
-def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return the type that autocast computes in where it is on."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blocklora.clip import Clip
+from blocklora.clip.lean import LeanTower, why_not_lean
 from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
+from blocklora.clip.text_plan import TextPlan, text_plan
+from blocklora.clip.towers import autocast_dtype
 from blocklora.data import prompts
 from blocklora.errors import ConfigError
 
@@ -23,6 +27,9 @@ __all__ = ["ClassPrompts", "prompt_tokens"]
 @dataclass(frozen=True)
 class ClassPrompts:
     """Embedded class prompts, some of whose words are learned.
+
+    All classes share the vectors, so where the model allows it they go through the lean text tower once, as a part of
+    the prompts' common opening; else through transformers' own layers, once for every class.
 
     Attributes:
         model: A ``CLIPModel``.
@@ -34,10 +41,22 @@ class ClassPrompts:
 
     def features(self, context: Tensor, deep: Tensor | None = None) -> Tensor:
         """Return unit features (N, D) of the classes with learned vectors (P, W), and deeper ones (J - 1, P, W)."""
+        plan = self._plan
+        if plan and plan.opening > len(context):
+            dtype = autocast_dtype(context.device)
+            tower = LeanTower(self.model.text_model, self.model.text_projection, dtype)
+            return tower.texts(plan, context=context, deep=deep)
         embedded = token_embeddings(self.model, self.tokens)  # (N, L, W)
         learned = context.expand(len(embedded), -1, -1)  # (N, P, W)
         filled = torch.cat([embedded[:, :1], learned, embedded[:, 1 + learned.shape[1] :]], dim=1)
         return prompted_text_features(self.model, filled, end_of_text(self.model, self.tokens), deep)
+
+    @cached_property
+    def _plan(self) -> TextPlan | None:
+        """The prompts as the lean text tower lays them out; None where it cannot run this model."""
+        if why_not_lean(self.model):
+            return None
+        return text_plan(self.tokens.cpu(), int(self.model.text_model.config.eos_token_id), share=True)
 
 
 def prompt_tokens(clip: Clip, class_names: Sequence[str], words: str, n_context: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
+from blocklora.methods.class_prompts import ClassPrompts
 
 __all__ = [
     "CONDITIONAL",
@@ -118,13 +118,11 @@ def conditional_logits(
         scale: CLIP's logit scale.
     """
     shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
-    embedded, end = token_embeddings(model, tokens), end_of_text(model, tokens)  # (N, L, W), (N,)
-    rows = []
-    for feature, shift in zip(features, shifts, strict=True):
-        learned = (context + shift).expand(len(tokens), -1, -1)  # (N, P, W)
-        filled = torch.cat([embedded[:, :1], learned, embedded[:, 1 + learned.shape[1] :]], dim=1)
-        rows.append(cosine_logits(feature, prompted_text_features(model, filled, end), scale))  # (N,)
-    return torch.stack(rows)
+    prompts = ClassPrompts(model, tokens)
+    pairs = zip(features, shifts, strict=True)
+    return torch.stack(
+        [cosine_logits(feature, prompts.features(context + shift), scale) for feature, shift in pairs]
+    )
 
 
 HEADS: dict[str, Callable[..., Tensor]] = {

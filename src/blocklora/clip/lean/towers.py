@@ -88,23 +88,53 @@ class LeanTower:
             x = self._through(x, attend, first, seed, keep)
             return self._out(x, tower.post_layernorm)
 
-    def texts(self, plan: TextPlan, *, seed: int = 0, keep: Keep = "all") -> Tensor:
-        """Compute unit features of prompts (N, D), in the order of the prompts; arguments as for ``images``."""
+    def texts(
+        self,
+        plan: TextPlan,
+        *,
+        seed: int = 0,
+        keep: Keep = "all",
+        context: Tensor | None = None,
+        deep: Tensor | None = None,
+    ) -> Tensor:
+        """Compute unit features of prompts.
+
+        Args:
+            plan: How the prompts are laid out.
+            seed: As for ``images``.
+            keep: As for ``images``.
+            context: Vectors (P, d) in the place of the words behind the first token, all within the plan's opening.
+            deep: Vectors (J, P, d) that replace those before blocks 1 to J.
+
+        Returns:
+            Unit features (N, D), in the order of the prompts.
+        """
         tower = self._tower
         device = self._projection.weight.device
         with torch.autocast(device.type, enabled=False):
             with torch.no_grad():
                 embeddings = tower.embeddings
                 x = embeddings.token_embedding(plan.ids.to(device))
-                x = (x + embeddings.position_embedding(plan.positions.to(device))).to(self._dtype)  # (T, d)
+                positions = embeddings.position_embedding(plan.positions.to(device))
+            x = (_with_vectors(x, context) + positions).to(self._dtype)  # (T, d)
             attend = partial(text_attention, plan=plan, heads=self._heads)
-            x = self._through(x, attend, plan.ends.to(device), seed, keep)
+            x = self._through(x, attend, plan.ends.to(device), seed, keep, deep)
             return self._out(x, tower.final_layer_norm)[plan.back.to(device)]
 
-    def _through(self, x: Tensor, attend: partial[Tensor], wanted: Tensor, seed: int, keep: Keep) -> Tensor:
+    def _through(
+        self,
+        x: Tensor,
+        attend: partial[Tensor],
+        wanted: Tensor,
+        seed: int,
+        keep: Keep,
+        deep: Tensor | None = None,
+    ) -> Tensor:
         """Send rows (T, d) through all blocks; the last one is asked for the wanted rows only: (B or N, d)."""
         grad = False
         for place, block in enumerate(self._blocks):
+            if deep is not None and 1 <= place <= len(deep):
+                x = _with_vectors(x, deep[place - 1])
             grad = grad or block.trained  # below the first trained block there is nothing to keep
             last = place == len(self._blocks) - 1
             run = partial(
@@ -126,6 +156,11 @@ class LeanTower:
         wide = torch.promote_types(x.dtype, norm.weight.dtype)
         features = F.linear(norm(x.to(wide)), self._projection.weight.to(wide))
         return F.normalize(features, dim=-1)
+
+
+def _with_vectors(x: Tensor, vectors: Tensor | None) -> Tensor:
+    """Put vectors (P, d) in the place of the rows behind the first of x (T, d)."""
+    return x if vectors is None else torch.cat([x[:1], vectors.to(x.dtype), x[1 + len(vectors) :]])
 
 
 def why_not_lean(model: Any) -> str | None:
