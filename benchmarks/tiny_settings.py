@@ -28,11 +28,7 @@ GRID = Path(__file__).parents[1] / "examples" / "grids" / "tiny.toml"
 SHOTS, SEED = 4, 101
 _ADAPTERS, _PROMPTS = (1e-3, 4e-3, 1.6e-2), (2e-3, 2e-2, 2e-1)
 RATES = {
-    "coop": _PROMPTS,
-    "kgcoop": _PROMPTS,
-    "prograd": _PROMPTS,
     "cocoop": _PROMPTS,
-    "maple": _PROMPTS,
     "promptsrc": _PROMPTS,
     "layer-norm": (1e-3, 4e-3, 1.6e-2),
     "2sfs": (1e-3, 4e-3, 1.6e-2),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,15 +14,6 @@ from blocklora.training.planner import price
 from blocklora.training.step import Plan
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def load() -> object:
-    """Imports a module of the folder ``benchmarks`` as its scripts see it."""
-    before = list(sys.path)
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module
-    sys.path[:] = before
 
 
 def test_prompt_lengths_are_those_of_imagenet(load) -> None:  # type: ignore[no-untyped-def]
