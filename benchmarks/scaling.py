@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
+from blocklora.training.device import give_back_freed_memory
+from blocklora.training.memory import CPU_FIRST
 from blocklora.training.planner import choose_plans, price
 from blocklora.training.step import Plan
 from engine_page import write_page
@@ -45,7 +48,6 @@ MEASURED_GRID: dict[str, list[Any]] = {
     "backbone": ["ViT-B/32", "ViT-B/16", "ViT-L/14"],
 }
 LARGEST = {"backbone": "ViT-B/16", "pictures": 2, "classes": 20000, "memory": 8e9}
-_CPU_OWN = 0.75  # of the memory beside weights that a plan may fill: a process keeps some of what it frees
 
 
 def counted() -> Iterator[dict[str, Any]]:
@@ -113,7 +115,9 @@ def largest() -> dict[str, Any]:
     torch.set_num_threads(1)
     backbone, pictures, classes = LARGEST["backbone"], LARGEST["pictures"], LARGEST["classes"]
     data, work = batch(backbone, pictures, classes), workload(backbone, pictures, classes)
-    chosen = choose_plans(work, int(_CPU_OWN * (LARGEST["memory"] - 4 * work.model.parameters)))[0]
+    give_back_freed_memory()  # as training does where memory is limited
+    used = psutil.Process().memory_info().rss + 4 * work.model.parameters + CPU_FIRST
+    chosen = choose_plans(work, int(LARGEST["memory"]) - used)[0]
     step = ours(backbone, data, chosen.plan)
     start, cpu = time.perf_counter(), time.process_time()
     memory = peak_above(step.run)

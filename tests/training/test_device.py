@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ctypes
+import platform
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +20,7 @@ from blocklora.training import (
     resolve_device,
     resolve_precision,
 )
+from blocklora.training.device import give_back_freed_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -79,6 +83,39 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device.Accelerator, "num_processes", 2)
     with pytest.raises(ConfigError, match="2 processes were started; blocklora trains in one"):
         make_accelerator(CPU, "fp32")
+
+
+_HOLES = """
+import psutil, sys, torch
+from blocklora.training.device import give_back_freed_memory
+torch.ones(7 << 20)  # 28 MB, freed at once: from now on glibc keeps blocks of that size
+if sys.argv[1] == "back":
+    give_back_freed_memory()
+blocks = [torch.ones(2 << 20) for _ in range(20)]
+before = psutil.Process().memory_info().rss
+del blocks[:-1:2]
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere it does nothing")
+def test_freed_memory_is_given_back() -> None:
+    given, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", _HOLES, how], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for how in ("back", "keep")
+    )
+    assert given > 9 * (8 << 20)  # ten blocks of 8 MiB
+    assert kept < 8 << 20
+
+
+def test_on_another_c_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(ctypes, "CDLL", None)  # is not called
+    give_back_freed_memory()
 
 
 def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,21 @@ def test_a_plan_for_what_is_free(
     assert caplog.messages == [f"engine: lean; {plan}"]
 
 
+def test_freed_memory_goes_back_where_it_is_scarce(
+    towers: Any, pictures: TrainingPictures, machine: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: calls.append(1))
+    plan_memory(towers, towers.tokens, pictures, CPU, None)
+    assert not calls
+    whole = plan_memory(towers, towers.tokens, pictures, CPU, "8GB")
+    assert len(calls) == 1
+    assert whole.need is not None
+    machine["free"] = int((1.5 * whole.need.step + FIRST) / 0.9)  # the step takes two thirds of it
+    plan_memory(towers, towers.tokens, pictures, CPU, None)
+    assert len(calls) == 2
+
+
 def test_a_limit_is_obeyed(towers: Any, pictures: TrainingPictures, machine: dict[str, int]) -> None:
     whole = plan_memory(towers, towers.tokens, pictures, CPU, None)
     assert whole.need is not None

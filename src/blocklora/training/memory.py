@@ -13,13 +13,13 @@ from torch import Tensor
 
 from blocklora.clip.towers import LeanTowers, Towers
 from blocklora.errors import ConfigError
-from blocklora.training.device import peak_memory_bytes
+from blocklora.training.device import give_back_freed_memory, peak_memory_bytes
 from blocklora.training.pictures import TrainingPictures
 from blocklora.training.planner import Need, Workload, choose_plans
 from blocklora.training.shapes import workload
 from blocklora.training.step import Plan
 
-__all__ = ["MemoryPlan", "free_memory", "parse_bytes", "plan_memory", "words"]
+__all__ = ["CPU_FIRST", "MemoryPlan", "free_memory", "parse_bytes", "plan_memory", "words"]
 
 _LOG = logging.getLogger(__name__)
 _UNITS = {
@@ -35,8 +35,8 @@ _UNITS = {
 }
 _SHARE = 0.9  # of what is free that is planned with, where nobody sets a limit
 _PICTURES = 0.25  # of what is left that decoded pictures may take
-# On a CPU the process's size is what is measured, and it grows when torch's libraries wake up.
-_CPU_FIRST = 110 * 10**6
+CPU_FIRST = 110 * 10**6
+"""On a CPU the process's size is what is measured, and it grows by so many bytes when torch's libraries wake up."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def plan_memory(
     pictures.budget = max(0, min(pictures.budget, int(_PICTURES * host)))
     used += 0 if on_gpu else pictures.expected_bytes()
     if isinstance(towers, LeanTowers):
-        plan = _planned(workload(towers, tokens, pictures, device), device, used, most)
+        plan = _planned(workload(towers, tokens, pictures, device), device, used, most, limited=bool(limit))
     elif limit:
         raise ConfigError(
             f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "
@@ -127,12 +127,14 @@ def plan_memory(
     return plan
 
 
-def _planned(work: Workload, device: torch.device, used: int, most: int) -> MemoryPlan:
-    """Choose the fastest plan that fits, and predict its peak."""
-    first = 0 if device.type == "cuda" else _CPU_FIRST
+def _planned(work: Workload, device: torch.device, used: int, most: int, *, limited: bool) -> MemoryPlan:
+    """Choose the fastest plan that fits, and predict its peak; on a CPU, see that the process keeps to it."""
+    first = 0 if device.type == "cuda" else CPU_FIRST
     chosen = choose_plans(work, most - used - first)
     need = chosen[0].need
     predicted = used + first + need.step
+    if device.type == "cpu" and (limited or need.step > (most - used - first) // 2):
+        give_back_freed_memory()
     if device.type != "cuda":
         predicted = max(predicted, peak_memory_bytes(device))  # loading may have needed more
     return MemoryPlan(tuple(one.plan for one in chosen), need, most, predicted, device)
