@@ -20,6 +20,7 @@ ORDER = [
     {"training"},
     {"methods"},
     {"prepared", "saved", "planning"},
+    {"encoding"},
     {"classifier"},
     {"report"},
     {"run_folder", "run_record"},

@@ -185,6 +185,33 @@ def test_base_to_new(
     assert "harmonic mean" in out
 
 
+def test_base_to_new_takes_any_setting_of_the_method(
+    clip_folder: Path, mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    command = [
+        "base-to-new",
+        "sun397",
+        "--root",
+        mini_root,
+        "--model",
+        clip_folder,
+        "--device",
+        "cpu",
+        "--shots",
+        "2",
+    ]
+    command += ["--method", "coop", "--set", "epochs=2", "--set", "n_context=3", "--out", tmp_path / "coop"]
+    code, _, err = call(capsys, monkeypatch, *command)
+    assert code == 0, err
+    config = read(tmp_path / "coop" / "base" / "config.json")
+    assert (config["epochs"], config["n_context"]) == (2, 3)
+    assert read(tmp_path / "coop" / "new.json")["prompts"] == ["[3 learned vectors] {}."]
+    code, _, err = call(capsys, monkeypatch, *command, "--set", "epoch=2")
+    assert code == 1
+    assert "epoch" in err
+
+
 def test_cross_dataset(
     clip_folder: Path, mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blocklora.clip import (
-    Clip,
-    Encoded,
-    class_features,
-    encode_pictures,
-    image_features,
-)
-from blocklora.clip.feature_cache import frozen_features, keep, recall
+from blocklora.clip import Clip, Encoded, class_features
 from blocklora.data import (
     Dataset,
     Example,
     FewShotSplit,
+    Picture,
     Source,
     Unreadable,
     few_shot,
-    picture_from_array,
+    name_of,
+    source_of,
 )
+from blocklora.encoding import base_model, encode
 from blocklora.errors import ConfigError, DataError, ImageError
 from blocklora.methods import (
     ENSEMBLE_METHODS,
@@ -40,7 +34,6 @@ from blocklora.methods import (
     WRITTEN_METHODS,
     Fitted,
     Task,
-    changed_image_features,
     cosine_head,
     make_settings,
     other_classes,
@@ -52,7 +45,6 @@ from blocklora.saved import Saved, read_classifier, write_classifier
 from blocklora.training import (
     Checkpoint,
     OnStep,
-    autocast,
     make_accelerator,
     resolve_device,
     resolve_precision,
@@ -63,7 +55,6 @@ __all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FewShotClassifier", "Prepared"]
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DEFAULT_PROMPT = "a photo of a {}."
 _AT_ONCE = {"cuda": 256, "cpu": 64}  # pictures that go through the image tower at a time
-Picture = str | Path | Any  # a path, a PIL picture, or a (H, W[, 3]) uint8 array
 
 
 class FewShotClassifier:
@@ -148,7 +139,7 @@ class FewShotClassifier:
         names = tuple(str((self.class_names or {}).get(label, label)) for label in classes)
         index = {label: place for place, label in enumerate(classes)}
         train = tuple(
-            Example(_name(image, place), index[label], _source(image))
+            Example(name_of(image, place), index[label], source_of(image))
             for place, (image, label) in enumerate(zip(images, np.asarray(labels).tolist(), strict=True))
         )
         dataset = Dataset(name="images", class_names=names, train=train, val=(), test=(), prompt=self.prompt)
@@ -202,7 +193,7 @@ class FewShotClassifier:
         self._saved = saved = _to_save(clip, task, fitted, zero_shot, self.method)
         if self.ensemble and self.method in ENSEMBLE_METHODS:
             saved.head = other_classes(
-                saved.head, saved.text, _base(saved.model), clip, task.class_names, self.ensemble
+                saved.head, saved.text, base_model(saved.model), clip, task.class_names, self.ensemble
             )
         self._fit_temperature(prepared.val)
         return fitted
@@ -218,7 +209,7 @@ class FewShotClassifier:
         Raises:
             ImageError: A picture cannot be read; it is named.
         """
-        named = [(_name(image, place), _source(image)) for place, image in enumerate(images)]
+        named = [(name_of(image, place), source_of(image)) for place, image in enumerate(images)]
         encoded = self.encode(named)
         if encoded.unreadable:
             more = f" ({len(encoded.unreadable)} pictures in all)" if len(encoded.unreadable) > 1 else ""
@@ -238,41 +229,15 @@ class FewShotClassifier:
         on_batch: Callable[[int], None] | None = None,
     ) -> Encoded:
         """Compute unit image features (M, D); with ``zero_shot`` (M, 2, D): adapted, and without the adapter."""
-        saved = self.fitted
-        adapter = hasattr(saved.model, "disable_adapter")
-        untouched = not adapter and not saved.tower
-        what = (
-            frozen_features(pictures, saved, self.device, self.precision) if zero_shot or untouched else None
-        )
-        known = recall(what)  # (1, M, D)
-        if known is not None and untouched:
-            features = torch.stack([known[0], known[0]], dim=1) if zero_shot else known[0]
-            return Encoded(features, list(range(len(features))), [])
-
-        def forward(pixel_values: torch.Tensor) -> torch.Tensor:
-            with autocast(self.device, self.precision):
-                adapted = changed_image_features(_base(saved.model), saved.tower, pixel_values)
-                if not zero_shot or known is not None:
-                    return adapted
-                plain = adapted
-                if not untouched:
-                    with saved.model.disable_adapter() if adapter else nullcontext():
-                        plain = image_features(_base(saved.model), pixel_values)
-                return torch.stack([adapted, plain], dim=1)
-
-        found = encode_pictures(
+        return encode(
+            self.fitted,
             pictures,
-            forward,
-            saved.processor,
             device=self.device,
+            precision=self.precision,
             batch_size=self._at_once,
+            zero_shot=zero_shot,
             on_batch=on_batch,
         )
-        if known is not None:
-            return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
-        if not found.unreadable:
-            keep(what, (found.features[:, 1] if zero_shot else found.features)[None])
-        return found
 
     @property
     def fitted(self) -> Saved:
@@ -354,20 +319,3 @@ def _check_lengths(images: Sequence[Picture], labels: Sequence[Any]) -> None:
     """Raise unless there is one label an image."""
     if len(images) != len(labels):
         raise DataError(f"{len(images)} images but {len(labels)} labels; expected one label an image.")
-
-
-def _base(model: Any) -> Any:
-    """Return the CLIP model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _name(image: Picture, place: int) -> str:
-    """Return what messages call a picture."""
-    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
-
-
-def _source(image: Picture) -> Source:
-    """Return where a picture's pixels are."""
-    if isinstance(image, (str, Path)):
-        return Path(image)
-    return picture_from_array(image) if isinstance(image, np.ndarray) else image

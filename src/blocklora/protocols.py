@@ -16,6 +16,7 @@ from typing import Any
 from blocklora.classifier import DEFAULT_PROMPT, FewShotClassifier
 from blocklora.clip import load_clip
 from blocklora.data import SHIFTS, TRAINABLE, DataChoice, Dataset, FewShotSplit, choose_test, known_benchmark
+from blocklora.encoding import base_model
 from blocklora.errors import ConfigError
 from blocklora.files import write_json
 from blocklora.methods import CLOSED_METHODS, METHODS, other_classes, template_features
@@ -58,7 +59,7 @@ class AdaptedTowers:
             templates: Sentences with one ``{}``; the mean of their class features predicts.
         """
         self._model.to(resolve_device(self._device))
-        base = self._base()
+        base = base_model(self._model)
         head = other_classes(self._saved.head, self._saved.text, base, self._clip, class_names, templates)
         with self._model.disable_adapter() if hasattr(self._model, "disable_adapter") else nullcontext():
             plain = template_features(base, self._clip, class_names, templates)
@@ -72,9 +73,13 @@ class AdaptedTowers:
         )
         return FewShotClassifier.of(saved, list(class_names), device=self._device)
 
-    def _base(self) -> Any:
-        model = self._model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+    def prompts(self, templates: Sequence[str]) -> list[str]:
+        """Return the sentences that class names really stand in: the templates, or learned vectors in their place."""
+        text = self._saved.text
+        if text is None or text.context is None:
+            return list(templates)
+        words = f", started from '{text.words}'" if text.words else ""
+        return [f"[{len(text.context)} learned vectors{words}] {{}}."]
 
 
 def base_to_new(
@@ -192,7 +197,8 @@ def _measure_on(
     templates = averaged or (given or own,)
     classifier = towers.classifier(dataset.class_names, templates)
     measured = measure(classifier, dataset, FewShotSplit((), (), dataset.test), progress)
-    return measured | {"dataset": dataset.name, "prompts": list(templates), "notes": list(dataset.notes)}
+    notes = {"prompts": towers.prompts(templates), "notes": list(dataset.notes)}
+    return measured | {"dataset": dataset.name} | notes
 
 
 def _row(name: str, measured: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from blocklora.clip import Clip
 from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
-from blocklora.methods import class_prompts
+from blocklora.methods import Task, class_prompts
 from blocklora.methods.class_prompts import ClassPrompts, prompt_tokens
+from blocklora.methods.learned_prompts import start_context
 
 NAMES = ("red", "a large green disc", "blue", "green disc")
 
@@ -30,7 +31,7 @@ def test_lean_features_and_gradients_are_transformers(
     clip: Clip, words: str, n_context: int, layers: int, names: Sequence[str]
 ) -> None:
     model = clip.model.double().requires_grad_(False)
-    tokens = prompt_tokens(clip, names, words, n_context)
+    tokens, _ = prompt_tokens(clip, names, words, n_context)
     generator = torch.Generator().manual_seed(0)
     learned = [torch.randn(n_context, 32, generator=generator).double()]
     learned += [torch.randn(layers, n_context, 32, generator=generator).double()] if layers else []
@@ -49,7 +50,7 @@ def test_lean_features_and_gradients_are_transformers(
 
 
 def test_the_vectors_are_computed_once_for_all_classes(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = prompt_tokens(clip, NAMES, "", 4)
+    tokens, _ = prompt_tokens(clip, NAMES, "", 4)
     plan = ClassPrompts(clip.model, tokens)._plan
     assert plan is not None
     assert plan.opening == 5
@@ -61,7 +62,23 @@ def test_the_vectors_are_computed_once_for_all_classes(clip: Clip, monkeypatch: 
 
 
 def test_one_class_has_no_opening_to_share(clip: Clip) -> None:
-    tokens = prompt_tokens(clip, NAMES[:1], "", 3)
+    tokens, _ = prompt_tokens(clip, NAMES[:1], "", 3)
     context = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
     found = ClassPrompts(clip.model, tokens).features(context)
     torch.testing.assert_close(found, plainly(clip.model, tokens, context, None))
+
+
+def test_names_that_do_not_fit_are_told(clip: Clip) -> None:
+    long = "a very " + "large " * 20 + "disc"
+    tokens, cut = prompt_tokens(clip, ["red", long], "", 4)
+    assert cut == (long,)
+    assert tokens.shape == (2, clip.context_length)
+    assert end_of_text(clip.model, tokens).tolist() == [
+        tokens[0].tolist().index(4029),
+        clip.context_length - 1,
+    ]
+    assert prompt_tokens(clip, NAMES, "", 4)[1] == ()
+    task = Task(("red", long), ("a red", "a disc"), tokens, (), flip=False)
+    prompts, _ = start_context(task, clip, "", 4, seed=0)
+    assert len(prompts.notes) == 1
+    assert f"the name '{long}' was cut" in prompts.notes[0]

@@ -3,7 +3,7 @@
 from blocklora.data.benchmarks import BENCHMARKS, SHIFTS, TRAINABLE, Benchmark, known_benchmark, missing
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
-from blocklora.data.images import IMAGE_ENDINGS, open_image, picture_from_array
+from blocklora.data.images import IMAGE_ENDINGS, Picture, name_of, open_image, picture_from_array, source_of
 from blocklora.data.inventory import expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
@@ -24,6 +24,7 @@ __all__ = [
     "Example",
     "FewShotSplit",
     "Half",
+    "Picture",
     "Protocol",
     "SealedTest",
     "Source",
@@ -41,11 +42,13 @@ __all__ = [
     "leaks",
     "load_dataset",
     "missing",
+    "name_of",
     "open_image",
     "picture_from_array",
     "prompts",
     "readable",
     "seal",
+    "source_of",
     "split_record",
     "training_record",
 ]

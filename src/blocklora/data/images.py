@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -37,7 +38,10 @@ except ImportError:  # pragma: no cover
 else:
     _HAS_AVIF = bool(AvifImagePlugin.SUPPORTED)
 
-__all__ = ["IMAGE_ENDINGS", "open_image", "picture_from_array"]
+__all__ = ["IMAGE_ENDINGS", "Picture", "name_of", "open_image", "picture_from_array", "source_of"]
+
+Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+"""What a user hands over: a path, a PIL picture, or an array (H, W, 3) or (H, W)."""
 
 IMAGE_ENDINGS: frozenset[str] = frozenset(
     ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split() + [".avif"] * _HAS_AVIF
@@ -112,6 +116,18 @@ def open_image(source: Source | str, *, min_side: int | None = None, name: str |
         raise ImageError(
             f"{name}: the file cannot be opened ({error}): check the path and the disk"
         ) from error
+
+
+def name_of(picture: Picture, place: int) -> str:
+    """Return what messages call the picture at a place of a list."""
+    return str(picture) if isinstance(picture, (str, os.PathLike)) else f"image {place}"
+
+
+def source_of(picture: Picture) -> Source:
+    """Return where a picture's pixels are; those of an array are copied."""
+    if isinstance(picture, (str, os.PathLike)):
+        return Path(picture)
+    return picture_from_array(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def picture_from_array(array: Any, name: str = "array") -> Image.Image:

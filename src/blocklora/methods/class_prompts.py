@@ -34,10 +34,12 @@ class ClassPrompts:
     Attributes:
         model: A ``CLIPModel``.
         tokens: Token ids (N, L); the vectors take the places from 1 on.
+        notes: What a person should know of them, in sentences.
     """
 
     model: Any
     tokens: Tensor
+    notes: tuple[str, ...] = ()
 
     def features(self, context: Tensor, deep: Tensor | None = None) -> Tensor:
         """Return unit features (N, D) of the classes with learned vectors (P, W), and deeper ones (J - 1, P, W)."""
@@ -59,8 +61,12 @@ class ClassPrompts:
         return text_plan(self.tokens.cpu(), int(self.model.text_model.config.eos_token_id), share=True)
 
 
-def prompt_tokens(clip: Clip, class_names: Sequence[str], words: str, n_context: int) -> Tensor:
-    """Return the token ids (N, L) of prompts whose first words are to be learned.
+def prompt_tokens(
+    clip: Clip, class_names: Sequence[str], words: str, n_context: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the token ids (N, L) of prompts whose first words are to be learned, and the names that had to be cut.
+
+    The end-of-text token of a cut prompt stays.
 
     Args:
         clip: The tokenizer and how much the text tower reads.
@@ -79,6 +85,9 @@ def prompt_tokens(clip: Clip, class_names: Sequence[str], words: str, n_context:
             f"n_context '{n_context}': expected at most {length - 3}, for the text tower reads {length} tokens."
         )
     names = [clip.tokenizer(name)["input_ids"][1:-1] for name in prompts(class_names, "{}.")]
+    cut = tuple(
+        name for name, ids in zip(class_names, names, strict=True) if len(before) + len(ids) > length - 2
+    )
     rows = [[*[first, *before, *name][: length - 1], end] for name in names]
     longest = max(map(len, rows))
-    return torch.tensor([row + [end] * (longest - len(row)) for row in rows])
+    return torch.tensor([row + [end] * (longest - len(row)) for row in rows]), cut

@@ -1,10 +1,11 @@
 """CLIP-Adapter: a small bottleneck on the image features, mixed with them (Gao et al., 2021).
 
 Recipe: D -> D/4 -> D without biases, two ReLUs, ratio 0.2 (gaopengcuhk/CLIP-Adapter); plain SGD 0.01, batches of 32
-(FereshteShakeri/FewShot-CLIP-Strong-Baseline), 200 epochs under CoOp's schedule.
-Deviations: the epoch is chosen on validation pictures; without any, the last is kept. Epochs take turns over 10
-augmented passes that are computed once, not new crops. The bottleneck reads unit features, which changes nothing:
-without biases it is as long as what it reads, and the sum is normalised.
+(FereshteShakeri/FewShot-CLIP-Strong-Baseline).
+Deviations: 200 epochs under CoOp's schedule; how long the released code trains was not checked. The epoch is chosen on
+validation pictures; without any, the last is kept. Epochs take turns over 10 augmented passes that are computed once,
+not new crops. The bottleneck reads unit features, which changes nothing: without biases it is as long as what it reads,
+and the sum is normalised.
 """
 
 from __future__ import annotations

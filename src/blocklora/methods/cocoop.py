@@ -104,6 +104,7 @@ def fit(
         trainable_parameters=sum(tensor.numel() for tensor in tensors.values()),
         training=curve,
         selection=fixed_beforehand(len(curve.losses), "CoCoOp"),
+        notes=prompts.notes,
         text=TextSide(context=kept["context"], words=options.words),
         head=Head(CONDITIONAL, kept | {"tokens": prompts.tokens.cpu()}, {"scale": scale}, model),
     )

@@ -121,5 +121,6 @@ def learn(
         trainable_parameters=context.numel(),
         training=curve,
         selection=fixed_beforehand(len(curve.losses), recipe),
+        notes=prompts.notes,
         text=TextSide(context=context.detach(), words=options.words),
     )

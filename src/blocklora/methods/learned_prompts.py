@@ -55,7 +55,13 @@ def start_context(
         ConfigError: The text tower does not read so many tokens.
     """
     device = clip.model.logit_scale.device
-    prompts = ClassPrompts(clip.model, prompt_tokens(clip, task.class_names, words, n_context).to(device))
+    tokens, cut = prompt_tokens(clip, task.class_names, words, n_context)
+    notes = [
+        f"the name '{name}' was cut: with the learned vectors before it, its prompt has more than the "
+        f"{clip.context_length} tokens that the text tower reads"
+        for name in cut
+    ]
+    prompts = ClassPrompts(clip.model, tokens.to(device), tuple(notes))
     if not words:
         width = clip.model.text_model.config.hidden_size
         return prompts, random_vectors(n_context, width, seed=seed, stream=0).to(device)

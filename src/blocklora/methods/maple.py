@@ -106,6 +106,7 @@ def fit(
         trainable_parameters=sum(tensor.numel() for tensor in tensors.values()),
         training=curve,
         selection=fixed_beforehand(len(curve.losses), "MaPLe"),
+        notes=prompts.notes,
         tower=TowerChange(prompts=visual),
         text=TextSide(
             context=tensors["context"].detach(), deep=tensors["deep"].detach(), words=options.words

@@ -2,7 +2,8 @@
 
 Recipe (BeierZhu/Prompt-align): CoOp's, and of every gradient of the cross-entropy that points against the gradient of
 the divergence from the zero-shot predictions, lambda (1) times the part along it is taken away; temperature 1.
-Deviations: those of all prompt learners here, see ``learned_prompts``.
+Deviations: those of all prompt learners here, see ``learned_prompts``. Written from the paper; not compared with the
+released code.
 """
 
 from __future__ import annotations

@@ -145,6 +145,7 @@ def fit(
         | {
             "kept step": f"the mean over all {epochs} epochs, by weights fixed beforehand; none was chosen by accuracy"
         },
+        notes=prompts.notes,
         tower=TowerChange(prompts=means["mean/visual"]),
         text=TextSide(context=means["mean/context"], deep=means["mean/deep"], words=options.words),
     )

@@ -83,7 +83,7 @@ def other_classes(
         )
     device = model.logit_scale.device
     n_context = len(side.context) if side.context is not None else 0
-    tokens = prompt_tokens(clip, class_names, side.words, n_context).to(device)
+    tokens = prompt_tokens(clip, class_names, side.words, n_context)[0].to(device)
     if head.kind == CONDITIONAL:
         return replace(head, tensors={**head.tensors, "tokens": tokens.cpu()}, model=model)
     weights = {name: value.to(device) for name, value in side.weights.items()}

@@ -4,7 +4,7 @@ Recipe: 300 steps a shot, batches of 32, AdamW 2e-4 with weight decay 1e-2. The 
 LayerNorms of both towers, as ``layer-norm`` does; then both towers are frozen, and the class features that they lead
 to are trained themselves.
 Deviations: each stage has a cosine of its own, from the learning rate to 1e-6, and class features are normalised in
-every step; whether the released code does so was not checked.
+every step. Written from the paper; whether the released code does so was not checked.
 """
 
 from __future__ import annotations
