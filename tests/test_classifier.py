@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from blocklora import FewShotClassifier
-from blocklora.clip import class_features, load_clip, tokenize
+from blocklora.clip import class_features, feature_cache, load_clip, tokenize
 from blocklora.data import prompts
 from blocklora.errors import ConfigError, DataError, ImageError, ModelError, RunError
-from blocklora.methods import METHODS
+from blocklora.methods import METHODS, on_features
 
 FAST: dict[str, Any] = {"iterations": 4, "lr": 1e-2, "batch_size": 6, "device": "cpu"}
 
@@ -81,6 +81,19 @@ def test_features_on_disk_change_nothing_but_time(
     assert torch.equal(found.features, both)
     assert [bad.image for bad in found.unreadable] == ["broken.png"]
     assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_features_that_others_computed_count_as_time(
+    clip_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOCKLORA_FEATURES", str(tmp_path))
+    keep = feature_cache.keep
+    monkeypatch.setattr(on_features, "keep", lambda what, features, _: keep(what, features, 1000.0))
+    seconds = []
+    for _ in range(2):
+        classifier = FewShotClassifier(model=str(clip_folder), method="linear-probe", shots=2, device="cpu")
+        seconds.append(classifier.fit(*listed(photos)).seconds_)
+    assert seconds[0] < 1000 < seconds[1]
 
 
 def test_pictures_of_every_kind(fitted: FewShotClassifier, photos: Path) -> None:

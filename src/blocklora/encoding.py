@@ -5,6 +5,7 @@ Axes: M = pictures, D = the width of CLIP's shared space.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -65,13 +66,15 @@ def encode(
                     plain = image_features(base_model(saved.model), pixel_values)
             return torch.stack([adapted, plain], dim=1)
 
+    began = time.monotonic()
     found = encode_pictures(
         pictures, forward, saved.processor, device=device, batch_size=batch_size, on_batch=on_batch
     )
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
     if not found.unreadable:
-        keep(what, (found.features[:, 1] if zero_shot else found.features)[None])
+        plain = (found.features[:, 1] if zero_shot else found.features)[None]
+        keep(what, plain, time.monotonic() - began)
     return found
 
 

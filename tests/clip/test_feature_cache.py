@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from blocklora.clip import feature_cache, load_clip
-from blocklora.clip.feature_cache import FOLDER_VARIABLE, frozen_features, keep, recall
+from blocklora.clip.feature_cache import FOLDER_VARIABLE, frozen_features, keep, recall, seconds_spared
 from blocklora.data import Source
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_was_kept_comes_back_for_the_same_thing_alone(folder: Path) -> None:
     assert recall({"n": 1}) is None
-    keep({"n": 1}, torch.arange(6.0).view(1, 3, 2).transpose(1, 2))
+    keep({"n": 1}, torch.arange(6.0).view(1, 3, 2).transpose(1, 2), 1.0)
     found = recall({"n": 1})
     assert found is not None
     assert torch.equal(found, torch.arange(6.0).view(1, 3, 2).transpose(1, 2))
@@ -33,12 +33,21 @@ def test_what_was_kept_comes_back_for_the_same_thing_alone(folder: Path) -> None
     assert recall(None) is None
 
 
+def test_what_others_spent_is_told(folder: Path) -> None:
+    before = seconds_spared()
+    keep({"n": 1}, torch.ones(2), 2.5)
+    assert seconds_spared() == before
+    recall({"n": 1})
+    recall({"n": 2})
+    assert seconds_spared() == before + 2.5
+
+
 def test_without_the_variable_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clip_folder: Path
 ) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    keep({"a": 1}, torch.ones(2))
+    keep({"a": 1}, torch.ones(2), 1.0)
     assert recall({"a": 1}) is None
     assert not list(tmp_path.glob("*.safetensors"))
     assert (
@@ -47,17 +56,17 @@ def test_without_the_variable_nothing_is_kept(
 
 
 def test_a_damaged_file_counts_as_none(folder: Path) -> None:
-    keep({"a": 1}, torch.ones(3))
+    keep({"a": 1}, torch.ones(3), 1.0)
     (path,) = folder.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     assert recall({"a": 1}) is None
-    keep({"a": 1}, torch.zeros(3))
+    keep({"a": 1}, torch.zeros(3), 1.0)
     assert recall({"a": 1}) is not None
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(folder: Path) -> None:
     folder.write_text("a file in the way", encoding="utf-8")
-    keep({"a": 1}, torch.ones(1))
+    keep({"a": 1}, torch.ones(1), 1.0)
     assert recall({"a": 1}) is None
 
 
@@ -75,13 +84,13 @@ def test_the_folder_keeps_to_its_size(folder: Path, monkeypatch: pytest.MonkeyPa
                 os.utime(path, (next(clock),) * 2)
 
     for place in range(3):
-        keep({"n": place}, torch.zeros(200))  # 800 bytes and a header
+        keep({"n": place}, torch.zeros(200), 1.0)  # 800 bytes and a header
         used(place)
     used(0)  # no longer the oldest
     left = folder / ".x.safetensors.1.tmp"
     left.write_bytes(b"x")
     os.utime(left, (1, 1))
-    keep({"n": 3}, torch.zeros(200))
+    keep({"n": 3}, torch.zeros(200), 1.0)
     assert [recall({"n": place}) is None for place in range(4)] == [False, True, False, False]
     assert not left.exists()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3000

@@ -21,6 +21,7 @@ __all__ = ["draw_all"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES = ("-", "--", ":", "-.")
+_MANY = 10  # methods; beyond, panels are larger
 _STYLE: Any = {
     "svg.hashsalt": "blocklora",  # the same drawing is the same file
     "svg.fonttype": "none",
@@ -95,9 +96,10 @@ def _shots_figure(figure: Any, results: Results, model: str) -> bool:
         return False
     panels: list[str | None] = [None] if len(results.data) > 1 else []
     panels += results.data
-    columns = min(len(panels), 4)
+    columns = min(len(panels), 4 if len(results.methods) <= _MANY else 2)
     rows = -(-len(panels) // columns)
-    figure.set_size_inches(3.0 * columns + 0.4, 2.6 * rows + 0.5)
+    width, height = (3.0, 2.6) if len(results.methods) <= _MANY else (4.5, 3.6)
+    figure.set_size_inches(width * columns + 0.4, height * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for axis, data in zip(axes, panels, strict=False):
         for place, method in enumerate(results.methods):
@@ -156,9 +158,10 @@ def _cost_figure(figure: Any, results: Results, model: str) -> bool:
             axis.plot([x], [y], label=method, **style)
         _draw_front(axis, list(points.values()))
         if name != "memory":
-            positive = [x for x, _ in points.values() if x > 0]
-            axis.set_xscale("symlog", linthresh=min(positive, default=1.0))  # has a place for 0
+            smallest = min((x for x, _ in points.values() if x > 0), default=1.0)
+            axis.set_xscale("symlog", linthresh=smallest)  # has a place for 0
             axis.set_xlim(left=0)
+            axis.set_xticks([tick for tick in axis.get_xticks() if tick == 0 or tick >= smallest])
         axis.set_xlabel(label)
     axes[0].set_ylabel(f"accuracy (%), {results.shots[-1]} shots")
     return _legend(figure)

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from blocklora.data import Source, content_digests
 from blocklora.errors import ImageError
 from blocklora.files import write_bytes
 
-__all__ = ["FOLDER_VARIABLE", "Frozen", "frozen_features", "keep", "recall"]
+__all__ = ["FOLDER_VARIABLE", "Frozen", "frozen_features", "keep", "recall", "seconds_spared"]
 
 FOLDER_VARIABLE = "BLOCKLORA_FEATURES"
 MAX_BYTES = 4 * 1024**3
 _LEFT_BEHIND_SECONDS = 3600.0
-_FEATURES = "features"
+_FEATURES, _SECONDS = "features", "seconds"
+_spared: list[float] = []
 
 
 class Frozen(Protocol):
@@ -82,24 +83,41 @@ def recall(what: Mapping[str, Any] | None) -> torch.Tensor | None:
     if path is None:
         return None
     try:
-        features = load(path.read_bytes())[_FEATURES]
+        with safe_open(path, framework="pt") as file:
+            features: torch.Tensor = file.get_tensor(_FEATURES).clone()  # the file may go
+            seconds = float(file.metadata()[_SECONDS])
         os.utime(path)  # used just now: the last to be dropped
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+    _spared.append(seconds)
     return features
 
 
-def keep(what: Mapping[str, Any] | None, features: torch.Tensor) -> None:
-    """Keep features for ``what``, where a folder is named; one that cannot be written is no error."""
+def keep(what: Mapping[str, Any] | None, features: torch.Tensor, seconds: float) -> None:
+    """Keep features for ``what``, where a folder is named; one that cannot be written is no error.
+
+    Args:
+        what: What they depend on.
+        features: Any shape.
+        seconds: How long it took to compute them.
+    """
     path = _path(what)
     if path is None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save({_FEATURES: features.contiguous()}))
+        write_bytes(path, save({_FEATURES: features.contiguous()}, {_SECONDS: str(seconds)}))
         _drop_oldest(path.parent, MAX_BYTES)
     except OSError:
         pass
+
+
+def seconds_spared() -> float:
+    """Return how long the features that this process has read were computed, by others or before.
+
+    What a method costs is its own time and this, whoever came first.
+    """
+    return sum(_spared)
 
 
 def _path(what: Mapping[str, Any] | None) -> Path | None:

@@ -6,6 +6,7 @@ A feature depends on (seed, pass, picture) alone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -72,8 +73,9 @@ def picture_features(
         what |= {"augment": augment, "passes": passes, "smallest": smallest, "seed": seed}
     features = recall(what)
     if features is None:
+        began = time.monotonic()
         features = _run(examples, clip, accelerator, augment, passes, smallest, seed)
-        keep(what, features)
+        keep(what, features, time.monotonic() - began)
     return features
 
 
