@@ -75,6 +75,7 @@ def test_features_on_disk_change_nothing_but_time(
     assert len(list((tmp_path / "features").iterdir())) == 1
     known = classifier.encode(pictures, zero_shot=True)
     assert (known.kept, known.unreadable) == ([0, 1, 2, 3, 4], [])
+    assert classifier.encode([], zero_shot=True).kept == []
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     found = classifier.encode([*pictures, ("broken.png", broken)], zero_shot=True)

@@ -53,6 +53,8 @@ def encode(
     known = recall(what)  # (1, M, D)
     if known is not None and untouched:
         features = torch.stack([known[0], known[0]], dim=1) if zero_shot else known[0]
+        if on_batch:
+            on_batch(len(features))
         return Encoded(features, list(range(len(features))), [])
 
     def forward(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -72,7 +74,7 @@ def encode(
     )
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
-    if not found.unreadable:
+    if what is not None and found.kept and not found.unreadable:
         plain = (found.features[:, 1] if zero_shot else found.features)[None]
         keep(what, plain, time.monotonic() - began)
     return found

@@ -20,6 +20,7 @@ from blocklora.encoding import base_model
 from blocklora.errors import ConfigError
 from blocklora.files import write_json
 from blocklora.methods import CLOSED_METHODS, METHODS, other_classes, template_features
+from blocklora.methods.class_prompts import cut_notes, prompt_tokens
 from blocklora.run_folder import CONFIG, read_json
 from blocklora.runs import Progress, chosen_templates, data_choice, fit_run, measure
 from blocklora.saved import ADAPTER, read_classifier, with_adapter
@@ -78,8 +79,17 @@ class AdaptedTowers:
         text = self._saved.text
         if text is None or text.context is None:
             return list(templates)
-        words = f", started from '{text.words}'" if text.words else ""
-        return [f"[{len(text.context)} learned vectors{words}] {{}}."]
+        n, words = len(text.context), text.words
+        more = f", in the place of the first words of '{words}'" if words else ""
+        return [f"[{n} learned vectors{more}] {{}}."]
+
+    def cut_notes(self, class_names: Sequence[str]) -> tuple[str, ...]:
+        """Say whether prompts of classes with learned vectors had to be cut."""
+        text = self._saved.text
+        if text is None or text.context is None:
+            return ()
+        _, cut = prompt_tokens(self._clip, class_names, text.words, len(text.context))
+        return cut_notes(cut, self._clip.context_length)
 
 
 def base_to_new(
@@ -197,8 +207,12 @@ def _measure_on(
     templates = averaged or (given or own,)
     classifier = towers.classifier(dataset.class_names, templates)
     measured = measure(classifier, dataset, FewShotSplit((), (), dataset.test), progress)
-    notes = {"prompts": towers.prompts(templates), "notes": list(dataset.notes)}
-    return measured | {"dataset": dataset.name} | notes
+    return measured | {
+        "dataset": dataset.name,
+        "prompts": towers.prompts(templates),
+        "zero_shot_prompts": list(templates),
+        "notes": [*dataset.notes, *towers.cut_notes(dataset.class_names)],
+    }
 
 
 def _row(name: str, measured: dict[str, Any]) -> dict[str, Any]:

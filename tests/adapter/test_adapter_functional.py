@@ -216,6 +216,12 @@ def test_while_compiling_the_plain_formula_is_used(monkeypatch: pytest.MonkeyPat
         assert (mean - want).abs().mean() < 0.1 * want.abs().mean()
 
 
+def test_nothing_is_dropped_at_zero() -> None:
+    like = torch.ones(50, 7)
+    masks = dropout_masks(like, 0.0, torch.Generator().manual_seed(3))
+    assert all(torch.equal(next(masks), like) for _ in range(5))
+
+
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.75, 0.3])
 def test_masks_in_a_row_have_their_law_and_are_independent(p: float) -> None:
     like = torch.ones(501, 63)  # not a multiple of what a draw gives

@@ -63,7 +63,7 @@ def test_a_peft_configuration_lies_beside_the_grid_or_in_it(tmp_path: Path) -> N
     for value in ('"lora.json"', f"'{text}'"):
         grid = GOOD + f'[methods.mine]\nmethod = "peft"\npeft_config = {value}\n'
         run = next(run for run in load_grid(write(tmp_path, grid)).runs if run.method == "mine")
-        assert run.resolved["peft_config"] == text
+        assert run.resolved["peft_config"] == run.arguments["peft_config"] == text
     with pytest.raises(ConfigError, match=r"gone\.json"):
         load_grid(write(tmp_path, grid.replace(f"'{text}'", '"gone.json"')))
 

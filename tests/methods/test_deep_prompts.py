@@ -18,6 +18,7 @@ from blocklora.clip.prompted import prompted_image_features
 from blocklora.data import open_image
 from blocklora.errors import RunError
 from blocklora.methods import CONDITIONAL, Fitted, Task
+from blocklora.methods.class_prompts import ClassPrompts
 from blocklora.methods.heads import conditional_logits
 from blocklora.methods.learned_prompts import random_vectors, start_context
 from blocklora.methods.maple import image_prompts
@@ -43,8 +44,7 @@ def test_conditional_logits_shift_the_words_by_the_picture(clip: Clip, task_of: 
     up, up_bias = torch.randn(32, 2, generator=generator) * 0.1, torch.randn(32, generator=generator) * 0.1
     found = conditional_logits(
         features,
-        model=clip.model,
-        tokens=prompts.tokens,
+        prompts=prompts,
         context=start,
         down=down,
         down_bias=down_bias,
@@ -71,7 +71,8 @@ def test_cocoop_without_a_shift_is_zero_shot(clip: Clip, task_of: Tasks, fit_met
         for name, t in head.tensors.items()
     }
     features = unit(4, 16, seed=3)
-    logits = conditional_logits(features, model=clip.model, **silent, **head.numbers)
+    prompts = ClassPrompts(clip.model, silent.pop("tokens"))
+    logits = conditional_logits(features, prompts=prompts, **silent, **head.numbers)
     zero_shot = class_features(clip.model, task.tokens)
     expected = clip.model.logit_scale.exp() * features @ zero_shot.T
     torch.testing.assert_close(logits.detach(), expected.detach(), rtol=1e-4, atol=1e-3)

@@ -114,12 +114,16 @@ def dropout_masks(like: Tensor, p: float, generator: torch.Generator) -> Iterato
     eight numbers are decided at a time, in one 64-bit word.
     """
     quarters = 4 * p
-    while quarters.is_integer():
+    while quarters in (1, 2, 3):
         words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
         words.random_(-(1 << 63), None, generator=generator)
         for shift in range(0, 8, 2):
-            low, high = words >> shift, words >> (shift + 1)
-            ones = (low | high, high, low & high)[int(quarters) - 1] & _LOWEST_BITS  # in 3, 2 or 1 of 4 cases
+            ones = words >> (shift + 1)  # in 2 of 4 cases
+            if quarters == 1:
+                ones |= words >> shift  # in 3
+            elif quarters == 3:
+                ones &= words >> shift  # in 1
+            ones &= _LOWEST_BITS
             kept = ones.view(torch.uint8)[: like.numel()].view(like.shape)
             yield kept.to(like.dtype).mul_(1 / (1 - p))
     while True:

@@ -116,12 +116,11 @@ def load_grid(path: str | Path) -> Grid:
     }
     unused = [key for key in common if all(key not in every for _, every in resolved.values())]
     _known(path, "[settings]: ", unused, sorted({key for _, every in resolved.values() for key in every}))
-    every_place = itertools.product(
+    models = [_model(path, model) for model in models]
+    runs = []  # whole seeds come one after the other
+    for seed, model, (label, place), n_shots, (method, (given, every)) in itertools.product(
         seeds, models, places.items(), shots, resolved.items()
-    )  # whole seeds first
-    runs = []
-    for seed, name, (label, place), n_shots, (method, (given, every)) in every_place:
-        model = _model(path, name)
+    ):
         which = {"model": model, "shots": n_shots, "seed": seed}
         run = Run(
             data=label, model=model, method=method, shots=n_shots, seed=seed,
@@ -243,6 +242,8 @@ def _method_arguments(
                 f"{path}: {where}.{key}: this is not a method's setting; expected e.g. iterations or lr."
             )
     options = _options(path, where, method, given)
+    if "peft_config" in given:
+        given["peft_config"] = options["peft_config"]  # its text: the file may change before a run is due
     every = {key: given.get(key, "auto") for key in _EVERYWHERE} | options | {"method": method}
     if methods_from and method not in BUILT_IN:
         every["method_sha256"] = hashlib.sha256(methods_from.read_bytes()).hexdigest()

@@ -13,6 +13,8 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +26,7 @@ from blocklora.data import Source, content_digests
 from blocklora.errors import ImageError
 from blocklora.files import write_bytes
 
-__all__ = ["FOLDER_VARIABLE", "Frozen", "frozen_features", "keep", "recall", "seconds_spared"]
+__all__ = ["FOLDER_VARIABLE", "FrozenModel", "frozen_features", "keep", "recall", "seconds_spared"]
 
 FOLDER_VARIABLE = "BLOCKLORA_FEATURES"
 MAX_BYTES = 4 * 1024**3
@@ -33,8 +35,18 @@ _FEATURES, _SECONDS = "features", "seconds"
 _spared: list[float] = []
 
 
-class Frozen(Protocol):
-    """A model as it was loaded: its weights' hash, and its image processor."""
+class FrozenModel(Protocol):
+    """A model as it was loaded: where from, its image tower's hash, and its image processor."""
+
+    @property
+    def model_id(self) -> str:
+        """A hub id, a folder, or ``tiny``."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit."""
+        ...
 
     @property
     def sha256(self) -> str:
@@ -48,13 +60,13 @@ class Frozen(Protocol):
 
 
 def frozen_features(
-    pictures: Sequence[tuple[str, Source]], model: Frozen, device: torch.device, precision: str
+    pictures: Sequence[tuple[str, Source]], model: FrozenModel, device: torch.device, precision: str
 ) -> dict[str, Any] | None:
     """Return what the frozen image tower's unit features of pictures, as a test sees them, depend on.
 
     Args:
         pictures: Names, which do not count, and sources, in the order of the features.
-        model: The weights' hash and the processor.
+        model: The model that they are computed with.
         device: Where it is computed.
         precision: ``fp32``, ``bf16`` or ``fp16``.
 
@@ -70,10 +82,11 @@ def frozen_features(
         return None
     return {
         "pictures": hashlib.sha256(" ".join(contents).encode()).hexdigest(),
-        "image_tower": model.sha256,
+        "model": [model.model_id, model.revision, model.sha256],
         "preprocessing": model.processor.to_json_string(),
         "device": device.type,
         "precision": precision,
+        "versions": [version(package) for package in ("blocklora", "torch", "transformers")],
     }
 
 
@@ -86,9 +99,10 @@ def recall(what: Mapping[str, Any] | None) -> torch.Tensor | None:
         with safe_open(path, framework="pt") as file:
             features: torch.Tensor = file.get_tensor(_FEATURES).clone()  # the file may go
             seconds = float(file.metadata()[_SECONDS])
-        os.utime(path)  # used just now: the last to be dropped
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+    with suppress(OSError):
+        os.utime(path)  # used just now: the last to be dropped
     _spared.append(seconds)
     return features
 

@@ -17,7 +17,7 @@ from blocklora.data.index_cache import digests
 from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
 from blocklora.errors import ImageError
 
-__all__ = ["leaks", "readable", "split_record", "training_record"]
+__all__ = ["content_digests", "leaks", "readable", "split_record", "training_record"]
 
 
 def readable(

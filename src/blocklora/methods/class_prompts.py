@@ -21,7 +21,7 @@ from blocklora.clip.towers import autocast_dtype
 from blocklora.data import prompts
 from blocklora.errors import ConfigError
 
-__all__ = ["ClassPrompts", "prompt_tokens"]
+__all__ = ["ClassPrompts", "cut_notes", "prompt_tokens"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,13 @@ def prompt_tokens(
     rows = [[*[first, *before, *name][: length - 1], end] for name in names]
     longest = max(map(len, rows))
     return torch.tensor([row + [end] * (longest - len(row)) for row in rows]), cut
+
+
+def cut_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
+    """Say that class prompts were cut at ``length`` tokens; nothing where there are none."""
+    if not cut:
+        return ()
+    return (
+        f"{len(cut)} class prompts, e.g. that of '{cut[0]}', are longer than the {length} tokens that the text tower "
+        "reads, with the learned vectors before the name; their ends were cut",
+    )

@@ -80,7 +80,7 @@ def fit(
     def gradients(step: int, inputs: Tensor, labels: Tensor) -> Tensor:
         with accelerator.autocast():
             images = encode(inputs).float()
-            logits = conditional_logits(images, model=model, tokens=prompts.tokens, scale=scale, **tensors)
+            logits = conditional_logits(images, prompts=prompts, scale=scale, **tensors)
         loss = F.cross_entropy(logits.float(), labels)
         accelerator.backward(loss)
         return loss

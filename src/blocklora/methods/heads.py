@@ -95,8 +95,7 @@ def adapted_logits(
 def conditional_logits(
     features: Tensor,
     *,
-    model: Any,
-    tokens: Tensor,
+    prompts: ClassPrompts,
     context: Tensor,
     down: Tensor,
     down_bias: Tensor,
@@ -108,8 +107,7 @@ def conditional_logits(
 
     Args:
         features: Unit image features (M, D).
-        model: A ``CLIPModel``, whose text tower reads the prompts.
-        tokens: Token ids of the class prompts (N, L); learned vectors stand at 1 to P.
+        prompts: The class prompts, with room for the vectors.
         context: The learned vectors (P, W), W being the text tower's width.
         down: First weights of the network that shifts them (H, D).
         down_bias: (H,).
@@ -118,7 +116,6 @@ def conditional_logits(
         scale: CLIP's logit scale.
     """
     shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
-    prompts = ClassPrompts(model, tokens)
     pairs = zip(features, shifts, strict=True)
     return torch.stack(
         [cosine_logits(feature, prompts.features(context + shift), scale) for feature, shift in pairs]
@@ -132,7 +129,8 @@ HEADS: dict[str, Callable[..., Tensor]] = {
     "bottleneck": adapted_logits,
     CONDITIONAL: conditional_logits,
 }
-"""Every kind of head; a head's tensors and numbers are the function's arguments, by name."""
+"""Every kind of head; a head's tensors and numbers are the function's arguments, by name. Only a conditional head's tokens
+become its prompts."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,9 @@ class Head:
         if self.kind == CONDITIONAL:
             device = self.model.logit_scale.device
             there = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-            function = HEADS[self.kind]
-            return function(features.to(device), model=self.model, **there, **self.numbers).cpu().double()
+            prompts = ClassPrompts(self.model, there.pop("tokens"))
+            found = HEADS[CONDITIONAL](features.to(device), prompts=prompts, **there, **self.numbers)
+            return found.cpu().double()
         tensors = {name: tensor.double() for name, tensor in self.tensors.items()}
         rows = [
             HEADS[self.kind](part.double(), **tensors, **self.numbers)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blocklora.clip import Clip, image_features
 from blocklora.clip.prompted import token_embeddings
-from blocklora.methods.class_prompts import ClassPrompts, prompt_tokens
+from blocklora.methods.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.methods.on_features import FeatureBatches, labels_of, picture_features
 from blocklora.methods.own_weights import pictures_of
 from blocklora.methods.task import Task
@@ -56,12 +56,7 @@ def start_context(
     """
     device = clip.model.logit_scale.device
     tokens, cut = prompt_tokens(clip, task.class_names, words, n_context)
-    notes = [
-        f"the name '{name}' was cut: with the learned vectors before it, its prompt has more than the "
-        f"{clip.context_length} tokens that the text tower reads"
-        for name in cut
-    ]
-    prompts = ClassPrompts(clip.model, tokens.to(device), tuple(notes))
+    prompts = ClassPrompts(clip.model, tokens.to(device), cut_notes(cut, clip.context_length))
     if not words:
         width = clip.model.text_model.config.hidden_size
         return prompts, random_vectors(n_context, width, seed=seed, stream=0).to(device)

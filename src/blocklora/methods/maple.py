@@ -80,7 +80,7 @@ def fit(
     def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
         with accelerator.autocast():
             images, classes = features(pixel_values)
-        loss = F.cross_entropy((scale * images @ classes.T).float(), labels)
+        loss = F.cross_entropy(scale * images.float() @ classes.float().T, labels)
         accelerator.backward(loss)
         return loss
 

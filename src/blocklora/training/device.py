@@ -109,7 +109,9 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def give_back_freed_memory() -> None:
-    """Let large blocks go back to the system as soon as they are freed; where the C library is not glibc: do nothing.
+    """Let large blocks go back to the system as soon as they are freed, from now on in this whole process.
+
+    Where the C library is not glibc nothing is done.
 
     Left to itself glibc keeps freed blocks of up to 32 MB for later, and versions before 2.38 often fail to use them
     again for aligned ones, which torch's are: a process can come to half as much again as it uses. Giving them back

@@ -127,7 +127,7 @@ def _normed(
     """``times`` LayerNorm of x, and x's mean and reciprocal deviation; x itself where there is none."""
     if norm is None:
         return x, None, None
-    weight, bias = norm.weight.to(x.dtype) * times, norm.bias.to(x.dtype) * times
+    weight, bias = (norm.weight * times).to(x.dtype), (norm.bias * times).to(x.dtype)
     return torch.native_layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
@@ -150,7 +150,7 @@ def _apply(
     Returns:
         W y + times b + B (A drop(y)), and the small product A drop(y) / times (T, K).
     """
-    weight, bias = call.frozen.weight.to(y.dtype), call.frozen.bias.to(y.dtype) * times
+    weight, bias = call.frozen.weight.to(y.dtype), (call.frozen.bias * times).to(y.dtype)
     if A is None or B is None:
         return torch.addmm(bias, y, weight.T), None
     small = [
