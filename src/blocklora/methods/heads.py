@@ -129,8 +129,10 @@ HEADS: dict[str, Callable[..., Tensor]] = {
     "bottleneck": adapted_logits,
     CONDITIONAL: conditional_logits,
 }
-"""Every kind of head; a head's tensors and numbers are the function's arguments, by name. Only a conditional head's tokens
-become its prompts."""
+"""Every kind of head; a head's tensors and numbers are the function's arguments, by name.
+
+Only the tokens of a conditional head become its prompts.
+"""
 
 
 @dataclass(frozen=True)
