@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-__all__ = ["write_page"]
+__all__ = ["between", "write_page"]
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS, _PAGE, _IMAGES = (
@@ -37,17 +37,17 @@ def write_page() -> None:
     page = _PAGE.read_text(encoding="utf-8")
     with plt.rc_context(_STYLE):
         if targets := _read("targets.json"):
-            page = _between(page, "targets", _targets(targets))
+            page = between(page, "targets", _targets(targets))
         if engine := _read("engine.json"):
-            page = _between(page, "levels", _levels(engine))
+            page = between(page, "levels", _levels(engine))
             _plot_levels(engine["cpu"])
         if scaling := _read("scaling.json"):
-            page = _between(page, "scaling", _scaling(scaling))
+            page = between(page, "scaling", _scaling(scaling))
             _plot_scaling(scaling)
         if largest := _read("largest.json"):
-            page = _between(page, "largest", _largest(largest))
+            page = between(page, "largest", _largest(largest))
         if demo := _read("demo_speed.json"):
-            page = _between(page, "demo", _demo(demo))
+            page = between(page, "demo", _demo(demo))
     _PAGE.write_text(page, encoding="utf-8")
 
 
@@ -56,7 +56,7 @@ def _read(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _between(page: str, name: str, text: str) -> str:
+def between(page: str, name: str, text: str) -> str:
     """Put a text between the page's two marks of that name."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     before, rest = page.split(start)
