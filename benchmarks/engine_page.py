@@ -166,7 +166,7 @@ def _plot_levels(rows: list[dict[str, Any]]) -> None:
     shapes = sorted({(row["pictures"], row["classes"]) for row in rows}, key=lambda shape: shape[1])
     names = [name for name in dict.fromkeys(row["variant"] for row in rows) if name != _FROZEN]
     quantities = (("flops", "FLOPs"), ("saved", "bytes kept for backward"))
-    figure.suptitle("of transformers with PEFT's LoRA, padded to the longest prompt", fontsize=9)
+    figure.suptitle("relative to transformers with PEFT's LoRA, padded to the longest prompt", fontsize=9)
     for axis, (quantity, title) in zip(axes, quantities, strict=True):
         for place, shape in enumerate(shapes):
             found = {r["variant"]: r[quantity] for r in rows if (r["pictures"], r["classes"]) == shape}
@@ -179,7 +179,7 @@ def _plot_levels(rows: list[dict[str, Any]]) -> None:
         axis.set_xlabel(f"{title}, relative")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    axes[1].legend(title="pictures : classes", frameon=False, loc="lower right")
+    axes[1].legend(title="pictures : classes", frameon=False, loc="upper right")
     _save(figure, "engine_levels.svg")
 
 
