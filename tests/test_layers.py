@@ -28,11 +28,13 @@ ORDER = [
     {"protocols", "bench"},
     {"predictions", "demo", "console"},
     {"cli_protocols", "cli_plan"},
+    {"cli_bench"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
     "bench/plots.py",  # matplotlib is an optional extra
+    "cli_bench.py",  # as cli.py
     "cli_plan.py",  # as cli.py
     "cli_protocols.py",  # as cli.py
     "cli.py",  # so that --help answers at once

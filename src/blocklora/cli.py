@@ -1,4 +1,4 @@
-"""The command line: ``blocklora demo | fit | evaluate | predict | datasets | bench | tables``, and those of ``cli_*``.
+"""The command line: ``blocklora demo | fit | evaluate | predict | datasets``, and those of ``cli_*``.
 
 Heavy modules are imported inside the commands, so that ``--help`` answers at once. Results go to stdout, all
 else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2: the command was wrong;
@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from blocklora.cli_bench import bench, tables
 from blocklora.cli_plan import plan
 from blocklora.cli_protocols import add_protocols, print_json, run_with_progress
 from blocklora.errors import BlockloraError
@@ -261,56 +262,6 @@ def datasets(
         raise typer.Exit(1)
 
 
-@app.command()
-def bench(
-    grid: Annotated[Path, typer.Argument(help="A TOML file: data sets, shots, seeds, methods and models.")],
-    out: Annotated[Path, typer.Option(help="The RESULTS folder, made or gone on with.")] = Path("results"),
-    workers: Annotated[
-        int | None, typer.Option(help="Processes.", min=1, show_default="what memory and cores allow")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do the runs again that failed.")
-    ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Do all runs of a grid that are still missing; the same command goes on after an interruption."""
-    from blocklora.bench.progress import BenchProgress
-    from blocklora.bench.run import run_grid
-
-    with BenchProgress(_err) as progress:
-        try:
-            counts = run_grid(grid, out, workers=workers, retry_failed=retry_failed, progress=progress)
-        except KeyboardInterrupt:
-            _err.print(f"stopped; the same command goes on from what {out} holds.", soft_wrap=True)
-            raise
-    failed = counts["failed"] + counts["failed_before"]
-    if as_json:
-        print_json(counts)
-    else:
-        print(f"{counts['done']} runs done, {failed} of {counts['planned']} failed; results: {out}")
-    if failed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def tables(
-    results: Annotated[Path, typer.Argument(help="A RESULTS folder of 'blocklora bench'.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The folder to make.", show_default="RESULTS/tables")
-    ] = None,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw, too (needs matplotlib).")] = True,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write tables (Markdown, LaTeX, CSV, HTML) and plots of a bench, with intervals and tests."""
-    from blocklora.bench.report import write_tables
-
-    files = write_tables(results, out or results / "tables", plots=plots)
-    if as_json:
-        print_json([str(path) for path in files])
-    else:
-        print("\n".join(str(path) for path in files))
-
-
+app.command()(bench)
+app.command()(tables)
 add_protocols(app, fit, _err)
