@@ -68,8 +68,8 @@ class Rows:
         total: T.
         wanted: W.
         pairs: Query-key pairs of one block's attention.
-        last_pairs: Those of the last block, where only wanted rows ask.
-        light: Whether attention keeps nothing and is computed again in backward.
+        last_pairs: Those of the last block, where only wanted rows ask (``clip.lean.pooled``).
+        light: Whether attention keeps nothing and is computed again in backward; in the last block it always is.
     """
 
     total: int
@@ -160,16 +160,29 @@ def _linear(shape: TowerShape, rows: Rows, last: bool) -> list[tuple[int, int, i
     return [(count, *widths) for count, widths in zip(counts, shape.widths, strict=True)]
 
 
-def _attention(shape: TowerShape, rows: Rows, last: bool) -> float:
+def _attention(shape: TowerShape, rows: Rows) -> float:
     """FLOPs of a block's attention: scores, and their sums of values."""
-    return 4.0 * shape.width * (rows.last_pairs if last else rows.pairs)
+    return 4.0 * shape.width * rows.pairs
+
+
+def _pooled(shape: TowerShape, rows: Rows, rank: int) -> tuple[float, float, float]:
+    """FLOPs of the last block's attention, q, k and v included: of ``thin``, of matrices, and of scores and sums.
+
+    Matrices: the wanted rows meet those of q, k and v, each d wide and with its part of the low-rank one.
+    """
+    d = shape.width
+    thin = 2.0 * rows.total * rank * d
+    matrix = 2.0 * rows.wanted * d * (d + rank)
+    return thin, 3 * matrix, 4.0 * shape.heads * (d + rank) * rows.last_pairs
 
 
 def _forward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool) -> float:
     """FLOPs of a block's forward."""
-    layers = zip(_linear(shape, rows, last), ranks, strict=True)
-    return _attention(shape, rows, last) + sum(
-        2.0 * count * (d_in * d_out + _low_rank(rank, d_in, d_out)) for (count, d_in, d_out), rank in layers
+    layers = list(zip(_linear(shape, rows, last), ranks, strict=True))
+    start = sum(_pooled(shape, rows, ranks[0])) if last else _attention(shape, rows)
+    return start + sum(
+        2.0 * count * (d_in * d_out + _low_rank(rank, d_in, d_out))
+        for (count, d_in, d_out), rank in layers[1 if last else 0 :]
     )
 
 
@@ -182,12 +195,23 @@ def _backward(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, s
     """FLOPs of a block's backward, back to its input, or to the layer ``start``, the first that is trained."""
     total = 0.0
     if not start:
-        total += _attention(shape, rows, last) * (_ATTENTION_BACKWARD + (1 if rows.light else 0))
+        total += _attention_backward(shape, rows, ranks[0], last, start)
     for place, ((count, d_in, d_out), rank) in enumerate(zip(_linear(shape, rows, last), ranks, strict=True)):
-        if place >= (start or 0):
+        if place >= (start or 0) and not (last and place == 0):
             down = 0 if place == start else 1
             total += 2.0 * count * (down * d_in * d_out + rank * (2 * d_out + (1 + down) * d_in))
     return total
+
+
+def _attention_backward(shape: TowerShape, rows: Rows, rank: int, last: bool, start: int | None) -> float:
+    """FLOPs of the backward of a block's attention, what is computed of it again included."""
+    if not last:
+        return _attention(shape, rows) * (_ATTENTION_BACKWARD + (1 if rows.light else 0))
+    thin, matrices, scores = _pooled(shape, rows, rank)
+    wide = 2.0 * rows.wanted * shape.width
+    again = thin + matrices + scores - wide * (rank or shape.width)  # the last product serves nothing
+    thin_backward = thin * (1 if start == 0 else 2)  # nothing is below the first layer that is trained
+    return again + scores * _ATTENTION_BACKWARD + matrices + 3 * wide * rank + thin_backward
 
 
 def _mlp_again(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool) -> float:
@@ -202,13 +226,19 @@ def _saved(
     """Bytes that a block keeps: its input, q k v, the attention's output and sums, the MLP's input and inside."""
     d, behind = shape.width, rows.wanted if last else rows.total
     total = sums = 0
-    if start == 0:
+    layers = list(zip(_linear(shape, rows, last), ranks, strict=True))
+    if last:
+        if start == 0:
+            total += rows.total * d + 4 * d * ranks[0]  # its input, and the factors
+        total += behind * d if start <= 1 and ranks[1] else 0
+        layers = layers[1:]
+    elif start == 0:
         total += rows.total * (4 * d + _STATISTICS)
         sums = 0 if rows.light else 4 * behind * shape.heads  # of exponentials, always float32
-    if start <= 1 and (ranks[1] or (start == 0 and not rows.light)):
+    if not last and start <= 1 and (ranks[1] or (start == 0 and not rows.light)):
         total += behind * d  # the attention's output; an adapted out_proj keeps it as its input
     total += behind * (d + _STATISTICS + (shape.mlp if keep == "all" else 0))
-    for (count, d_in, d_out), rank in zip(_linear(shape, rows, last), ranks, strict=True):
+    for (count, d_in, d_out), rank in layers:
         total += rank * (count + d_in + d_out)  # the small product, and the factors
     return number * total + sums
 

@@ -6,20 +6,19 @@ q, k and v read the same input, so that one matrix product serves the three. The
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blocklora.clip.lean.attention import Layout
 from blocklora.clip.lean.low_rank import LowRank, base_linear, low_rank
 from blocklora.clip.lean.ops import Frozen, linear, mlp
+from blocklora.clip.lean.pooled import pooled_attention
 
-__all__ = ["SEEDS", "Attend", "Block"]
+__all__ = ["SEEDS", "Block"]
 
-Attend = Callable[[Tensor], Tensor]
-"""From q, k, v side by side (T, 3 d) to the attention's output (T', d)."""
 SEEDS = 4  # how many seeds a block uses up: qkv, out, fc1, fc2
 
 
@@ -59,7 +58,7 @@ class Block:
     def __call__(
         self,
         x: Tensor,
-        attend: Attend,
+        layout: Layout,
         rows: Tensor | None,
         seed: int,
         *,
@@ -70,8 +69,8 @@ class Block:
 
         Args:
             x: Rows (T, d).
-            attend: The attention among them.
-            rows: Which rows go on after the attention (T'); None: all.
+            layout: Which rows attend to which.
+            rows: Which rows are asked for (T'); None: all.
             seed: Where the dropout masks come from; the block uses ``SEEDS`` numbers from here on.
             training: Whether adapters drop inputs.
             recompute_mlp: Keep nothing of the MLP's wide inside.
@@ -80,9 +79,12 @@ class Block:
             (T', d).
         """
         qkv_low, out_low, low1, low2 = self.factors(x.dtype, training)
-        heads = attend(linear(x, self.qkv, qkv_low, seed))
-        residual = x if rows is None else x.index_select(0, rows)
-        x = linear(heads, _frozen(self.layer.self_attn.out_proj), out_low, seed + 1).add_(residual)
+        if rows is None:
+            heads = layout.attention(linear(x, self.qkv, qkv_low, seed))
+        else:
+            heads = pooled_attention(x, self.qkv, qkv_low, seed, rows, layout)
+            x = x.index_select(0, rows)
+        x = linear(heads, _frozen(self.layer.self_attn.out_proj), out_low, seed + 1).add_(x)
         fc1, fc2 = (_frozen(part) for part in (self.layer.mlp.fc1, self.layer.mlp.fc2))
         fc1 = fc1._replace(norm=self.layer.layer_norm2)
         return mlp(

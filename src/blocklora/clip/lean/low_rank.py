@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from blocklora.adapter import BlockLoraLinear
 from blocklora.adapter.functional import dropout_masks, fold
 
-__all__ = ["LowRank", "base_linear", "low_rank", "masks", "unsupported"]
+__all__ = ["LowRank", "base_linear", "low_rank", "masks", "thin", "unsupported"]
 
 
 class LowRank(NamedTuple):
@@ -79,6 +79,14 @@ def masks(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[Tensor | 
     draws = {dropout: dropout_masks(x, dropout, generator) for dropout in set(dropouts)}
     for dropout in dropouts:
         yield next(draws[dropout]) if dropout else None
+
+
+def thin(
+    y: Tensor, A: Tensor, ranks: Sequence[int], dropouts: Sequence[float], seed: int
+) -> Iterator[Tensor]:
+    """Yield each term's small product A drop(y), (T, k), of an input (T, d_in); ``LowRank`` says what the rest is."""
+    for mask, down in zip(masks(y, dropouts, seed), torch.split(A, list(ranks)), strict=True):
+        yield (y if mask is None else mask.mul_(y)) @ down.T  # (T, d_in) (d_in, k)
 
 
 def base_linear(layer: nn.Module) -> Any:

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from blocklora.clip.lean.low_rank import LowRank, masks
+from blocklora.clip.lean.low_rank import LowRank, masks, thin
 
-__all__ = ["ACTIVATIONS", "Frozen", "linear", "mlp"]
+__all__ = ["ACTIVATIONS", "Frozen", "linear", "mlp", "normed"]
 
 
 class _Activation(NamedTuple):
@@ -121,7 +121,7 @@ def _factors(low: LowRank | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if low is None else (low.A, low.B)
 
 
-def _normed(
+def normed(
     x: Tensor, norm: nn.LayerNorm | None, times: float = 1.0
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``times`` LayerNorm of x, and x's mean and reciprocal deviation; x itself where there is none."""
@@ -153,12 +153,7 @@ def _apply(
     weight, bias = call.frozen.weight.to(y.dtype), (call.frozen.bias * times).to(y.dtype)
     if A is None or B is None:
         return torch.addmm(bias, y, weight.T), None
-    small = [
-        (y if mask is None else mask.mul_(y)) @ down.T  # (T, d_in) (d_in, k)
-        for mask, down in zip(
-            masks(y, call.dropouts, call.seed), torch.split(A, list(call.ranks)), strict=True
-        )
-    ]
+    small = thin(y, A, call.ranks, call.dropouts, call.seed)
     # The bias is one more column of the small product: no wide tensor is passed over for it.
     h = torch.cat([*small, y.new_ones(len(y), 1)], 1)  # (T, K + 1)
     out = (y @ weight.T).addmm_(h, torch.cat([B, bias[:, None]], 1).T)
@@ -199,7 +194,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor | None, B: Tensor | None, call: _Call) -> Tensor:
-        y, mean, rstd = _normed(x, call.frozen.norm)
+        y, mean, rstd = normed(x, call.frozen.norm)
         out, h = _apply(y, A, B, call)
         # Without a low-rank part only the LayerNorm's backward needs x, and without a LayerNorm nothing does.
         keep = A is not None or call.frozen.norm is not None
@@ -212,7 +207,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, mean, rstd, h, A, B = ctx.saved_tensors
         norm = ctx.call.frozen.norm
-        y = None if A is None else _normed(x, norm)[0]
+        y = None if A is None else normed(x, norm)[0]
         grad_x, grad_A, grad_B = _backward(grad, y, h, A, B, ctx.call, ctx.needs_input_grad[:3])
         if grad_x is not None and norm is not None:
             grad_x = _norm_backward(grad_x, x, norm, mean, rstd)
@@ -235,7 +230,7 @@ class _Mlp(torch.autograd.Function):
         recompute: bool,
     ) -> Tensor:
         c = activation.factor
-        y, mean, rstd = _normed(x, calls[0].frozen.norm, c)
+        y, mean, rstd = normed(x, calls[0].frozen.norm, c)
         cu, h1 = _apply(y, A1, B1, calls[0], c)
         del y
         out, h2 = _apply(activation.function(cu), A2, B2, calls[1], c)  # c times too large, too
@@ -251,8 +246,8 @@ class _Mlp(torch.autograd.Function):
         need_x, need_A1, need_B1, need_A2, need_B2 = ctx.needs_input_grad[:5]
         norm, c = first.frozen.norm, activation.factor
         inside = need_x or need_A1 or need_B1
-        y = None if A1 is None or not inside else _normed(x, norm)[0]
-        cu = _apply(_normed(x, norm, c)[0], A1, B1, first, c)[0] if cu is None else cu
+        y = None if A1 is None or not inside else normed(x, norm)[0]
+        cu = _apply(normed(x, norm, c)[0], A1, B1, first, c)[0] if cu is None else cu
         value = None if A2 is None else activation.function(cu).div_(c)
         wide, grad_A2, grad_B2 = _backward(grad, value, h2, A2, B2, second, (inside, need_A2, need_B2))
         del value

@@ -16,7 +16,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from blocklora.clip.lean.attention import image_attention, text_attention
+from blocklora.clip.lean.attention import Layout, Pictures, Prompts
 from blocklora.clip.lean.blocks import SEEDS, Block
 from blocklora.clip.lean.low_rank import base_linear, unsupported
 from blocklora.clip.lean.ops import ACTIVATIONS
@@ -84,8 +84,7 @@ class LeanTower:
                 batch, length, width = tokens.shape
                 x = tower.pre_layrnorm(tokens).view(-1, width).to(self._dtype)  # (B, L, d) -> (B L, d)
             first = torch.arange(batch, device=x.device) * length
-            attend = partial(image_attention, length=length, heads=self._heads)
-            x = self._through(x, attend, first, seed, keep)
+            x = self._through(x, Pictures(length, self._heads), first, seed, keep)
             return self._out(x, tower.post_layernorm)
 
     def texts(
@@ -117,14 +116,13 @@ class LeanTower:
                 x = embeddings.token_embedding(plan.ids.to(device))
                 positions = embeddings.position_embedding(plan.positions.to(device))
             x = (_with_vectors(x, context) + positions).to(self._dtype)  # (T, d)
-            attend = partial(text_attention, plan=plan, heads=self._heads)
-            x = self._through(x, attend, plan.ends.to(device), seed, keep, deep)
+            x = self._through(x, Prompts(plan, self._heads), plan.ends.to(device), seed, keep, deep)
             return self._out(x, tower.final_layer_norm)[plan.back.to(device)]
 
     def _through(
         self,
         x: Tensor,
-        attend: partial[Tensor],
+        layout: Layout,
         wanted: Tensor,
         seed: int,
         keep: Keep,
@@ -139,7 +137,7 @@ class LeanTower:
             last = place == len(self._blocks) - 1
             run = partial(
                 block,
-                attend=partial(attend, last=last),
+                layout=layout,
                 rows=wanted if last else None,
                 seed=seed + SEEDS * place,
                 training=self._tower.training,

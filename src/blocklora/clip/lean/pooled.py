@@ -1,0 +1,87 @@
+"""The last block's attention, of the few rows that become features: no keys, no values.
+
+Axis letters: T rows, W rows of them that are wanted, l rows that a wanted one attends to, d the width of the tower, H
+heads, e the width of a head, d = H e, K the rank of the low-rank part of q, k and v together.
+
+With z = [LN(x), A drop(LN(x))] of every row, and M = [W, B], q = M_q z + b_q, and k and v likewise. Where few rows ask,
+it is cheaper to bring their queries to the space of z than all z to that of the queries. For a head:
+
+    q . k            = (M_k^T q) . z + q . b_k       the second is the same for all rows, so softmax does not see it
+    sum over p v     = M_v (sum over p z) + b_v      the weights p sum to 1
+
+Products of T rows with two d x d matrices become products of W rows with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial, reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from blocklora.clip.lean.attention import Layout
+from blocklora.clip.lean.low_rank import LowRank, thin
+from blocklora.clip.lean.ops import Frozen, normed
+
+__all__ = ["pooled_attention"]
+
+
+def pooled_attention(
+    x: Tensor, qkv: Frozen, low: LowRank | None, seed: int, rows: Tensor, layout: Layout
+) -> Tensor:
+    """Attention of the wanted rows, from a block's input.
+
+    Nothing but ``x`` is kept for backward: what is computed again are thin products.
+
+    Args:
+        x: (T, d).
+        qkv: Frozen q, k and v, with the LayerNorm before them.
+        low: Their low-rank part, or None.
+        seed: Where the dropout masks come from.
+        rows: The wanted rows (W).
+        layout: Which rows each of them attends to.
+
+    Returns:
+        (W, d).
+    """
+
+    def attend(x: Tensor, *factors: Tensor) -> Tensor:
+        return _attend(x, qkv, low._replace(A=factors[0], B=factors[1]) if low else None, seed, rows, layout)
+
+    tensors = (x, low.A, low.B) if low else (x,)
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        return attend(*tensors)
+    out: Tensor = checkpoint(attend, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return out
+
+
+def _attend(x: Tensor, qkv: Frozen, low: LowRank | None, seed: int, rows: Tensor, layout: Layout) -> Tensor:
+    """``pooled_attention``, keeping what autograd likes."""
+    y = normed(x, qkv.norm)[0]
+    parts = [y] if low is None else [y, *thin(y, low.A, low.ranks, low.dropouts, seed)]
+    z = torch.cat(parts, 1)  # (T, d + K)
+    # W and B stay apart, for no gradient of W is asked for: c is d in one, K in the other.
+    matrices = [qkv.weight.to(x.dtype)] if low is None else [qkv.weight.to(x.dtype), low.B]
+    heads = [matrix.view(3, layout.heads, -1, matrix.shape[1]) for matrix in matrices]  # of (3, H, e, c)
+    M_q, M_k, M_v = zip(*(matrix.unbind() for matrix in heads), strict=True)  # each of (H, e, c)
+    b_q, _, b_v = qkv.bias.to(x.dtype).view(3, layout.heads, -1)  # of (H, e)
+
+    q = _apply(M_q, z.index_select(0, rows), "wc,hec->whe") + b_q  # (W, H, e)
+    u = torch.cat([torch.einsum("whe,hec->whc", q, matrix) for matrix in M_k], -1)  # (W, H, d + K)
+    sums, asked = [], 0
+    for seen in layout.seen(z):  # (n, l, d + K)
+        # As if heads were places of a single head: (n, 1, H, d + K) ask (n, 1, l, d + K).
+        keys, queries = seen[:, None], u[asked : asked + len(seen), None]
+        sums.append(F.scaled_dot_product_attention(queries, keys, keys, scale=q.shape[2] ** -0.5)[:, 0])
+        asked += len(seen)
+    out: Tensor = _apply(M_v, torch.cat(sums), "whc,hec->whe") + b_v  # (W, H, e)
+    return out.flatten(1)
+
+
+def _apply(M: Sequence[Tensor], z: Tensor, equation: str) -> Tensor:
+    """M z of M = [W, B], each (H, e, c), and the columns of z beside one another, as ``torch.einsum`` says it."""
+    columns = torch.split(z, [matrix.shape[2] for matrix in M], -1)
+    return reduce(torch.add, map(partial(torch.einsum, equation), columns, M))
