@@ -250,4 +250,9 @@ def _working(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, re
         5 if ranks[3] else 2
     )  # the inside's gradients; an adapter's input, its mask, and both parts as well
     mlp = behind * (wide * m + 2 * d + (m + d if recomputed else 0))  # made again: the inside itself
-    return max(mlp, rows.total * 10 * d)  # gradients of q, k and v, once apart and once together; masks
+    if not last:
+        return max(mlp, rows.total * 10 * d)  # gradients of q, k and v, once apart and once together; masks
+    # The LayerNorm's output, alone and in z; of q, k and v a mask each and what it leaves; and a gradient. Of what
+    # is looked at, the opening once a prompt: itself, gradients as keys and as values, and their sum.
+    own = 9 if ranks[0] else 3
+    return max(mlp, own * rows.total * d + 4 * rows.last_pairs * d)
