@@ -19,7 +19,7 @@ import torch
 from blocklora import FewShotClassifier
 from blocklora.clip import TINY
 from blocklora.data import few_shot, load_dataset
-from blocklora.demo import SETTINGS
+from blocklora.run.demo import SETTINGS
 from measuring import circumstances, ratio, write
 
 STEPS, SHOTS = 9, 16

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blocklora.bench.grid import load_grid
 from blocklora.data import BENCHMARKS
-from blocklora.planning import KNOWN, plan_step
+from blocklora.run.plan import KNOWN, plan_step
 
 GRID = Path(__file__).parents[1] / "examples" / "grids" / "eleven.toml"
 METHOD, MEMORY, RATE = "block-lora", "24GB", 20e12  # operations a second

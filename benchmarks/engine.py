@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from blocklora.errors import ConfigError
-from blocklora.training.planner import choose_plans, price
+from blocklora.core.errors import ConfigError
+from blocklora.training.memory.planner import choose_plans, price
 from blocklora.training.step import Plan
 from counting import count
 from engine_page import write_page

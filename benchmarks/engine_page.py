@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from blocklora.training.memory import CPU_FIRST, words
+from blocklora.training.memory.limits import CPU_FIRST, words
 from blocklora.training.step import Plan
 
 __all__ = ["between", "write_page"]

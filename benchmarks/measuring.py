@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from blocklora.training import peak_memory_bytes
+from blocklora.core.device import peak_memory_bytes
 
 __all__ = ["circumstances", "in_fresh_process", "interleaved", "peak_above", "ratio", "write"]
 

@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py [--rounds N] [--skip-largest] [--out RESULT.json]
 
-Counted from shapes for everything (``blocklora.training.costs``), measured for what fits into minutes on one CPU thread
-(CPU time, float32, ViT-B/32 where the backbone is not what varies). One line through all measured points, seconds =
-overhead + FLOPs / speed, shows whether the counts explain the time. And the largest step: 20,000 classes, ViT-B/16,
-planned for 8 GB and run once in a fresh process.
+Counted from shapes for everything (``blocklora.training.memory.costs``), measured for what fits into minutes on one
+CPU thread (CPU time, float32, ViT-B/32 where the backbone is not what varies). One line through all measured points,
+seconds = overhead + FLOPs / speed, shows whether the counts explain the time. And the largest step: 20,000 classes,
+ViT-B/16, planned for 8 GB and run once in a fresh process.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 import psutil
 import torch
 
-from blocklora.training.device import give_back_freed_memory
-from blocklora.training.memory import CPU_FIRST
-from blocklora.training.planner import choose_plans, price
+from blocklora.core.device import give_back_freed_memory
+from blocklora.training.memory.limits import CPU_FIRST
+from blocklora.training.memory.planner import choose_plans, price
 from blocklora.training.step import Plan
 from engine_page import write_page
 from measuring import circumstances, in_fresh_process, interleaved, peak_above, write

@@ -19,8 +19,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from blocklora.adapter import BlockLoraConfig
 from blocklora.clip.towers import LeanTowers, PlainTowers
-from blocklora.training.planner import Workload
-from blocklora.training.shapes import model_shape
+from blocklora.training.memory.planner import Workload
+from blocklora.training.memory.shapes import model_shape
 from blocklora.training.step import Plan, TextSide, gradient
 
 __all__ = [

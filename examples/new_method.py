@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 
 from blocklora.clip import Clip, class_features
+from blocklora.core.device import Compute
 from blocklora.methods import Fitted, Options, Task
-from blocklora.methods.on_features import picture_features
+from blocklora.methods.frozen.on_features import picture_features
 from blocklora.training import Checkpoint, OnStep
 
 WEIGHT = 0.5  # of the pictures, against the class's name; fixed beforehand, not tuned
@@ -25,13 +25,13 @@ def fit(
     clip: Clip,
     options: Options,
     seed: int,
-    accelerator: Accelerator,
+    compute: Compute,
     *,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
 ) -> Fitted:
     """Average the frozen features of a class's pictures with those of its prompt; nothing is trained."""
-    (images,) = picture_features(task.train, clip, accelerator)  # (M, D), unit; a bench computes them once
+    (images,) = picture_features(task.train, clip, compute)  # (M, D), unit; a bench computes them once
     labels = torch.tensor([example.label for example in task.train])
     means = torch.stack([images[labels == label].mean(dim=0) for label in range(len(task.class_names))])
     names = class_features(clip.model, task.tokens)  # (N, D), unit

@@ -14,34 +14,28 @@ import blocklora
 SOURCE = Path(blocklora.__file__).parent
 ORDER = [
     {"__init__"},
-    {"errors", "files"},
+    {"core"},
     {"adapter", "data", "metrics"},
     {"clip"},
     {"training"},
-    {"methods"},
-    {"prepared", "saved", "planning"},
-    {"encoding"},
     {"classifier"},
-    {"report"},
-    {"run_folder", "run_record"},
-    {"runs"},
-    {"protocols", "bench"},
-    {"predictions", "demo", "console"},
-    {"cli_protocols", "cli_plan"},
-    {"cli_bench"},
+    {"methods"},
+    {"estimator", "report"},
+    {"run"},
+    {"bench"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 MAY_IMPORT_LATE = {
     "bench/plots.py",  # matplotlib is an optional extra
-    "cli_bench.py",  # as cli.py
-    "cli_plan.py",  # as cli.py
-    "cli_protocols.py",  # as cli.py
-    "cli.py",  # so that --help answers at once
+    "cli/app.py",  # so that --help answers at once
+    "cli/bench.py",  # as cli/app.py
+    "cli/plan.py",  # as cli/app.py
+    "cli/transfer.py",  # as cli/app.py
     "data/hub.py",  # pyarrow is an optional extra
     "data/bundled.py",  # scikit-learn takes a second
     "data/tables.py",  # pyarrow is an optional extra
-    "training/device.py",  # the module does not exist on Windows
+    "core/device.py",  # the module does not exist on Windows
 }
 
 
@@ -93,9 +87,7 @@ def run_python(code: str) -> str:
 
 
 def test_help_does_not_load_torch() -> None:
-    code = (
-        "import sys, blocklora.cli; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
-    )
+    code = "import sys, blocklora.cli.app; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     assert run_python(code) == "[]"
 
 
@@ -111,7 +103,7 @@ def state():
             numpy.random.get_state()[1].tolist(), PIL.Image.MAX_IMAGE_PIXELS,
             transformers.utils.logging.get_verbosity(), torch.get_num_threads())
 before = state()
-import blocklora, blocklora.cli, blocklora.runs, blocklora.demo, blocklora.predictions, blocklora.console
+import blocklora, blocklora.cli.app, blocklora.run.fit, blocklora.run.demo, blocklora.run.predict, blocklora.cli.console
 print(before == state())
 """
     assert run_python(code) == "True"

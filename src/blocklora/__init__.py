@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         param_groups,
         unfold_lora,
     )
-    from blocklora.classifier import FewShotClassifier
-    from blocklora.errors import BlockloraError
+    from blocklora.core.errors import BlockloraError
+    from blocklora.estimator import FewShotClassifier
 
 __version__ = version("blocklora")
 
@@ -37,8 +37,8 @@ __all__ = [
 _HOMES = {
     "BlockLoraConfig": "blocklora.adapter",
     "BlockLoraModel": "blocklora.adapter",
-    "BlockloraError": "blocklora.errors",
-    "FewShotClassifier": "blocklora.classifier",
+    "BlockloraError": "blocklora.core.errors",
+    "FewShotClassifier": "blocklora.estimator",
     "fold_to_lora": "blocklora.adapter",
     "generalization_bound": "blocklora.adapter",
     "param_groups": "blocklora.adapter",

@@ -15,7 +15,7 @@ from peft import mapping
 import blocklora.adapter as adapter
 from blocklora.adapter import BlockLoraConfig, BlockLoraModel, BlockLoraPeftType, check_peft_version
 from blocklora.adapter.config import LayerSettings
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from blocklora.adapter import BlockLoraConfig, BlockLoraLinear, BlockLoraModel
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 VARIANTS = [
     {},

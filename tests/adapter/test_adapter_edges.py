@@ -13,7 +13,7 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from blocklora.adapter import BlockLoraConfig, unfold_lora
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 NAMES = ["default", "other", "__base__", "other"]
 

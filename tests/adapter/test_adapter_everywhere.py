@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from blocklora.adapter import BlockLoraLinear, fold_to_lora, param_groups
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 # Of each model: a module to train whole, an expression for one adapted layer, and an ending that some of them share.
 SAVED = {"mlp": "head", "clip": "visual_projection", "gpt2": "ln_f"}

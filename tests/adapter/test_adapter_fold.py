@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from blocklora.adapter import BlockLoraConfig, fold_to_lora, unfold_lora
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 OPTIONS = [
     {},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blocklora.adapter import bound, generalization_bound, trained_numbers
 from blocklora.adapter.theory import CLIP_WIDTHS, qkv_shapes
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 shapes = st.lists(st.tuples(st.integers(1, 999), st.integers(1, 999)), min_size=1, max_size=5)
 

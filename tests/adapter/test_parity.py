@@ -20,7 +20,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from blocklora.adapter import BlockLoraConfig, param_groups
 from blocklora.clip.towers import LeanTowers
-from blocklora.training import Plan, make_accelerator
+from blocklora.core.device import Compute
+from blocklora.training import Plan
 from blocklora.training import train as train_by_the_loop
 
 PARITY = Path(__file__).parent / "parity"
@@ -171,7 +172,7 @@ def train_lean(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], 
     lr = float(meta["lr"])
     groups = param_groups(model, lr=lr, weight_decay=float(meta["weight_decay"]))
     result = train_by_the_loop(
-        towers, groups, data["tokens"], Pictures(data), make_accelerator(torch.device("cpu"), "fp32"),
+        towers, groups, data["tokens"], Pictures(data), Compute(torch.device("cpu"), "fp32"),
         iterations=int(meta["steps"]), lr=lr, seed=0, plans=[plan],
     )  # fmt: skip
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 
 from blocklora.bench.grid import load_grid
 from blocklora.bench.published import load_published
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 from blocklora.methods import METHODS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -125,7 +125,7 @@ def test_a_missing_grid_is_named(tmp_path: Path) -> None:
 
 def test_a_users_method_counts_by_its_code(tmp_path: Path) -> None:
     methods = tmp_path / "mine.py"
-    code = "from blocklora.methods.zero_shot import fit\nMETHODS = {'my-method': fit}\n"
+    code = "from blocklora.methods.frozen.zero_shot import fit\nMETHODS = {'my-method': fit}\n"
     methods.write_text(code, encoding="utf-8")
     text = 'methods_from = "mine.py"\n' + GOOD.replace("[methods.clip-lora]", "[methods.my-method]")
     try:

@@ -12,7 +12,7 @@ import pytest
 from blocklora.bench import plots
 from blocklora.bench.plots import draw_all
 from blocklora.bench.results import collect
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 from .conftest import make_records, plausible
 

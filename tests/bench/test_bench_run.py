@@ -13,38 +13,41 @@ from typing import Any
 import pytest
 import torch
 
-from blocklora import cli
 from blocklora.bench import run as bench_run
 from blocklora.bench.run import run_grid
 from blocklora.bench.store import read_plan, read_records
 from blocklora.bench.user_methods import load_methods
+from blocklora.cli import app as cli
 from blocklora.clip import class_features, image_features, load_clip, pixels, tokenize
+from blocklora.core.device import Compute
+from blocklora.core.errors import ConfigError, DataError, ModelError
 from blocklora.data import few_shot, load_dataset, open_image
-from blocklora.errors import ConfigError, DataError, ModelError
 from blocklora.methods import METHODS, Options, Task
-from blocklora.training import make_accelerator
 
 # A job in the background of a shell ignores Ctrl-C, and its children inherit that.
-CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from blocklora.cli import main; main()"
+CODE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from blocklora.cli.app import main; main()"
+)
 MINE = """
 import os, signal, threading
 from pathlib import Path
 from blocklora.methods import Options
-from blocklora.methods.zero_shot import fit as zero_shot
+from blocklora.methods.frozen.zero_shot import fit as zero_shot
 
 HERE = Path(__file__).parent
 
-def stops(task, clip, options: Options, seed, accelerator, **more):
+def stops(task, clip, options: Options, seed, compute, **more):
     if seed == 2 and not (HERE / "stopped").exists():
         (HERE / "stopped").touch()
         os.kill(os.getppid(), getattr(signal, os.environ["STOP_BY"], signal.SIGTERM))
         threading.Event().wait()
-    return zero_shot(task, clip, options, seed, accelerator, **more)
+    return zero_shot(task, clip, options, seed, compute, **more)
 
-def fails(task, clip, options: Options, seed, accelerator, **more):
+def fails(task, clip, options: Options, seed, compute, **more):
     if not (HERE / "mended").exists():
         raise RuntimeError("out of luck")
-    return zero_shot(task, clip, options, seed, accelerator, **more)
+    return zero_shot(task, clip, options, seed, compute, **more)
 
 METHODS = {"stops": stops, "fails": fails}
 """
@@ -202,7 +205,7 @@ def test_the_example_method_averages_names_and_pictures(clip_folder: Path, photo
     prompts = ("a cross", "a disc", "a square")
     tokens, _ = tokenize(prompts, clip.tokenizer, clip.context_length)
     task = Task(prompts, prompts, tokens, split.train, flip=True)
-    fitted = fit(task, clip, Options(), 0, make_accelerator(torch.device("cpu"), "fp32"))
+    fitted = fit(task, clip, Options(), 0, Compute(torch.device("cpu"), "fp32"))
     assert fitted.trainable_parameters == 0
     for label in range(3):
         shots = [e for e in split.train if e.label == label]

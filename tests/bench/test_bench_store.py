@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.bench.store import RUNS, Store, open_store, read_plan, read_records
-from blocklora.errors import RunError
+from blocklora.core.errors import RunError
 
 keys = st.lists(st.text("abc", min_size=1, max_size=3), max_size=6)
 

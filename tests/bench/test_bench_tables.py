@@ -16,7 +16,7 @@ from blocklora.bench.published import load_published
 from blocklora.bench.report import write_tables
 from blocklora.bench.results import collect
 from blocklora.bench.tables import Table, make_tables
-from blocklora.errors import RunError
+from blocklora.core.errors import RunError
 
 from .conftest import make_records, plausible
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from blocklora.training.planner import price
+from blocklora.training.memory.planner import price
 from blocklora.training.step import Plan
 
 ROOT = Path(__file__).parents[2]

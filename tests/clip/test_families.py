@@ -24,9 +24,9 @@ from blocklora.clip import (
     text_features,
     tokenize,
 )
-from blocklora.errors import ModelError
+from blocklora.core.errors import ModelError
 from blocklora.methods import Options
-from blocklora.methods.adapters import target_pattern
+from blocklora.methods.adapters.common import target_pattern
 
 MakeRelative = Callable[[Path, str], Path]
 PROMPTS = ["a photo of a cat.", "x", "a photo of a very large brown dog, a pet"]

@@ -8,7 +8,7 @@ import torch
 from blocklora.clip import class_features, image_features, load_clip, text_features, tokenize
 from blocklora.clip.features import read_ahead
 from blocklora.clip.load import Clip
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 PROMPTS = ["a photo of a cat.", "x", "a photo of a very large brown dog, a type of pet."]
 

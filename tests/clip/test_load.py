@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants
 from transformers import CLIPModel
 
 from blocklora.clip import image_features, load_clip, load_image_tower, text_features, tokenize
-from blocklora.errors import ModelError
+from blocklora.core.errors import ModelError
 
 MakeClip = Callable[..., Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

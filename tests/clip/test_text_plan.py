@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from blocklora.clip import load_clip, tokenize
 from blocklora.clip.text_plan import Group, prompt_lengths, text_plan, text_plans
 from blocklora.data import prompts
-from blocklora.prepared import _prompt_notes
+from blocklora.methods.prepare import _prompt_notes
 
 END = 99
 

@@ -20,7 +20,7 @@ from blocklora.clip import load
 from blocklora.clip.features import image_features, text_features
 from blocklora.clip.lean import why_not_lean
 from blocklora.clip.towers import LeanTowers, PlainTowers, make_towers, trains
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 

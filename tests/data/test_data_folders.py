@@ -7,8 +7,8 @@ import unicodedata
 import pytest
 from PIL import Image
 
+from blocklora.core.errors import DataError
 from blocklora.data import load_dataset, open_image
-from blocklora.errors import DataError
 
 
 def names(examples):

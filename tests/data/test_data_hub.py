@@ -10,8 +10,8 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+from blocklora.core.errors import DataError
 from blocklora.data import DataChoice, choose, few_shot, hub, load_dataset, open_image
-from blocklora.errors import DataError
 
 
 def picture(shade, kind="PNG"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from blocklora.core.errors import ConfigError, ImageError
 from blocklora.data import IMAGE_ENDINGS, open_image, picture_from_array
-from blocklora.errors import ConfigError, ImageError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

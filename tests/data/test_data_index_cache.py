@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from blocklora.core.errors import DataError, ImageError
 from blocklora.data import index_cache
 from blocklora.data.index_cache import cache_folder, digests, listings
-from blocklora.errors import DataError, ImageError
 
 OLD = 10**18  # nanoseconds: 2001, long ago
 

@@ -8,9 +8,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 import blocklora.data
+from blocklora.core.errors import DataError
 from blocklora.data import Dataset, bundled_names, few_shot, load_dataset, open_image
 from blocklora.data import bundled as bundled_module
-from blocklora.errors import DataError
 
 
 def test_public_surface_is_complete():

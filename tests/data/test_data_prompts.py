@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocklora.core.errors import ConfigError
 from blocklora.data import prompts
-from blocklora.errors import ConfigError
 
 
 def test_names_go_where_the_braces_are():

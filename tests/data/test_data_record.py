@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from blocklora.core.errors import ImageError
 from blocklora.data import (
     Example,
     FewShotSplit,
@@ -17,7 +18,6 @@ from blocklora.data import (
     readable,
     split_record,
 )
-from blocklora.errors import ImageError
 
 CLASSES = ("cat", "dog")
 

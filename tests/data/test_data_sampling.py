@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocklora.core.errors import ConfigError
 from blocklora.data import few_shot
 from blocklora.data.sampling import _few
-from blocklora.errors import ConfigError
 
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 shots = st.integers(1, 20)

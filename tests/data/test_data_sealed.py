@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import blocklora
+from blocklora.core.errors import SealedTestError
 from blocklora.data import few_shot, half_of_classes, leaks, seal, split_record, training_record
-from blocklora.errors import SealedTestError
 
 MESSAGE = "the test images were touched before training had ended"
 
@@ -57,11 +57,11 @@ def test_the_seal_is_opened_in_one_place_only():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr == "open_after_training"
     ]
-    assert [name for name, _ in places] == ["runs.py"]
+    assert [name for name, _ in places] == ["run/fit.py"]
     private = [
         path.name for path in source.rglob("*.py") if "_SealedTest__" in path.read_text(encoding="utf-8")
     ]
     assert private == []
-    lines = (source / "runs.py").read_text(encoding="utf-8").splitlines()
+    lines = (source / "run" / "fit.py").read_text(encoding="utf-8").splitlines()
     trained = next(number for number, line in enumerate(lines, start=1) if "classifier.train(" in line)
     assert places[0][1] > trained

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocklora.core.errors import DataError
 from blocklora.data import load_dataset, open_image
 from blocklora.data.assemble import in_order
-from blocklora.errors import DataError
 
 
 def names(examples):

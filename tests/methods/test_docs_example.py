@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from blocklora import FewShotClassifier
-from blocklora.methods import HEADS, METHODS
+from blocklora.classifier.heads import HEADS
+from blocklora.methods import METHODS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 

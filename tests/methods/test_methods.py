@@ -9,9 +9,9 @@ from PIL import Image
 
 from blocklora.clip import class_features, image_features, load_clip, pixels, tokenize
 from blocklora.clip.load import Clip
+from blocklora.core.device import Compute
 from blocklora.data import Example
 from blocklora.methods import METHODS, Fitted, Options, Task, make_settings
-from blocklora.training import make_accelerator
 
 COLOURS = ("red", "green", "blue")
 
@@ -27,7 +27,7 @@ def fit(folder: Path, method: str, **options: Any) -> Fitted:
     clip = load_clip(str(folder))
     trained = {} if method == "zero-shot" else {"iterations": 3, "lr": 1e-3}
     settings = make_settings(method, METHODS[method], trained | options)
-    return METHODS[method](make_task(clip), clip, settings, 0, make_accelerator(torch.device("cpu"), "fp32"))
+    return METHODS[method](make_task(clip), clip, settings, 0, Compute(torch.device("cpu"), "fp32"))
 
 
 def adapted(fitted: Fitted) -> set[str]:
@@ -82,7 +82,7 @@ def test_the_seed_decides(clip_folder: Path) -> None:
             c,
             Options(iterations=3, lr=1e-2),
             seed,
-            make_accelerator(torch.device("cpu"), "fp32"),
+            Compute(torch.device("cpu"), "fp32"),
         ).class_features
         for c, seed in zip(clip, (1, 1, 2), strict=True)
     ]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from blocklora.clip import load_clip
+from blocklora.core.device import Compute
 from blocklora.methods import METHODS, Fitted, Task, make_settings
-from blocklora.training import Checkpoint, make_accelerator
+from blocklora.training import Checkpoint
 from blocklora.training import minimise as minimise_module
 
 Tasks = Callable[..., Task]
@@ -53,7 +54,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
             clip,
             make_settings(method, METHODS[method], settings),
             1,
-            make_accelerator(CPU, "fp32"),
+            Compute(CPU, "fp32"),
             checkpoint=checkpoint,
             on_step=on_step,
         )

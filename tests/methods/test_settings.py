@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 from blocklora.methods import METHODS, make_settings, parse_settings, settings_json, settings_type
 
 
@@ -80,7 +80,7 @@ def test_every_method_has_settings_that_are_json(name: str) -> None:
 
 
 def test_a_method_without_annotation_is_told_so() -> None:
-    def mine(task, clip, options, seed, accelerator):  # type: ignore[no-untyped-def]
+    def mine(task, clip, options, seed, compute):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
     with pytest.raises(ConfigError, match="method 'mine': expected 'options' annotated with the dataclass"):

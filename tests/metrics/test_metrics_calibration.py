@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 
-from blocklora.errors import ConfigError, DataError
+from blocklora.core.errors import ConfigError, DataError
 from blocklora.metrics import (
     expected_calibration_error,
     fit_temperature,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocklora.errors import ConfigError, DataError
+from blocklora.core.errors import ConfigError, DataError
 from blocklora.metrics import mcnemar_exact, paired_difference_interval, wilson_interval
 
 few = st.integers(0, 40)

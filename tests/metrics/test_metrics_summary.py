@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blocklora.metrics
-from blocklora.errors import DataError
+from blocklora.core.errors import DataError
 from blocklora.metrics import (
     evaluate,
     expected_calibration_error,

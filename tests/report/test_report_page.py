@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import blocklora.report.page
-from blocklora.errors import ImageError, RunError
+from blocklora.core.errors import ImageError, RunError
 from blocklora.metrics import evaluate
 from blocklora.report import write_report
 from blocklora.report.page import render_report

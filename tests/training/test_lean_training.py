@@ -15,7 +15,8 @@ from torch import Tensor
 
 from blocklora.adapter import BlockLoraConfig, param_groups
 from blocklora.clip.towers import LeanTowers
-from blocklora.training import Checkpoint, Plan, Training, make_accelerator, train
+from blocklora.core.device import Compute
+from blocklora.training import Checkpoint, Plan, Training, train
 
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
@@ -84,10 +85,10 @@ class Job:
         self.pictures = Pictures(self.case.pixels, fixed)
 
     def run(self, plans: Any = PLANS, **more: Any) -> Training:
-        accelerator = make_accelerator(torch.device("cpu"), "fp32")
+        compute = Compute(torch.device("cpu"), "fp32")
         groups = param_groups(self.case.model, lr=LR, weight_decay=0.0)
         return train(
-            self.towers, groups, self.case.tokens, self.pictures, accelerator,
+            self.towers, groups, self.case.tokens, self.pictures, compute,
             iterations=STEPS, lr=LR, seed=SEED, plans=plans, **more,
         )  # fmt: skip
 

@@ -17,10 +17,11 @@ from PIL import Image
 
 from blocklora.adapter import BlockLoraConfig, param_groups
 from blocklora.clip import load_clip, make_towers, tokenize
+from blocklora.core.device import Compute
+from blocklora.core.errors import ConfigError, RunError
 from blocklora.data import Example
-from blocklora.errors import ConfigError, RunError
-from blocklora.methods.adapters import _with_adapter
-from blocklora.training import Checkpoint, TrainingPictures, checkpoint, make_accelerator, train
+from blocklora.methods.adapters.common import _with_adapter
+from blocklora.training import Checkpoint, TrainingPictures, checkpoint, train
 from blocklora.training.loop import cosine
 
 STEPS, LR, DECAY, SEED = 6, 5e-3, 1e-2, 3
@@ -69,7 +70,7 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
             groups,
             tokens,
             pictures,
-            make_accelerator(torch.device("cpu"), "fp32"),
+            Compute(torch.device("cpu"), "fp32"),
         ),
     )
 

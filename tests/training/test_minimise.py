@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocklora.errors import ConfigError, RunError
-from blocklora.training import Checkpoint, make_accelerator
+from blocklora.core.device import Compute
+from blocklora.core.errors import ConfigError, RunError
+from blocklora.training import Checkpoint
 from blocklora.training import minimise as module
 from blocklora.training.minimise import Curve, epoch_cosine, minimise, step_cosine
 
@@ -27,11 +28,11 @@ def run(
     stop_at: int = 99,
     steps: int = 8,
 ) -> Curve:
-    accelerator = make_accelerator(CPU, "fp32")
+    compute = Compute(CPU, "fp32")
 
     def gradients(step: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = ((weight * inputs).sum() - labels).square().sum()
-        accelerator.backward(loss)
+        compute.backward(loss)
         return loss
 
     def after_step(step: int) -> None:
@@ -47,7 +48,7 @@ def run(
         torch.optim.SGD([weight], lr=0.05, momentum=0.9),
         step_cosine(steps),
         Points(),
-        accelerator,
+        compute,
         steps=steps,
         state={"weight": weight, "average": average},
         checkpoint=checkpoint,

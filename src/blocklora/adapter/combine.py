@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["COMBINATIONS", "Folded", "combine", "combined_rank"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["BlockLoraConfig", "BlockLoraPeftType", "LayerSettings"]
 

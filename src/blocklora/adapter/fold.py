@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from blocklora.adapter import functional
 from blocklora.adapter.config import BlockLoraConfig, LayerSettings
-from blocklora.errors import ConfigError
-from blocklora.files import write_bytes, write_json
+from blocklora.core.errors import ConfigError
+from blocklora.core.files import write_bytes, write_json
 
 __all__ = ["fold_to_lora", "unfold_lora"]
 

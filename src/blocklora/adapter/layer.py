@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from blocklora.adapter.combine import Folded
 from blocklora.adapter.config import BlockLoraConfig, LayerSettings
 from blocklora.adapter.functional import block_lora, fold, init_factors
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["BlockLoraLinear"]
 

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from blocklora.adapter.combine import combine, combined_rank
 from blocklora.adapter.config import BlockLoraConfig
 from blocklora.adapter.layer import BlockLoraLinear
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["BlockLoraModel"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["CLIP_WIDTHS", "generalization_bound", "qkv_shapes", "trained_numbers"]
 

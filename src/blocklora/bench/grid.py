@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.bench.user_methods import BUILT_IN, load_methods
-from blocklora.classifier import FewShotClassifier
-from blocklora.errors import BlockloraError, ConfigError
+from blocklora.core.errors import BlockloraError, ConfigError
+from blocklora.estimator import FewShotClassifier
 from blocklora.methods import METHODS, settings_type
 
 __all__ = ["Grid", "Run", "load_grid"]

@@ -13,7 +13,7 @@ from blocklora.bench.compare import costs, data_means, method_means
 from blocklora.bench.results import Results
 from blocklora.bench.statistics import mean_ranks, nemenyi_difference, pareto_front, rank_groups
 from blocklora.bench.words import short_name
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["draw_all"]
 

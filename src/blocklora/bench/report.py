@@ -10,8 +10,8 @@ from blocklora.bench.render import cells_csv, html, latex, markdown, tests_csv
 from blocklora.bench.results import Results, collect
 from blocklora.bench.store import read_plan, read_records
 from blocklora.bench.tables import make_tables
-from blocklora.errors import RunError
-from blocklora.files import write_bytes, write_text
+from blocklora.core.errors import RunError
+from blocklora.core.files import write_bytes, write_text
 
 __all__ = ["write_tables"]
 

@@ -22,9 +22,9 @@ from blocklora.bench.store import Store, open_store
 from blocklora.bench.work import RunOrder, WorkSettings, do_run, machine
 from blocklora.bench.workers import Outcome, run_jobs, workers_for
 from blocklora.clip import load_clip
+from blocklora.core.device import resolve_device
+from blocklora.core.errors import ConfigError
 from blocklora.data import load_dataset
-from blocklora.errors import ConfigError
-from blocklora.training import resolve_device
 
 __all__ = ["run_grid"]
 

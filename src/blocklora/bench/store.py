@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from blocklora.errors import RunError
-from blocklora.files import write_json
+from blocklora.core.errors import RunError
+from blocklora.core.files import write_json
 
 __all__ = ["Record", "Store", "read_plan", "read_records"]
 

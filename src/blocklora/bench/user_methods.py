@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 from blocklora.methods import METHODS, Method
 
 __all__ = ["BUILT_IN", "load_methods"]

@@ -17,9 +17,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from blocklora.bench.user_methods import load_methods
-from blocklora.clip.feature_cache import FOLDER_VARIABLE
-from blocklora.run_folder import CONFIG, SPLIT, read_json
-from blocklora.runs import fit_run
+from blocklora.classifier.store import FOLDER_VARIABLE
+from blocklora.run.fit import fit_run
+from blocklora.run.folder import CONFIG, SPLIT, read_json
 
 __all__ = ["RunOrder", "WorkSettings", "do_run", "machine"]
 

@@ -1,6 +1,5 @@
 """The two towers of CLIP and its relatives: loading them, preparing pictures and prompts, and computing features."""
 
-from blocklora.clip.encode import Encoded, encode_pictures
 from blocklora.clip.features import tokenize
 from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
 from blocklora.clip.preprocess import crop_size, pixels, random_crop
@@ -16,13 +15,11 @@ from blocklora.clip.towers import (
 __all__ = [
     "TINY",
     "Clip",
-    "Encoded",
     "Engine",
     "ImageTower",
     "Towers",
     "class_features",
     "crop_size",
-    "encode_pictures",
     "image_features",
     "load_clip",
     "load_image_tower",

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from blocklora.clip.families import FAMILIES
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = ["image_features", "read_ahead", "text_features", "tokenize"]
 

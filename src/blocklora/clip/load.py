@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from blocklora.clip.families import FAMILIES, Family
 from blocklora.clip.preprocess import square_processor
-from blocklora.errors import ModelError
+from blocklora.core.errors import ModelError
 
 __all__ = ["TINY", "Clip", "ImageTower", "load_clip", "load_image_tower", "read_clip_config"]
 

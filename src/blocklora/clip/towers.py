@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from blocklora.clip import features
 from blocklora.clip.lean import Keep, LeanTower, why_not_lean
 from blocklora.clip.text_plan import text_plans
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = [
     "Engine",

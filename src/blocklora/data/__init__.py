@@ -1,10 +1,17 @@
 """Labelled pictures: where they come from, which of them a few-shot run uses, and how one is opened."""
 
-from blocklora.data.benchmarks import BENCHMARKS, SHIFTS, TRAINABLE, Benchmark, known_benchmark, missing
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.images import IMAGE_ENDINGS, Picture, name_of, open_image, picture_from_array, source_of
-from blocklora.data.inventory import expected_tree, inventory
+from blocklora.data.literature.benchmarks import (
+    BENCHMARKS,
+    SHIFTS,
+    TRAINABLE,
+    Benchmark,
+    known_benchmark,
+    missing,
+)
+from blocklora.data.literature.inventory import expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import content_digests, leaks, readable, split_record, training_record

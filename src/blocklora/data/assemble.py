@@ -8,8 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from blocklora.core.errors import DataError
 from blocklora.data.types import Dataset, Example
-from blocklora.errors import DataError
 
 __all__ = ["SPLIT_NAMES", "assemble", "count", "in_order", "is_text", "name_some", "tally"]
 

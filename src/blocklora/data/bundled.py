@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from blocklora.core.errors import DataError
 from blocklora.data.tables import load_table
 from blocklora.data.types import Dataset, Example
-from blocklora.errors import DataError
 
 __all__ = ["bundled_names", "load_bundled"]
 

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from blocklora.core.errors import DataError
 from blocklora.data.assemble import count, name_some
-from blocklora.data.benchmarks import missing
-from blocklora.data.index_files import read_index
+from blocklora.data.literature.benchmarks import missing
+from blocklora.data.literature.index_files import read_index
+from blocklora.data.literature.split_files import read_json_file
 from blocklora.data.load import load_dataset
 from blocklora.data.sampling import Half, Protocol, few_shot, half_of_classes
-from blocklora.data.split_files import read_json_file
 from blocklora.data.types import Dataset, FewShotSplit
-from blocklora.errors import DataError
 
 __all__ = ["DataChoice", "choose", "choose_test"]
 

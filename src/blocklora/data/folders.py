@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blocklora.core.errors import DataError
 from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, is_text, name_some, tally
 from blocklora.data.images import IMAGE_ENDINGS
 from blocklora.data.types import Dataset, Example
-from blocklora.errors import DataError
 
 __all__ = ["load_folder"]
 

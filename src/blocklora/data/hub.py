@@ -16,12 +16,12 @@ from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 
+from blocklora.core.errors import DataError
+from blocklora.core.files import write_folder, write_json
 from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, name_some
-from blocklora.data.benchmarks import find_benchmark
 from blocklora.data.index_cache import cache_folder
+from blocklora.data.literature.benchmarks import find_benchmark
 from blocklora.data.types import Dataset, Example
-from blocklora.errors import DataError
-from blocklora.files import write_folder, write_json
 
 __all__ = ["load_hub"]
 

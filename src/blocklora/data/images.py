@@ -28,8 +28,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from blocklora.core.errors import ConfigError, ImageError
 from blocklora.data.types import Source
-from blocklora.errors import ConfigError, ImageError
 
 try:  # Pillow 11.3 and later
     from PIL import AvifImagePlugin

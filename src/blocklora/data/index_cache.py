@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from blocklora.errors import DataError, ImageError
+from blocklora.core.errors import DataError, ImageError
 
 __all__ = ["cache_folder", "digests", "listings"]
 

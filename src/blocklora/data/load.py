@@ -7,14 +7,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from blocklora.core.errors import DataError
 from blocklora.data.assemble import is_text
-from blocklora.data.benchmarks import find_benchmark, known_benchmark, read_benchmark
 from blocklora.data.bundled import bundled_names, load_bundled
 from blocklora.data.folders import load_folder
 from blocklora.data.hub import load_hub
+from blocklora.data.literature.benchmarks import find_benchmark, known_benchmark, read_benchmark
 from blocklora.data.tables import TABLE_ENDINGS, load_table
 from blocklora.data.types import Dataset
-from blocklora.errors import DataError
 
 __all__ = ["load_dataset"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from blocklora.core.errors import ImageError
 from blocklora.data.images import open_image
 from blocklora.data.index_cache import digests
 from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
-from blocklora.errors import ImageError
 
 __all__ = ["content_digests", "leaks", "readable", "split_record", "training_record"]
 

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+from blocklora.core.errors import ConfigError, DataError
 from blocklora.data.assemble import count, name_some
 from blocklora.data.types import Dataset, Example, FewShotSplit
-from blocklora.errors import ConfigError, DataError
 
 __all__ = ["Half", "Protocol", "few_shot", "half_of_classes"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
+from blocklora.core.errors import SealedTestError
 from blocklora.data.types import Dataset, Example, FewShotSplit
-from blocklora.errors import SealedTestError
 
 __all__ = ["SealedTest", "seal"]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from blocklora.core.errors import DataError
 from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, name_some
 from blocklora.data.types import Dataset, Example
-from blocklora.errors import DataError
 
 __all__ = ["TABLE_ENDINGS", "load_table"]
 

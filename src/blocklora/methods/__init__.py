@@ -1,56 +1,35 @@
 """The ways to turn a few labelled pictures into a classifier. One file a method, one line here."""
 
-from blocklora.methods import (
-    any_peft,
-    block_lora,
+from blocklora.methods.adapters import any_peft, block_lora, clip_lora
+from blocklora.methods.adapters.options import Options
+from blocklora.methods.frozen import (
     clip_adapter,
-    clip_lora,
-    cocoop,
-    coop,
-    full,
-    kgcoop,
-    layer_norm,
     linear_probe,
     lp_plus_plus,
-    maple,
-    prograd,
-    promptsrc,
     taskres,
     tip_adapter,
     tip_adapter_f,
-    two_stage,
     zero_shot,
     zero_shot_probe,
 )
-from blocklora.methods.heads import CONDITIONAL, HEADS, Head, cosine_head
-from blocklora.methods.options import Options
+from blocklora.methods.prompts import cocoop, coop, kgcoop, maple, prograd, promptsrc
 from blocklora.methods.settings import make_settings, parse_settings, settings_json, settings_type
 from blocklora.methods.task import Fitted, Method, Task
-from blocklora.methods.text_side import TextSide, other_classes, template_features
-from blocklora.methods.tower import TowerChange, changed_image_features
+from blocklora.methods.weights import full, layer_norm, two_stage
 
 __all__ = [
     "CLOSED_METHODS",
-    "CONDITIONAL",
     "ENSEMBLE_METHODS",
-    "HEADS",
     "METHODS",
     "WRITTEN_METHODS",
     "Fitted",
-    "Head",
     "Method",
     "Options",
     "Task",
-    "TextSide",
-    "TowerChange",
-    "changed_image_features",
-    "cosine_head",
     "make_settings",
-    "other_classes",
     "parse_settings",
     "settings_json",
     "settings_type",
-    "template_features",
 ]
 
 METHODS: dict[str, Method] = {

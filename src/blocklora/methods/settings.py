@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 
 __all__ = [
     "make_settings",

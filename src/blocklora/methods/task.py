@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 
+from blocklora.classifier.heads import Head
+from blocklora.classifier.text_side import TextSide
+from blocklora.classifier.tower import TowerChange
 from blocklora.clip import Clip
+from blocklora.core.device import Compute
 from blocklora.data import Example
-from blocklora.methods.heads import Head
-from blocklora.methods.text_side import TextSide
-from blocklora.methods.tower import TowerChange
 from blocklora.training import Checkpoint, OnStep
 from blocklora.training.minimise import Curve
 
@@ -87,7 +87,7 @@ def fixed_beforehand(steps: int, recipe: str) -> dict[str, str]:
 
 
 class Method(Protocol):
-    """One way to fit a classifier. ``clip.model`` is on the accelerator's device.
+    """One way to fit a classifier. ``clip.model`` is on the compute's device.
 
     A method's settings are the dataclass that its ``options`` are annotated with. It may put an adapter into
     ``clip.model`` but leaves its weights as they were: changed ones go into ``Fitted.tower``.
@@ -99,7 +99,7 @@ class Method(Protocol):
         clip: Clip,
         options: Any,
         seed: int,
-        accelerator: Accelerator,
+        compute: Compute,
         *,
         checkpoint: Checkpoint | None = None,
         on_step: OnStep | None = None,

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from blocklora.errors import ConfigError
+from blocklora.core.errors import ConfigError
 from blocklora.metrics.checks import Floats, Ints, checked_labels, checked_probabilities, checked_scores
 
 __all__ = [

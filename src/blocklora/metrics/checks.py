@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from blocklora.errors import DataError
+from blocklora.core.errors import DataError
 
 __all__ = ["Floats", "Ints", "checked_labels", "checked_probabilities", "checked_scores"]
 

@@ -6,7 +6,7 @@ from math import sqrt
 
 from scipy.stats import binomtest
 
-from blocklora.errors import ConfigError, DataError
+from blocklora.core.errors import ConfigError, DataError
 
 __all__ = ["mcnemar_exact", "paired_difference_interval", "wilson_interval"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from blocklora.errors import DataError
+from blocklora.core.errors import DataError
 from blocklora.metrics.accuracy import confusion_matrix, mean_class_accuracy, per_class
 from blocklora.metrics.calibration import (
     expected_calibration_error,

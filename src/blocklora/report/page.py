@@ -13,8 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from blocklora.errors import RunError
-from blocklora.files import write_text
+from blocklora.core.errors import RunError
+from blocklora.core.files import write_text
 from blocklora.report import figures, tables, words
 
 __all__ = ["render_report", "write_report"]

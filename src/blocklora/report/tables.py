@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blocklora.errors import DataError
+from blocklora.core.errors import DataError
 from blocklora.report.words import count, duration, memory, percent
 
 __all__ = [

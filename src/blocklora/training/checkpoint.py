@@ -1,6 +1,6 @@
 """The state of a training run in one safetensors file, always whole.
 
-torch and accelerate save optimizer state by pickle, which blocklora neither writes nor reads; so the few
+torch saves optimizer state by pickle, which blocklora neither writes nor reads; so the few
 tensors of it are stored by name, and the plain numbers as JSON in the file's header.
 """
 
@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from blocklora.errors import RunError
-from blocklora.files import write_bytes
+from blocklora.core.errors import RunError
+from blocklora.core.files import write_bytes
 
 __all__ = ["Checkpoint"]
 

@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from blocklora.clip.towers import Towers, trains
+from blocklora.core.device import Compute
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
 from blocklora.training.pictures import TrainingPictures
@@ -55,7 +55,7 @@ def train(
     groups: list[dict[str, Any]],
     tokens: Tensor,
     pictures: TrainingPictures,
-    accelerator: Accelerator,
+    compute: Compute,
     *,
     iterations: int,
     lr: float,
@@ -68,11 +68,11 @@ def train(
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
     Args:
-        towers: A model on the accelerator's device, with an adapter in its layers.
+        towers: A model on the compute's device, with an adapter in its layers.
         groups: Parameter groups for AdamW, with their learning rates and weight decays.
         tokens: Token ids of the class prompts (N, L).
         pictures: The batches.
-        accelerator: Device and precision.
+        compute: Device and precision.
         iterations: Steps in all.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
         seed: Where the dropout masks come from.
@@ -91,17 +91,17 @@ def train(
     for tower in (model.vision_model, model.text_model):
         if not trains(tower):  # a tower that only gives features drops nothing
             tower.eval()
-    with _own_random_stream(accelerator.device):
+    with _own_random_stream(compute.device):
         fixed = pictures.fixed and not trains(model.vision_model)
         size = plans[0].micro_batch or pictures.batch_size
         batches: Batches = _Features(towers, pictures, size) if fixed else pictures
-        steps = _Steps(towers, tokens, plans, accelerator, seed)
+        steps = _Steps(towers, tokens, plans, compute, seed)
         curve = minimise(
             steps,
             torch.optim.AdamW(groups, betas=_BETAS),
             partial(cosine, steps=iterations, lr=lr),
             batches,
-            accelerator,
+            compute,
             steps=iterations,
             state={name: value for name, value in model.named_parameters() if value.requires_grad},
             checkpoint=checkpoint,
@@ -117,12 +117,12 @@ class _Steps:
     """The gradient of every step, under the first plan that fits into memory."""
 
     def __init__(
-        self, towers: Towers, tokens: Tensor, plans: Sequence[Plan], accelerator: Accelerator, seed: int
+        self, towers: Towers, tokens: Tensor, plans: Sequence[Plan], compute: Compute, seed: int
     ) -> None:
         self.plan, *self._spare = self._plans = tuple(plans)
         self.notes: list[str] = []
         self._towers, self._tokens, self._seed = towers, tokens, seed
-        self._backward = accelerator.backward
+        self._backward = compute.backward
         self._scale = towers.model.logit_scale.detach().exp()
         self._trained = trains(towers.model.text_model)
         self._text = self._side()

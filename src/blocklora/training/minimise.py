@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from blocklora.clip.features import read_ahead
-from blocklora.errors import ConfigError
+from blocklora.core.device import Compute
+from blocklora.core.errors import ConfigError
 from blocklora.training.checkpoint import Checkpoint
 
 __all__ = ["Batches", "Curve", "Factor", "OnStep", "Remember", "epoch_cosine", "minimise", "step_cosine"]
@@ -112,7 +112,7 @@ def minimise(
     optimizer: torch.optim.Optimizer,
     factors: Factor | Sequence[Factor],
     batches: Batches,
-    accelerator: Accelerator,
+    compute: Compute,
     *,
     steps: int,
     state: dict[str, Any],
@@ -129,7 +129,7 @@ def minimise(
         optimizer: Over the trained tensors.
         factors: On the learning rate: one, or one for every parameter group.
         batches: What every step is given.
-        accelerator: Device and loss scaling.
+        compute: Device and loss scaling.
         steps: How many in all.
         state: Everything that a step changes, by name: the trained tensors, and any others that ``after_step``
             changes in place.
@@ -145,26 +145,24 @@ def minimise(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    device, every = accelerator.device, _SAVE_SECONDS if save_seconds is None else save_seconds
+    device, every = compute.device, _SAVE_SECONDS if save_seconds is None else save_seconds
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]
     lrs = torch.tensor([_lr(optimizer, factors, step) for step in range(steps)], dtype=torch.float64)
     losses = torch.zeros(steps, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     start, seconds = 0, 0.0
     if checkpoint and checkpoint.path.exists():
         start, seconds, extra = checkpoint.restore(state, optimizer, scheduler, losses)
-        if accelerator.scaler and extra["scaler"]:
-            accelerator.scaler.load_state_dict(extra["scaler"])
+        if extra["scaler"]:
+            compute.scaler.load_state_dict(extra["scaler"])
         if remember:
             remember.load(extra["remember"])
-    stepper = accelerator.prepare_optimizer(optimizer)
     began = saved = time.monotonic()
     shown = -math.inf  # the first step is always shown
     with _stop_between_steps() as stop:
         ahead = read_ahead(batches.batch, range(start, steps))
         for step, (inputs, labels) in enumerate(ahead, start):
             losses[step] = gradients(step, inputs.to(device), labels.to(device)).detach()
-            stepper.step()
-            stepper.zero_grad()
+            compute.step(optimizer)
             scheduler.step()
             if after_step:
                 after_step(step)
@@ -179,7 +177,7 @@ def minimise(
             if (keep or stop.is_set()) and checkpoint:  # Ctrl-C may have come while progress was shown
                 saved = now
                 extra = {
-                    "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+                    "scaler": compute.scaler.state_dict(),
                     "remember": remember.dump() if remember else None,
                 }
                 checkpoint.save(step + 1, seconds + now - began, state, optimizer, scheduler, losses, extra)

@@ -1,0 +1,1 @@
+"""The one frozen classifier: its head, its towers, how it is encoded, saved and loaded."""

@@ -1,0 +1,173 @@
+"""What turns image features into logits: a handful of pure functions, and the tensors that belong to one.
+
+Axes: M = pictures, N = classes, D = the width of CLIP's shared space, K = keys of a cache, H = hidden numbers.
+Image features are unit vectors everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklora.classifier.class_prompts import ClassPrompts
+
+__all__ = [
+    "CONDITIONAL",
+    "HEADS",
+    "Head",
+    "adapted_logits",
+    "cache_logits",
+    "conditional_logits",
+    "cosine_head",
+    "cosine_logits",
+    "linear_logits",
+]
+
+CONDITIONAL = "conditional"
+"""The one kind that runs the text tower for every picture."""
+
+_ROWS = 1024  # pictures at a time: a cache of all ImageNet shots would else need gigabytes
+
+
+def cosine_logits(features: Tensor, class_features: Tensor, scale: float | Tensor) -> Tensor:
+    """Return scaled cosines (M, N): CLIP's own classifier (Radford et al., 2021).
+
+    Args:
+        features: Unit image features (M, D).
+        class_features: Unit features of the classes (N, D).
+        scale: What cosines are multiplied by; CLIP's logit scale, 100 in OpenAI's models.
+    """
+    return scale * features @ class_features.T
+
+
+def linear_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``features @ weight.T + bias`` (M, N); ``weight`` is (N, D), ``bias`` (N,)."""
+    return features @ weight.T + bias
+
+
+def cache_logits(
+    features: Tensor,
+    class_features: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    alpha: float,
+    beta: float,
+) -> Tensor:
+    """Return CLIP's logits plus what a cache of labelled pictures adds (Tip-Adapter, Zhang et al. 2022, eq. 5).
+
+    Args:
+        features: Unit image features (M, D).
+        class_features: Unit features of the classes (N, D).
+        keys: Features of the cached pictures (K, D).
+        values: Their labels, one-hot (K, N).
+        scale: CLIP's logit scale.
+        alpha: How much the cache counts; with 0 this is zero-shot.
+        beta: How fast a cached picture's say falls with its distance.
+    """
+    affinity = features @ keys.T  # (M, K)
+    return cosine_logits(features, class_features, scale) + alpha * torch.exp(beta * (affinity - 1)) @ values
+
+
+def adapted_logits(
+    features: Tensor, class_features: Tensor, down: Tensor, up: Tensor, scale: float, ratio: float
+) -> Tensor:
+    """Return the cosines of features that went through a bottleneck (CLIP-Adapter, Gao et al. 2021, eq. 5 to 7).
+
+    Args:
+        features: Unit image features (M, D).
+        class_features: Unit features of the classes (N, D).
+        down: The bottleneck's first weights (H, D).
+        up: Its second weights (D, H).
+        scale: CLIP's logit scale.
+        ratio: The bottleneck's share, in [0, 1]; with 0 this is zero-shot.
+    """
+    hidden = F.relu(F.relu(features @ down.T) @ up.T)  # (M, D)
+    mixed = ratio * hidden + (1 - ratio) * features
+    return cosine_logits(F.normalize(mixed, dim=-1), class_features, scale)
+
+
+def conditional_logits(
+    features: Tensor,
+    *,
+    prompts: ClassPrompts,
+    context: Tensor,
+    down: Tensor,
+    down_bias: Tensor,
+    up: Tensor,
+    up_bias: Tensor,
+    scale: float,
+) -> Tensor:
+    """Return cosines with class features that each picture's own prompts give (CoCoOp, Zhou et al. 2022b, eq. 3).
+
+    Args:
+        features: Unit image features (M, D).
+        prompts: The class prompts, with room for the vectors.
+        context: The learned vectors (P, W), W being the text tower's width.
+        down: First weights of the network that shifts them (H, D).
+        down_bias: (H,).
+        up: Second weights (W, H).
+        up_bias: (W,).
+        scale: CLIP's logit scale.
+    """
+    shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
+    pairs = zip(features, shifts, strict=True)
+    return torch.stack(
+        [cosine_logits(feature, prompts.features(context + shift), scale) for feature, shift in pairs]
+    )
+
+
+HEADS: dict[str, Callable[..., Tensor]] = {
+    "cosine": cosine_logits,
+    "linear": linear_logits,
+    "cache": cache_logits,
+    "bottleneck": adapted_logits,
+    CONDITIONAL: conditional_logits,
+}
+"""Every kind of head; a head's tensors and numbers are the function's arguments, by name.
+
+Only the tokens of a conditional head become its prompts.
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier on image features.
+
+    Attributes:
+        kind: A name in ``HEADS``.
+        tensors: The function's tensors, on the CPU.
+        numbers: Its plain numbers.
+        model: The ``CLIPModel`` of a conditional head; None for all others.
+    """
+
+    kind: str
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    model: Any = None
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """Turn image features (M, D) into logits (M, N), in float64 on the CPU."""
+        if self.kind == CONDITIONAL:
+            device = self.model.logit_scale.device
+            there = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+            prompts = ClassPrompts(self.model, there.pop("tokens"))
+            found = HEADS[CONDITIONAL](features.to(device), prompts=prompts, **there, **self.numbers)
+            return found.cpu().double()
+        tensors = {name: tensor.double() for name, tensor in self.tensors.items()}
+        rows = [
+            HEADS[self.kind](part.double(), **tensors, **self.numbers)
+            for part in torch.split(features, _ROWS)
+        ]
+        return torch.cat(rows)
+
+
+def cosine_head(class_features: Tensor, scale: float) -> Head:
+    """Return CLIP's own head for unit class features (N, D)."""
+    return Head("cosine", {"class_features": class_features}, {"scale": scale})

@@ -1,0 +1,77 @@
+"""The command ``blocklora plan``: how a training step fits into memory, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["plan"]
+
+
+def plan(
+    model: Annotated[
+        str, typer.Option(help="ViT-B/16, B/32, L/14, L/14@336, a Hugging Face CLIP id, a folder, or 'tiny'.")
+    ] = "ViT-B/16",
+    classes: Annotated[int, typer.Option(help="Number of classes.", min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="Images a step.", min=1)] = 32,
+    memory: Annotated[
+        str | None, typer.Option(help="The most memory, such as 24GB.", show_default="what is free here")
+    ] = None,
+    method: Annotated[str, typer.Option(help="block-lora or clip-lora.")] = "block-lora",
+    r: Annotated[int, typer.Option(help="Total rank of the adapter.")] = 2,
+    n_blocks: Annotated[int, typer.Option(help="Blocks that the rank is cut into.")] = 2,
+    towers: Annotated[str, typer.Option(help="both, vision or text.")] = "both",
+    targets: Annotated[str, typer.Option(help="Adapted layers: some of q,k,v,out,fc1,fc2.")] = "q,k,v",
+    layers: Annotated[str, typer.Option(help="all, top-N or bottom-N.")] = "all",
+    precision: Annotated[str, typer.Option(help="auto (of this machine), fp32, bf16 or fp16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Say how a training step would fit into memory and what it computes; no weights are loaded."""
+    from blocklora.run.plan import plan_step
+
+    result = plan_step(
+        model, classes, method=method, batch_size=batch_size, memory=memory, precision=precision,
+        r=r, n_blocks=n_blocks, towers=towers, layers=layers,
+        targets=tuple(part.strip() for part in targets.split(",")),
+    )  # fmt: skip
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    """Print the plan, the smaller ones, and what the usual ways would need."""
+    console = Console(highlight=False)
+    bits = 8 * result["bytes_a_number"]
+    console.print(
+        f"{result['model']}, {result['classes']:,} classes, {result['batch_size']} images a step, activations in "
+        f"{bits} bits, {result['trained_numbers']:,} trained numbers; limit {result['limit_bytes'] / 1e9:.1f} GB."
+    )
+    table = Table()
+    for heading, side in (("", "left"), ("peak memory", "right"), ("GFLOP a step", "right"), ("how", "left")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    rows = [("this plan", result)]
+    rows += [("if memory runs out", result["smaller_plans"][0])] if result["smaller_plans"] else []
+    rows += [("smallest", result["smaller_plans"][-1])] if result["smaller_plans"][1:] else []
+    for name, row in rows:
+        table.add_row(name, _gigabytes(row), f"{row['flops'] / 1e9:,.0f}", row["plan"])
+    table.add_row("plain PEFT LoRA", _gigabytes(result["peft_lora"]), f"{result['peft_lora']['flops'] / 1e9:,.0f}",
+                  "prompts padded to the longest; everything kept")  # fmt: skip
+    table.add_row("CLIP-LoRA's code", _gigabytes(result["clip_lora"]), f"{result['clip_lora']['flops'] / 1e9:,.0f}",
+                  "prompts padded to the context; everything kept")  # fmt: skip
+    console.print(table)
+    console.print(
+        f"Peak memory is that on the device: {result['weights_bytes'] / 1e9:.2f} GB of fp32 weights and the step. "
+        "Class names are taken to be as long as ImageNet's."
+    )
+
+
+def _gigabytes(row: dict[str, Any]) -> str:
+    return f"{row['peak_bytes'] / 1e9:.2f} GB"

@@ -1,0 +1,1 @@
+"""Methods that train an adapter in CLIP's layers."""

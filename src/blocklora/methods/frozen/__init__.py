@@ -1,0 +1,1 @@
+"""Methods on features of the frozen towers."""

@@ -1,0 +1,1 @@
+"""Methods that learn vectors among the inputs of the towers."""

@@ -1,0 +1,195 @@
+"""Which plan a training step follows: the fastest one whose predicted peak fits into memory.
+
+Every way to cut a step (``Plan``) costs some FLOPs and some memory, both counted from shapes by ``costs``. All sensible
+ways are priced, and the fastest that fits is taken; what would follow if memory ran out all the same comes behind it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from blocklora.clip.lean import Keep
+from blocklora.clip.text_plan import Group
+from blocklora.core.errors import ConfigError
+from blocklora.training.memory.costs import Cost, TowerShape, image_rows, text_rows, tower_cost
+from blocklora.training.step import Plan
+
+__all__ = ["ModelShape", "Need", "Priced", "Workload", "choose_plans", "price"]
+
+_KEEPS: tuple[Keep, ...] = ("all", "no-mlp", "inputs")
+_PASS_FLOPS = 2e9  # what starting one more pass costs beside its products, for the choice only
+_STATE_COPIES = 4  # of every trained number: itself, its gradient, AdamW's two moments
+_SMALLEST_CHUNK = 8
+_NEXT = 0.75  # a plan to fall back to needs at most this share of the memory of the one before
+_READ_AHEAD = 4  # batches of pictures that exist at a time
+# Measured peaks over counted ones. A GPU's allocator loses a little between blocks of memory. On a CPU the process's
+# size is what is measured, and glibc's allocator, to which these are fitted, gives little back between passes.
+_SLACK, _CPU_SLACK, _CPU_SLACK_BETWEEN_PASSES = 1.08, 1.25, 1.8
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A CLIP model by its shape.
+
+    Attributes:
+        vision: The image tower.
+        text: The text tower.
+        tokens: Tokens of a picture, the class token included.
+        side: Side of a picture in pixels.
+        space: Width of the shared space.
+        parameters: All numbers of the frozen model.
+        trained: All trained numbers.
+    """
+
+    vision: TowerShape
+    text: TowerShape
+    tokens: int
+    side: int
+    space: int
+    parameters: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one step has to do.
+
+    Attributes:
+        model: The model's shape.
+        pictures: Pictures of a batch.
+        lengths: Tokens of every class prompt, both special tokens included.
+        opening: Tokens that all prompts begin with, computed once; 0 where that is switched off.
+        number: Bytes of a number in activations: 4, or 2 in 16-bit precision.
+        on_cpu: Whether the size of a process is what counts, and not that of tensors.
+        image_features: Whether pictures come as features, computed once (an image tower that is not trained).
+    """
+
+    model: ModelShape
+    pictures: int
+    lengths: tuple[int, ...]
+    opening: int
+    number: int = 4
+    on_cpu: bool = False
+    image_features: bool = False
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text tower is trained."""
+        return self.model.text.first < self.model.text.layers
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a plan needs.
+
+    Attributes:
+        flops: Of one step.
+        saved: The most bytes that autograd holds at a time.
+        step: All bytes that a step needs beside the frozen weights.
+    """
+
+    flops: float
+    saved: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A plan and what it needs."""
+
+    plan: Plan
+    need: Need
+
+
+def price(work: Workload, plan: Plan) -> Need:
+    """Count what a step needs under a plan."""
+    model, size = work.model, min(plan.micro_batch or work.pictures, work.pictures)
+    texts = _text_costs(work, plan.texts, plan.chunk or len(work.lengths))
+    saved, text_peak = max(cost.saved for cost in texts), max(cost.peak for cost in texts)
+    image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
+    flops, before = (image.forward + image.backward) * work.pictures / size, 0
+    if work.image_features:  # so are the pictures' own; that is over before a step begins
+        flops, before, image = 0.0, image.peak, Cost(0, 0, 0, 0)
+    if not work.trains_text:  # its features are computed once, before the first step
+        peak, saved = max(image.peak, text_peak), image.saved
+    elif len(texts) == 1:  # kept while the pictures go through
+        flops += texts[0].forward + texts[0].backward
+        peak, saved = max(text_peak, saved + image.peak), saved + image.saved
+    else:
+        flops += sum(2 * cost.forward + cost.backward for cost in texts)
+        peak, saved = max(image.peak, text_peak), max(image.saved, saved)
+    peak, classes = max(peak, before), len(work.lengths)
+    features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
+    pixels = 4 * 3 * model.side**2 * (size if work.image_features else work.pictures * _READ_AHEAD)
+    state = 4 * _STATE_COPIES * model.trained
+    return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state)
+
+
+def _slack(work: Workload, plan: Plan) -> float:
+    """Return what a counted peak is multiplied by."""
+    if not work.on_cpu:
+        return _SLACK
+    return _CPU_SLACK_BETWEEN_PASSES if plan.micro_batch else _CPU_SLACK
+
+
+def choose_plans(work: Workload, room: int) -> list[Priced]:
+    """Find the fastest plan that fits, and those to fall back to.
+
+    Args:
+        work: What a step has to do.
+        room: Bytes for everything but the frozen weights.
+
+    Returns:
+        The plan to take, then ever smaller ones.
+
+    Raises:
+        ConfigError: Not even the smallest fits; the message says how much it needs.
+    """
+    priced = [Priced(plan, price(work, plan)) for plan in _candidates(work)]
+    smallest = min(priced, key=lambda one: one.need.step)
+    if smallest.need.step > room:
+        raise ConfigError(
+            f"the smallest plan needs {smallest.need.step / 1e9:.2f} GB beside the weights and what is in use already, "
+            f"and {max(room, 0) / 1e9:.2f} GB are left: allow more memory, take a smaller model, or 16 bits on a GPU."
+        )
+    chosen: list[Priced] = []
+    while fitting := [one for one in priced if one.need.step <= room]:
+        chosen.append(min(fitting, key=lambda one: (_seconds(work, one), one.need.step)))
+        room = int(_NEXT * chosen[-1].need.step)
+    return chosen
+
+
+def _seconds(work: Workload, one: Priced) -> float:
+    """Return what to compare plans by: FLOPs, and something for every pass."""
+    size, chunk = one.plan.micro_batch or work.pictures, one.plan.chunk or len(work.lengths)
+    passes = -(-work.pictures // size)
+    if work.trains_text:
+        passes += -(-len(work.lengths) // chunk) * (2 if one.plan.chunk else 1)
+    return one.need.flops + _PASS_FLOPS * passes
+
+
+def _candidates(work: Workload) -> Iterator[Plan]:
+    """Every sensible plan: halves of the batch down to one picture, halves of the classes down to a few."""
+    sizes = [None, *_halves(work.pictures, 1)]
+    chunks = [None, *_halves(len(work.lengths), _SMALLEST_CHUNK)]
+    for images, texts, size, chunk in itertools.product(_KEEPS, _KEEPS, sizes, chunks):
+        yield Plan(images, texts, size, chunk)
+
+
+def _halves(count: int, least: int) -> Iterator[int]:
+    while count > least:
+        count = max(-(-count // 2), least)
+        yield count
+
+
+@lru_cache(maxsize=256)
+def _text_costs(work: Workload, keep: Keep, chunk: int) -> list[Cost]:
+    """Price every pass through the text tower; passes take prompts by growing length, as ``text_plans`` does."""
+    lengths = sorted(length - work.opening for length in work.lengths)
+    counts = [Counter(lengths[start : start + chunk]) for start in range(0, len(lengths), chunk)]
+    groups = [[Group(count, length) for length, count in sorted(one.items())] for one in counts]
+    return [tower_cost(work.model.text, text_rows(work.opening, one), keep, work.number) for one in groups]

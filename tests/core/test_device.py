@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from blocklora.core import device
+from blocklora.core.device import (
+    Compute,
+    autocast,
+    give_back_freed_memory,
+    peak_memory_bytes,
+    resolve_device,
+    resolve_precision,
+)
+from blocklora.core.errors import ConfigError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_a_process_may_compute_in_one_way_after_another() -> None:
+    assert [Compute(CPU, name).dtype for name in ("fp32", "bf16", "fp32")] == [None, torch.bfloat16, None]
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started"):
+        Compute(CPU, "fp32")
+
+
+def test_autocast() -> None:
+    a = torch.ones(2, 2)
+    with autocast(CPU, "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast(CPU, "fp32"):
+        assert (a @ a).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cpu:1", ""])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        resolve_device(name)
+
+
+def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == CPU
+    for name in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(ConfigError, match=rf"device '{name}': not found on this machine; it has: cpu\."):
+            resolve_device(name)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="device 'cuda:2': not found"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_automatic_precision(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert resolve_precision("auto", CUDA) == expected
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("fp16", CUDA) == "fp16"
+
+
+def test_wrong_precisions() -> None:
+    with pytest.raises(ConfigError, match="precision 'int8': expected auto, fp32, bf16 or fp16"):
+        resolve_precision("int8", CPU)
+    with pytest.raises(ConfigError, match="precision 'fp16' needs a CUDA GPU, not 'cpu'"):
+        resolve_precision("fp16", CPU)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.Compute, "num_processes", 2)
+    with pytest.raises(ConfigError, match="2 processes were started; blocklora trains in one"):
+        Compute(CPU, "fp32")
+
+
+_HOLES = """
+import psutil, sys, torch
+from blocklora.core.device import give_back_freed_memory
+torch.ones(7 << 20)  # 28 MB, freed at once: from now on glibc keeps blocks of that size
+if sys.argv[1] == "back":
+    give_back_freed_memory()
+blocks = [torch.ones(2 << 20) for _ in range(20)]
+before = psutil.Process().memory_info().rss
+del blocks[:-1:2]
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere it does nothing")
+def test_freed_memory_is_given_back() -> None:
+    given, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", _HOLES, how], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for how in ("back", "keep")
+    )
+    assert given > 9 * (8 << 20)  # ten blocks of 8 MiB
+    assert kept < 8 << 20
+
+
+def test_on_another_c_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(ctypes, "CDLL", None)  # is not called
+    give_back_freed_memory()
+
+
+def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = peak_memory_bytes(CPU)
+    block = torch.zeros(30_000_000)
+    assert peak_memory_bytes(CPU) >= max(before, block.numel() * 4)
+    monkeypatch.setattr(device, "_STATUS", Path("nowhere"))
+    assert peak_memory_bytes(CPU) >= block.numel() * 4
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 123)
+    assert peak_memory_bytes(CUDA) == 123
+    monkeypatch.setattr(sys, "platform", "win32")
+    info = SimpleNamespace(peak_wset=456)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: info))
+    assert peak_memory_bytes(CPU) == 456

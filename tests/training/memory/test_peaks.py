@@ -1,0 +1,96 @@
+"""The peak that a plan is priced at against the bytes that its step really holds."""
+
+from __future__ import annotations
+
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import CLIPConfig, CLIPModel
+
+from blocklora.clip.towers import LeanTowers
+from blocklora.training.memory.planner import price
+from blocklora.training.memory.shapes import workload
+from blocklora.training.step import Plan, TextSide, gradient
+
+PICTURES, NAMES = 8, 150
+PLANS = [
+    Plan(),
+    Plan("no-mlp", "no-mlp"),
+    Plan("inputs", "inputs"),
+    Plan(chunk=40, micro_batch=2),
+    Plan("no-mlp", "inputs", 4, 20),
+    Plan("all", "inputs", None, 8),
+]
+
+
+class Held(TorchDispatchMode):
+    """Count the bytes of all storages that are made inside and still live, and the most there were."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.sizes = {value.untyped_storage()._cdata: 0 for value in model.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self.see(value.untyped_storage())
+        return out
+
+    def see(self, storage: torch.UntypedStorage) -> None:
+        place = storage._cdata
+        if place not in self.sizes:
+            self.sizes[place] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.gone, place)
+
+    def gone(self, place: int) -> None:
+        self.now -= self.sizes.pop(place, 0)
+
+
+def job(targets: list[str]) -> tuple[LeanTowers, Tensor, Tensor]:
+    """A CLIP that is small, and still large enough for what is counted to outweigh the rest."""
+    tower = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 2}
+    text = tower | {"vocab_size": 500, "bos_token_id": 498, "eos_token_id": 499}
+    vision = tower | {"image_size": 56, "patch_size": 8}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    model = get_peft_model(clip, LoraConfig(r=2, lora_dropout=0.25, target_modules=targets)).get_base_model()
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.full((NAMES, 14), 499)
+    tokens[:, :5] = torch.tensor([498, 1, 2, 3, 4])
+    for row, place in zip(tokens, range(NAMES), strict=True):
+        row[5 : 7 + place % 5] = torch.randint(10, 490, (2 + place % 5,), generator=draw)
+    return LeanTowers(model.train()), tokens, torch.randn(PICTURES, 3, 56, 56, generator=draw)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "targets",
+    [["q_proj", "k_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], ["fc2"]],
+    ids="-".join,
+)
+def test_a_step_holds_no_more_than_its_price(targets: list[str]) -> None:
+    towers, tokens, pixels = job(targets)
+    work = workload(
+        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda")
+    )  # where tensors count, and not a process
+    beside = 4 * 4 * work.model.trained + 4 * pixels.numel() * 4  # moments of AdamW, pictures read ahead
+    for plan in PLANS:
+        text = TextSide(towers, tokens, trained=True, plan=plan)
+        with Held(towers.model) as held:
+            gradient(
+                towers, pixels, torch.arange(PICTURES), text, towers.model.logit_scale.detach().exp(), plan,
+                lambda loss: loss.backward(), seed=0, step=0,
+            )  # fmt: skip
+        towers.model.zero_grad()
+        priced = price(work, plan).step - beside
+        assert 0.7 * priced < held.peak < 1.05 * priced, (plan, held.peak / priced)
