@@ -4,6 +4,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from blocklora.core.device import (
     autocast,
     give_back_freed_memory,
     peak_memory_bytes,
+    reset_peak_memory,
     resolve_device,
     resolve_precision,
 )
@@ -41,6 +43,115 @@ def test_autocast() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert (a @ a).dtype == torch.float32
+
+
+def precision_settings() -> list[object]:
+    """Every setting of torch that decides about TF32 and deterministic kernels."""
+    return [
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.rnn.fp32_precision,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    ]
+
+
+@pytest.fixture
+def compute_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Compute:
+    """What a run on a CUDA GPU gets; only settings are looked at, nothing is computed there."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", lambda *_, **__: None)
+    return Compute(CUDA, "fp32", deterministic=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*TF32.*")
+@pytest.mark.parametrize("matmul", ["highest", "high"])
+def test_tf32_is_off_while_training_and_as_before_after(compute_on_cuda: Compute, matmul: str) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    before = precision_settings()
+    try:
+        assert before[3] is True  # torch's default for convolutions, the patch embedding among them
+        with compute_on_cuda.training():
+            assert precision_settings_inside() == ["ieee"] * 3
+            assert torch.are_deterministic_algorithms_enabled()
+        assert precision_settings() == before
+        with pytest.raises(ZeroDivisionError), compute_on_cuda.training():
+            1 / 0  # noqa: B018
+        assert precision_settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def precision_settings_inside() -> list[str]:
+    backends = torch.backends
+    return [owner.fp32_precision for owner in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)]
+
+
+def test_older_torch_has_other_names_for_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, matmul = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=False)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    restore = device._full_fp32()
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
+    restore()
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == (True, False)
+
+
+def test_a_setting_holds_until_its_last_user_is_done() -> None:
+    """With several threads: the first to leave must not change it under the others."""
+    state = ["caller's"]
+
+    def change() -> Callable[[], None]:
+        before, state[0] = state[0], "ours"
+        return lambda: state.__setitem__(0, before)
+
+    setting = device._ProcessSetting(change)
+    one, other = setting(), setting()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert state == ["ours"]
+    other.__exit__(None, None, None)
+    assert state == ["caller's"]
+
+
+def test_deterministic_kernels_need_a_workspace_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pytest.raises(ConfigError, match=r"only with CUBLAS_WORKSPACE_CONFIG=:4096:8 .*, and it is not set"):
+        Compute(CUDA, "fp32", deterministic=True)
+    with Compute(CPU, "fp32", deterministic=True).training():
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_training_inside_the_callers_contexts() -> None:
+    weight, compute = torch.nn.Parameter(torch.ones(2, 2)), Compute(CPU, "fp32")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with compute.training():
+            loss = (weight @ weight).sum()
+            assert loss.dtype == torch.float32
+            compute.backward(loss)
+        assert not torch.is_grad_enabled()
+        assert torch.is_autocast_enabled("cpu")
+    assert weight.grad is not None
+    with (
+        torch.inference_mode(),
+        pytest.raises(ConfigError, match=r"training inside torch\.inference_mode"),
+        compute.training(),
+    ):
+        pass
+
+
+def test_the_peak_of_an_earlier_run_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    reset_peak_memory(CPU)
+    assert reset == []
+    reset_peak_memory(CUDA)
+    assert reset == [CUDA]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cpu:1", ""])
@@ -81,12 +192,6 @@ def test_wrong_precisions() -> None:
         resolve_precision("int8", CPU)
     with pytest.raises(ConfigError, match="precision 'fp16' needs a CUDA GPU, not 'cpu'"):
         resolve_precision("fp16", CPU)
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.Compute, "num_processes", 2)
-    with pytest.raises(ConfigError, match="2 processes were started; blocklora trains in one"):
-        Compute(CPU, "fp32")
 
 
 _HOLES = """

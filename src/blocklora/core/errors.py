@@ -38,7 +38,7 @@ class DataError(BlockloraError, ValueError):
 
 
 class ImageError(DataError):
-    """One image file cannot be read as a picture."""
+    """One image file cannot be read as an image."""
 
 
 class ModelError(BlockloraError, ValueError):
