@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from blocklora.core.errors import DataError
-from blocklora.data import load_dataset, open_image
+from blocklora.data import image_files, load_dataset, open_image
 
 
 def names(examples):
@@ -95,14 +95,106 @@ def test_splits_in_several_spellings(make_files, train, val, test):
     assert dataset.notes == ()
 
 
-def test_train_and_val_without_test_hold_out_from_train(make_files):
+def test_of_train_and_val_without_test_val_is_the_test_part(make_files):
     root = make_files(
-        *(f"{part}/{name}/{i}.png" for part in ("train", "val") for name in "ab" for i in "1234")
+        *(f"{part}/{name}/{i}.png" for part in ("train", "valid") for name in "ab" for i in "1234"),
+        "test/unlabelled.png",
     )
     dataset = load_dataset(root)
-    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (6, 8, 2)
-    assert all(name.startswith("train/") for name in names(dataset.test))
-    assert dataset.held_out
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (8, 0, 8)
+    assert all(name.startswith("valid/") for name in names(dataset.test))
+    assert not dataset.held_out
+    assert (
+        dataset.notes[-1]
+        == "no test split found: 'valid' is the test part, so that no setting is chosen by it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("training_set", "test_set"), ("seg_train", "seg_test"), ("TrainingData", "TestData"), ("train2017", "val2017"),
+     ("my train images", "my test images"), ("train", "test_set"), ("train-set", "testing")],
+)  # fmt: skip
+def test_folders_with_longer_names_that_hold_the_same_classes_are_splits(make_files, train, test):
+    root = make_files(
+        *(f"{part}/{name}/{i}.png" for part in (train, test) for name in ("cat", "dog") for i in "123")
+    )
+    dataset = load_dataset(root)
+    assert dataset.class_names == ("cat", "dog")
+    assert {name.split("/")[0] for name in names(dataset.train)} == {train}
+    assert {name.split("/")[0] for name in names(dataset.test)} == {test}
+    assert "read as splits: " in dataset.notes[0]
+    assert f"{test!r} as " in dataset.notes[0] or test == "testing"
+
+
+def test_kaggles_folder_of_unlabelled_images_beside_such_splits_is_named(make_files):
+    root = make_files(
+        *(f"{part}/{name}/1.png" for part in ("seg_train", "seg_test") for name in "ab"), "seg_pred/1.png"
+    )
+    dataset = load_dataset(root)
+    assert dataset.class_names == ("a", "b")
+    assert any("no split with class folders ignored: 'seg_pred'" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("train_set/a/1.png", "train_set/b/1.png", "test_set/a/1.png"),  # a class less
+        ("train_set/a/1.png", "test_set/a/1.png"),  # one class
+        ("train_1/a/1.png", "train_2/a/1.png", "test_1/a/1.png"),  # two of a kind
+        ("train_set/a/1.png", "train_set/b/1.png", "test_set/a/1.png", "test_set/b/1.png", "bus/1.png"),
+        ("train_set/a/1.png", "train_set/b/1.png", "test_set/a/1.png", "test_set/b/1.png", "bus/a/1.png"),
+    ],
+)
+def test_folders_that_can_be_splits_or_classes_are_refused_with_the_question(make_files, files):
+    with pytest.raises(DataError, match=r"hold some of the same folders .*: are they splits"):
+        load_dataset(make_files(*files))
+
+
+def test_classes_whose_names_speak_of_tests_and_trains_are_classes(make_files):
+    dataset = load_dataset(
+        make_files(*(f"{name}/{i}.png" for name in ("train_station", "test tube", "bus") for i in "12"))
+    )
+    assert dataset.class_names == ("bus", "test tube", "train_station")
+    deeper = make_files(
+        *(f"{name}/1.png" for name in ("train_a/x", "train_a/y", "test_b/z", "test_b/w")), root="d"
+    )
+    assert load_dataset(deeper).class_names == ("test_b", "train_a")
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("training_set", "val"), ("Train", "test images")])
+def test_splits_inside_of_the_classes_are_refused(make_files, parts):
+    root = make_files(*(f"{name}/{part}/{i}.png" for name in ("cat", "dog") for part in parts for i in "12"))
+    with pytest.raises(
+        DataError, match=r"'cat' holds .*: splits lie above the classes, as in photos/train/cat"
+    ):
+        load_dataset(root)
+
+
+def test_folders_inside_of_classes_are_named_first_of_all(make_files):
+    root = make_files(
+        *(f"{name}/{i}.png" for name in ("Fruit/Apple/Golden", "Fruit/Pear", "Milk") for i in "12")
+    )
+    dataset = load_dataset(root)
+    assert dataset.class_names == ("Fruit", "Milk")
+    assert dataset.notes[0] == (
+        "1 class folder with sub-folders, whose images all count for the class above: 'Fruit' ('Apple', 'Pear'); if "
+        "the sub-folders are the classes, move them up into one folder"
+    )
+    many = make_files(*(f"{name}/{i}/1.png" for name in "abcdefg" for i in "12"), root="many")
+    assert load_dataset(many).notes[0].startswith("7 class folders with sub-folders, ")
+    assert "'e' ('1', '2') and 2 more; if" in load_dataset(many).notes[0]
+    splits = make_files(
+        *(f"{part}/a/{part}x/1.png" for part in ("train", "test")), "train/b/1.png", root="splits"
+    )
+    assert "'a' ('trainx')" in load_dataset(splits).notes[0]
+
+
+def test_a_rare_class_of_nearly_the_same_name_is_named(make_files):
+    root = make_files(*(f"square/{i}.png" for i in range(8)), "sqaure/1.png", "disc/1.png", "disc/2.png")
+    assert "label 'sqaure' has 1 image and is close to 'square' (8 images)" in " ".join(
+        load_dataset(root).notes
+    )
 
 
 def test_classes_called_train_test_and_val(make_files):
@@ -204,19 +296,46 @@ def test_a_linked_class_folder_is_followed_and_a_dangling_link_is_counted(make_f
     dataset = load_dataset(root)
     assert dataset.class_names == ("a", "b")
     assert len(dataset.train + dataset.test) == 4
-    assert dataset.notes[0] == "1 file with other endings ignored: .png (1)"
+    assert dataset.notes[0] == "1 link to what is not there ignored: 'a/3.png'"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_a_name_that_is_no_unicode_is_refused(make_files):
-    root = make_files("a/1.png", "b/1.png")
+def test_a_file_name_that_is_no_unicode_is_read_and_shown_with_escapes(make_files):
+    root = make_files("a/1.png", "a/2.png", "b/1.png", "b/2.png")
     Image.new("RGB", (1, 1)).save(os.fsencode(root) + b"/a/\xff.png", format="PNG")
-    with pytest.raises(DataError, match=r"the name '\\udcff.png' in it is not valid Unicode: rename it"):
-        load_dataset(root)
+    dataset = load_dataset(root)
+    (odd,) = (e for e in dataset.train + dataset.test if "udcff" in e.image)
+    assert odd.image == "a/\\udcff.png"
+    assert open_image(odd.source).size == (1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_class_folder_whose_name_is_no_unicode_is_refused(make_files):
+    root = make_files("a/1.png", "b/1.png")
     bad = os.fsdecode(os.fsencode(root) + b"/\xfe")
     os.mkdir(bad)
+    Image.new("RGB", (1, 1)).save(os.fsencode(bad) + b"/1.png", format="PNG")
+    with pytest.raises(
+        DataError, match=r"the class folder '\\udcfe' has a name that is not valid Unicode: rename it"
+    ):
+        load_dataset(root)
     with pytest.raises(DataError, match="this path is not valid Unicode: rename the folder or file"):
         load_dataset(bad)
+
+
+def test_images_of_a_folder_are_those_that_training_reads(make_files):
+    root = make_files(
+        "a.png", "b/c.png", "b/2/d.JPG", "._x.png", "b/._c.png", "__MACOSX/b/c.png", ".ipynb_checkpoints/a.png",
+        "b/Thumbs.db", "notes.txt", "$RECYCLE.BIN/a.png",
+    )  # fmt: skip
+    assert [path.relative_to(root).as_posix() for path in image_files(root)] == [
+        "a.png",
+        "b/2/d.JPG",
+        "b/c.png",
+    ]
+    assert image_files(make_files(root="empty")) == []
+    with pytest.raises(DataError, match="gone: this folder cannot be listed"):
+        image_files(root / "gone")
 
 
 def test_a_folder_that_cannot_be_listed_is_named(make_files, monkeypatch):

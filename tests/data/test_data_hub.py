@@ -148,9 +148,9 @@ def test_configurations(online):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"text": ["a"], "label": [0]}, "no column of pictures among 'text', 'label'"),
+        ({"text": ["a"], "label": [0]}, "no column of images among 'text', 'label'"),
         ({"image": [b"x"], "text": ["a"]}, "no column of labels among 'image', 'text'"),
-        ({"image": [None], "label": [0]}, "row 0 of train has no picture or no label"),
+        ({"image": [None], "label": [0]}, "row 0 of train has no image or no label"),
     ],
 )
 def test_sets_of_another_kind(columns, message, online):
@@ -177,4 +177,15 @@ def test_a_download_that_breaks_off(online, monkeypatch):
     write_typed(repository, {"train": [0, 1]}, ["a", "b"])
     monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: (_ for _ in ()).throw(OSError("reset")))
     with pytest.raises(DataError, match=r"default/train/0000\.parquet cannot be downloaded \(reset\)"):
+        load_dataset("hf:me/it")
+
+
+def test_a_cache_that_cannot_be_written_is_named(online, monkeypatch, tmp_path):
+    repository, _ = online
+    write_typed(repository, {"train": [0, 1]}, ["a", "b"])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BLOCKLORA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        DataError, match=r"its images cannot be unpacked into .*file.*: name another folder with the var"
+    ):
         load_dataset("hf:me/it")

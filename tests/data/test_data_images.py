@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from blocklora.core.errors import ConfigError, ImageError
-from blocklora.data import IMAGE_ENDINGS, open_image, picture_from_array
+from blocklora.data import IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -255,7 +255,7 @@ def test_a_truncated_picture_is_refused_by_name(tmp_path):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         path = saved(Image.fromarray(noise), tmp_path / f"cut.{ending}")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ImageError, match=rf"cut\.{ending}: the picture is damaged, cut short"):
+        with pytest.raises(ImageError, match=rf"cut\.{ending}: the image is damaged, cut short"):
             open_image(path)
 
 
@@ -270,20 +270,20 @@ def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "x.jpg").touch()
     with pytest.raises(ImageError, match=r"x\.jpg: the file is empty \(0 bytes\)"):
         open_image(tmp_path / "x.jpg")
-    with pytest.raises(ImageError, match=r"picture in memory: the file is empty"):
+    with pytest.raises(ImageError, match=r"image in memory: the file is empty"):
         open_image(b"")
 
 
 @pytest.mark.parametrize("text", ["hello", "<html><body>404</body></html>", "BM, said the text", "P6", "a"])
 def test_text_called_jpg_is_refused(tmp_path, text):
     (tmp_path / "x.jpg").write_text(text)
-    with pytest.raises(ImageError, match=r"x\.jpg: (this is not a picture|the picture is damaged)"):
+    with pytest.raises(ImageError, match=r"x\.jpg: (this is not an image|the image is damaged)"):
         open_image(tmp_path / "x.jpg")
 
 
 def test_postscript_is_not_run(tmp_path):
     (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
-    with pytest.raises(ImageError, match="not a picture in a format that can be read"):
+    with pytest.raises(ImageError, match="not an image in a format that can be read"):
         open_image(tmp_path / "x.png")
 
 
@@ -335,14 +335,14 @@ def test_a_decompression_bomb_is_refused_and_nothing_warns(tmp_path, monkeypatch
 
 
 def test_a_picture_in_memory_that_cannot_be_shown_is_refused_by_its_name():
-    with pytest.raises(ImageError, match=r"picture in memory: .*its size is 0 x 3"):
+    with pytest.raises(ImageError, match=r"image in memory: .*its size is 0 x 3"):
         open_image(Image.new("RGB", (0, 3)))
-    with pytest.raises(ImageError, match=r"digits/0001: the picture is damaged"):
+    with pytest.raises(ImageError, match=r"digits/0001: the image is damaged"):
         open_image(Image.new("RGB", (0, 3)), name="digits/0001")
 
 
 def test_bytes_are_named_as_asked():
-    with pytest.raises(ImageError, match=r"^table#3: this is not a picture"):
+    with pytest.raises(ImageError, match=r"^table#3: this is not an image"):
         open_image(b"no picture at all", name="table#3")
 
 
@@ -377,33 +377,70 @@ def test_min_side_below_one_is_refused(min_side):
         open_image(corners(), min_side=min_side)
 
 
-# ---- arrays
+def test_a_model_gets_no_less_than_twice_its_side(tmp_path):
+    path = saved(corners((800, 400)), tmp_path / "x.jpg")
+    assert open_for_model(path, 100).size == (400, 200)
+    assert open_for_model(path, 101).size == (800, 400)
+    assert (pixels(open_for_model(path, 32)) == pixels(open_image(path, min_side=64))).all()
+    small = saved(corners((90, 60)), tmp_path / "y.jpg")
+    assert (
+        pixels(open_for_model(small, 64)) == pixels(open_image(small))
+    ).all()  # nothing changes below twice
+    with pytest.raises(ImageError, match=r"^image 3: this is not an image"):
+        open_for_model(b"text", 32, name="image 3")
 
 
-def test_arrays_become_pictures_with_pixels_of_their_own():
-    array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    picture = picture_from_array(array[:, ::-1])
-    assert (pixels(picture) == array[:, ::-1]).all()
-    array[:] = 0
-    assert pixels(picture).max() == 23
-    assert pixels(picture_from_array(np.array([[7, 9]], dtype=np.uint8)))[0].tolist() == [[7] * 3, [9] * 3]
+# ---- long images
 
 
 @pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((2, 2), dtype=np.float32),
-        np.zeros((2, 2, 4), dtype=np.uint8),
-        np.zeros((0, 2), dtype=np.uint8),
-        np.zeros(3, dtype=np.uint8),
-        "text",
-    ],
+    ("size", "expected"), [((160, 10), (160, 10)), ((10, 160), (10, 160)), ((3, 3), (3, 3))]
 )
-def test_other_arrays_are_refused(array):
-    with pytest.raises(
-        ImageError, match=r"picture 3: an array of shape .* is not a picture: give uint8 values"
-    ):
-        picture_from_array(array, "picture 3")
+def test_usual_images_are_not_cut(size, expected):
+    assert cut_long_side(corners(size)).size == expected
+
+
+@pytest.mark.parametrize(("length", "kept"), [(5000, 16), (5001, 17), (17, 17), (18, 16)])
+def test_a_very_long_image_keeps_its_exact_middle(length, kept):
+    row = np.arange(length) % 251
+    image = Image.fromarray(np.repeat(row.astype(np.uint8)[None, :, None], 3, axis=2))
+    start = (length - kept) // 2
+    assert start * 2 + kept == length
+    assert pixels(cut_long_side(image))[0, :, 0].tolist() == row[start : start + kept].tolist()
+    turned = cut_long_side(image.transpose(Image.Transpose.ROTATE_270))
+    assert pixels(turned)[:, 0, 0].tolist() == row[start : start + kept].tolist()
+
+
+# ---- names
+
+
+def test_a_link_that_leads_nowhere_is_called_a_link(tmp_path):
+    try:
+        os.symlink(tmp_path / "gone.png", tmp_path / "x.png")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    with pytest.raises(ImageError, match=r"x\.png: this is a link to .*gone\.png, which is not there: check"):
+        open_image(tmp_path / "x.png")
+
+
+def test_home_is_expanded_in_a_path_that_is_given_as_text(tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    saved(corners(), tmp_path / "x.png")
+    assert open_image("~/x.png").size == (24, 16)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_unicode_is_opened_and_shown_with_escapes(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    with open(path, "wb") as stream:
+        corners().save(stream, "PNG")
+    assert open_image(path).size == (24, 16)
+    with open(path, "wb") as stream:
+        stream.write(b"text")
+    with pytest.raises(ImageError) as caught:
+        open_image(path)
+    assert "caf\\udce9.png: this is not an image" in str(caught.value)
 
 
 def test_endings_are_lower_case_and_avif_is_there_where_pillow_has_it():

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +24,7 @@ OLD = 10**18  # nanoseconds: 2001, long ago
 def count_reads(monkeypatch, tmp_path):
     """A list of what was really read, with a cache of its own."""
     monkeypatch.setenv("BLOCKLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "_FRESH_NS", -1)  # as if all was written long ago
     reads = []
     for name in ("_sha256", "_listing"):
         real = getattr(index_cache, name)
@@ -53,9 +58,35 @@ def test_another_size_or_time_is_another_file(text, time, count_reads, tmp_path)
     assert count_reads == ["one", "one"]
 
 
-def test_what_has_just_changed_is_not_remembered(count_reads, tmp_path):
+def test_equal_size_and_time_do_not_hide_a_change(count_reads, tmp_path):
+    path = write(tmp_path / "one", "1")
+    digests([path])
+    write(tmp_path / "new", "2")
+    os.replace(tmp_path / "new", path)  # another inode
+    assert digests([path]) == [sha("2")]
+    real = os.stat
+
+    def touched(name, **more):
+        found = real(name, **more)
+        facts = {
+            key: getattr(found, key) for key in ("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
+        }
+        return SimpleNamespace(**facts | {"st_ctime_ns": facts["st_ctime_ns"] + 10**6})
+
+    count_reads.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", touched)
+        digests([path])
+    assert count_reads == ["one"]
+
+
+@pytest.mark.parametrize("old", ["mtime", "neither"])
+def test_what_has_just_changed_is_not_remembered(count_reads, tmp_path, monkeypatch, old):
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 2 * 10**9)
     path = tmp_path / "one"
     path.write_text("1", encoding="utf-8")
+    if old == "mtime":
+        os.utime(path, ns=(OLD, OLD))
     assert digests([path]) == digests([path]) == [sha("1")]
     assert count_reads == ["one", "one"]
 
@@ -107,11 +138,46 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "w" / "blocklora"
 
 
+def test_who_has_no_home_has_a_cache_all_the_same(monkeypatch, tmp_path):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("BLOCKLORA_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache_folder().parent in (tmp_path, tmp_path / ".cache")
+
+
+def test_a_cache_that_cannot_be_written_is_read(count_reads, tmp_path, monkeypatch):
+    one, two = write(tmp_path / "one", "1"), write(tmp_path / "two", "2")
+    digests([one])
+    count_reads.clear()
+    real = sqlite3.connect
+
+    def read_only(path, **more):
+        return real(f"file:{path}?mode=ro", uri=True, **more)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    assert digests([one, two]) == [sha("1"), sha("2")]
+    assert digests([one, two]) == [sha("1"), sha("2")]
+    assert count_reads == ["two", "two"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_unicode_is_remembered_like_others(count_reads, tmp_path):
+    odd, plain = write(tmp_path / "caf\udce9", "1"), write(tmp_path / "two", "2")
+    assert digests([odd, plain]) == digests([odd, plain]) == [sha("1"), sha("2")]
+    assert len(count_reads) == 2
+
+
 def test_what_is_kept_is_text(count_reads, tmp_path):
     path = write(tmp_path / "one", "1")
     digests([path])
     with index_cache._open() as connection:
-        rows = connection.execute("SELECT kind, size, mtime, value FROM known").fetchall()
+        rows = connection.execute("SELECT kind, stamp, value FROM stamped").fetchall()
     connection.close()
-    assert rows == [("sha256", 1, OLD, sha("1"))]
+    status = path.stat()
+    assert rows == [("sha256", f"1 {OLD} {status.st_ctime_ns} {status.st_ino}", sha("1"))]
     assert json.dumps(rows)

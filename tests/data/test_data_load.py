@@ -101,7 +101,7 @@ def test_a_task_is_a_folder_with_a_manifest(make_files, tmp_path, monkeypatch):
 
 def test_an_unknown_task_is_refused():
     with pytest.raises(DataError, match=r"no bundled task is called 'letters': choose one of .*digits"):
-        bundled_module.load_bundled("letters", seed=0)
+        bundled_module.read_bundled("letters")
 
 
 # ---- paths and names

@@ -12,6 +12,8 @@ from blocklora.data import (
     Example,
     FewShotSplit,
     Unreadable,
+    duplicate_notes,
+    duplicates,
     leaks,
     load_dataset,
     open_image,
@@ -42,10 +44,13 @@ def split(make_files):
 def test_record_is_plain_json_with_names_and_labels(split):
     record = split_record(split, CLASSES)
     assert json.loads(json.dumps(record)) == record
-    assert record["train"] == [
-        {"image": "1.png", "label": 0, "class_name": "cat"},
-        {"image": "2.png", "label": 1, "class_name": "dog"},
-    ]
+    for place, label, name in ((0, 0, "cat"), (1, 1, "dog")):
+        example = split.train[place]
+        digest = hashlib.sha256(example.source.read_bytes()).hexdigest()
+        named = {"image": example.image, "label": label, "class_name": name, "sha256": digest}
+        assert record["train"][place] == named
+    assert record["val"][0]["sha256"] == hashlib.sha256(split.val[0].source).hexdigest()
+    assert record["folder"] == str(split.train[0].source.parent)
     assert [len(record[part]) for part in ("train", "val", "test")] == [2, 1, 2]
 
 
@@ -121,6 +126,29 @@ def test_a_file_that_is_gone_is_named(split):
         split_record(split, CLASSES)
     with pytest.raises(ImageError, match=r"1\.png: the file can no longer be read"):
         leaks(split)
+
+
+# ---- duplicates
+
+
+def test_equal_images_in_two_classes_are_found():
+    a, b = Image.new("L", (2, 3), 7), Image.new("L", (2, 3), 8)
+    examples = [Example("1", 0, a), Example("2", 0, b), Example("3", 1, b.copy()), Example("4", 0, a.copy())]
+    assert duplicates(examples) == [(examples[2], examples[1])]
+    assert duplicate_notes(examples, CLASSES) == [
+        "1 image has the same content as an image of another class, e.g. 3 ('dog') and 2 ('cat'): keep each in one "
+        "class"
+    ]
+    assert duplicate_notes([*examples, Example("5", 1, a)], CLASSES)[0].startswith("2 images have the same")
+    assert duplicate_notes(examples[:2], CLASSES) == []
+
+
+def test_equal_files_in_two_classes_are_found(make_files):
+    root = make_files("a/1.png", "b/2.png", "b/3.png")
+    (root / "a" / "copy.png").write_bytes((root / "b" / "3.png").read_bytes())
+    examples = load_dataset(root, seed=0)
+    pairs = duplicates([*examples.train, *examples.test])
+    assert {e.image for pair in pairs for e in pair} == {"a/copy.png", "b/3.png"}
 
 
 # ---- leaks

@@ -30,7 +30,7 @@ def test_touching_it_raises(touch, make_dataset):
 def test_so_does_whatever_is_computed_from_it(make_dataset):
     dataset = make_dataset([0, 1, 2, 3], [0, 1], [0, 1])
     dataset, split, sealed = seal(dataset, few_shot(dataset, 1, 0))
-    assert training_record(split, dataset.class_names).keys() == {"train", "val", "training_hash"}
+    assert training_record(split, dataset.class_names).keys() == {"train", "val", "folder", "training_hash"}
     for compute in (
         lambda: split_record(split, dataset.class_names),
         lambda: leaks(split),

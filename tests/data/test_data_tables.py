@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -268,7 +269,7 @@ def test_parquet_rows_are_counted_from_one(table, tmp_path):
     with pytest.raises(DataError, match="row 2 has no image"):
         load_dataset(path)
     path = write_parquet(tmp_path / "t.parquet", image=[b"x", b"y"], label=["x", None])
-    with pytest.raises(DataError, match=r"row 2 \(a picture in the table\) has no label"):
+    with pytest.raises(DataError, match=r"row 2 \(an image in the table\) has no label"):
         load_dataset(path)
 
 
@@ -311,3 +312,36 @@ def test_order_of_classes_does_not_depend_on_the_order_given(found):
     assert set(ordered) == set(found)
     numbers = [int(name) for name in ordered if name.isdecimal()]
     assert numbers == sorted(numbers)
+
+
+# ---- how names are written
+
+
+def test_names_in_another_unicode_form_find_their_files(make_files, tmp_path):
+    composed, decomposed = "\u00e9", "e\u0301"
+    make_files(f"{decomposed}/{decomposed}.png", f"{composed}2.png", "a.png", "b.png", root=".")
+    rows = f"{composed}/{composed}.png,x\n{decomposed}2.png,y\na.png,x\nb.png,y\n{decomposed}/{decomposed}.png,x\n"
+    (tmp_path / "t.csv").write_text("image,label\n" + rows, encoding="utf-8")
+    dataset = load_dataset(tmp_path / "t.csv")
+    found = dataset.train + dataset.test
+    assert len(found) == 4
+    assert dataset.notes[0] == "1 row repeating an image ignored"  # the same file, written in two ways
+    assert all(open_image(example.source).size == (3, 2) for example in found)
+
+
+def test_home_is_expanded_in_a_cell(table, tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    dataset = load_dataset(table("image,label\n" + TWO_EACH.replace("p/a", "~/p/a")))
+    assert (tmp_path / "p" / "a.png") in {example.source for example in dataset.train + dataset.test}
+
+
+def test_a_link_that_leads_nowhere_is_called_a_link(table, tmp_path):
+    try:
+        os.symlink(tmp_path / "gone.png", tmp_path / "p" / "link.png")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    with pytest.raises(
+        DataError, match=r"row 6: p/link.png, this is a link to .*gone.png, which is not there"
+    ):
+        load_dataset(table("image,label\n" + TWO_EACH + "p/link.png,cat\n"))

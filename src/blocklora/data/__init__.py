@@ -1,8 +1,11 @@
-"""Labelled pictures: where they come from, which of them a few-shot run uses, and how one is opened."""
+"""Labelled images: where they come from, which of them a few-shot run uses, and how one is opened."""
 
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
-from blocklora.data.images import IMAGE_ENDINGS, Picture, name_of, open_image, picture_from_array, source_of
+from blocklora.data.classes import label_notes, number_notes, same_words, words_of
+from blocklora.data.given import Picture, check_images, check_labels, image_from_array, name_of, source_of
+from blocklora.data.images import IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
+from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
 from blocklora.data.literature.benchmarks import (
     BENCHMARKS,
     SHIFTS,
@@ -14,8 +17,17 @@ from blocklora.data.literature.benchmarks import (
 from blocklora.data.literature.inventory import expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
-from blocklora.data.record import content_digests, leaks, readable, split_record, training_record
-from blocklora.data.sampling import Half, Protocol, few_shot, half_of_classes
+from blocklora.data.record import (
+    content_digests,
+    duplicate_notes,
+    duplicates,
+    leaks,
+    readable,
+    split_record,
+    training_record,
+)
+from blocklora.data.sampling import Half, SamplingProtocol, few_shot, half_of_classes
+from blocklora.data.scan import image_files
 from blocklora.data.sealed import SealedTest, seal
 from blocklora.data.types import Dataset, Example, FewShotSplit, Source, Unreadable
 
@@ -31,31 +43,47 @@ __all__ = [
     "Example",
     "FewShotSplit",
     "Half",
+    "LabelledImages",
     "Picture",
-    "Protocol",
+    "SamplingProtocol",
     "SealedTest",
     "Source",
+    "SplitPart",
     "Unreadable",
     "bundled_names",
+    "check_images",
+    "check_labels",
     "choose",
     "choose_test",
     "content_digests",
+    "cut_long_side",
+    "duplicate_notes",
+    "duplicates",
     "ensemble",
     "expected_tree",
     "few_shot",
     "half_of_classes",
+    "image_files",
+    "image_from_array",
     "inventory",
     "known_benchmark",
+    "label_notes",
     "leaks",
     "load_dataset",
     "missing",
     "name_of",
+    "number_notes",
+    "open_for_model",
     "open_image",
-    "picture_from_array",
     "prompts",
+    "read_labelled",
+    "read_split_part",
     "readable",
+    "same_words",
     "seal",
+    "seen_images",
     "source_of",
     "split_record",
     "training_record",
+    "words_of",
 ]

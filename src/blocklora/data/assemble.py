@@ -1,4 +1,4 @@
-"""From labelled images in parts to a checked ``Dataset``; shared by folders and tables."""
+"""From a data set as it was found to one that can be trained on and tested; shared by folders, tables and the hub."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from blocklora.core.errors import DataError
+from blocklora.core.words import count, name_some
+from blocklora.data.classes import label_notes
 from blocklora.data.types import Dataset, Example
 
-__all__ = ["SPLIT_NAMES", "assemble", "count", "in_order", "is_text", "name_some", "tally"]
+__all__ = ["SPLIT_NAMES", "assemble", "in_order", "is_text", "tally"]
 
 SPLIT_NAMES: dict[str, str] = {
     "train": "train",
@@ -25,39 +28,28 @@ SPLIT_NAMES: dict[str, str] = {
 """Spellings of a split, in lower case, and the part each one means."""
 
 TEST_SHARE = 0.25
-NAMES_IN_A_NOTE = 5
+ENDINGS_IN_A_NOTE = 5
 
 
-def assemble(
-    name: str,
-    class_names: Sequence[str],
-    parts: Mapping[str, Sequence[Example]],
-    *,
-    seed: int,
-    notes: Iterable[str] = (),
-) -> Dataset:
-    """Check the parts of a data set and, where there is no test part, hold one out.
+def assemble(found: Dataset, *, seed: int) -> Dataset:
+    """Check a data set and, where there is no test part, hold one out.
 
     Args:
-        name: What messages call the data set.
-        class_names: In label order.
-        parts: Images of "train", "val" and "test"; a missing key is an empty part.
+        found: As it was read.
         seed: Chooses the held-out images, by its own generator.
-        notes: What the reader already decided; more are added at the end.
 
     Returns:
-        The data set, every class of which has a training image.
+        The data set, every class of which has a training image; more notes are added at the end.
 
     Raises:
         DataError: If there are fewer than two classes, no training images, a class without training images,
             or no class with enough images to give one to a test set.
     """
-    train, val, test = (tuple(parts.get(part, ())) for part in ("train", "val", "test"))
-    notes = list(notes)
-    if not train:
+    name, class_names = found.name, found.class_names
+    if not found.train:
         raise DataError(f"{name}: there are no training images: add some, or name their split 'train'")
-    trained = {example.label for example in train}
-    for part, examples in (("validation", val), ("test", test)):
+    trained = {example.label for example in found.train}
+    for part, examples in (("validation", found.val), ("test", found.test)):
         unknown = sorted({example.label for example in examples} - trained)
         if unknown:
             raise DataError(
@@ -66,20 +58,23 @@ def assemble(
             )
     if len(class_names) < 2:
         raise DataError(
-            f"{name}: all {count(len(train), 'image')} belong to one class, {class_names[0]!r}, but a "
+            f"{name}: all {count(len(found.train), 'image')} belong to one class, {class_names[0]!r}, but a "
             "classifier needs two or more: add images of a second class"
         )
-    held_out = not test
-    if held_out:
-        train, test, found = _hold_out(name, class_names, train, seed)
-        notes += found
-    else:
-        untested = [class_names[label] for label in sorted(trained - {example.label for example in test})]
-        if untested:
-            notes.append(
-                f"{count(len(untested), 'class', 'classes')} without test images: {name_some(untested)}"
-            )
-    return Dataset(name, tuple(class_names), train, val, test, notes=tuple(notes), held_out=held_out)
+    notes = [*found.notes, *label_notes(_counts(found))]
+    if not found.test:
+        train, test, more = _hold_out(name, class_names, found.train, seed)
+        return replace(found, train=train, test=test, notes=(*notes, *more), held_out=True)
+    untested = [class_names[label] for label in sorted(trained - {example.label for example in found.test})]
+    if untested:
+        notes.append(f"{count(len(untested), 'class')} without test images: {name_some(untested)}")
+    return replace(found, notes=tuple(notes))
+
+
+def _counts(found: Dataset) -> dict[str, int]:
+    """Count the images of each class, in all parts."""
+    labels = Counter(example.label for part in (found.train, found.val, found.test) for example in part)
+    return {name: labels[label] for label, name in enumerate(found.class_names)}
 
 
 def _hold_out(
@@ -107,9 +102,7 @@ def _hold_out(
     ]
     lone = [class_names[label] for label in sorted(groups) if len(groups[label]) == 1]
     if lone:
-        notes.append(
-            f"{count(len(lone), 'class', 'classes')} with one image, used for training: {name_some(lone)}"
-        )
+        notes.append(f"{count(len(lone), 'class')} with one image, used for training: {name_some(lone)}")
     train = tuple(example for place, example in enumerate(pool) if place not in held)
     return train, tuple(pool[place] for place in sorted(held)), notes
 
@@ -134,20 +127,6 @@ def is_text(name: str) -> bool:
     return True
 
 
-def name_some(names: Iterable[str]) -> str:
-    """Quote up to five names, and count the rest."""
-    listed = list(names)
-    more = len(listed) - NAMES_IN_A_NOTE
-    return ", ".join(repr(name) for name in listed[:NAMES_IN_A_NOTE]) + (
-        f" and {more} more" if more > 0 else ""
-    )
-
-
-def count(n: int, one: str, many: str = "") -> str:
-    """Write a number with its noun: "1 image", "2 images"."""
-    return f"{n} {one}" if n == 1 else f"{n} {many or one + 's'}"
-
-
 def tally(endings: Counter[str]) -> str:
     """List up to five file endings, most frequent first: ".txt (3), .heic (1)"."""
-    return ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in endings.most_common(NAMES_IN_A_NOTE))
+    return ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in endings.most_common(ENDINGS_IN_A_NOTE))

@@ -1,4 +1,4 @@
-"""Tasks that come with the package: handwritten digits, and picture folders under ``assets/``."""
+"""Tasks that come with the package: handwritten digits, and image folders under ``assets/``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from blocklora.core.errors import DataError
-from blocklora.data.tables import load_table
+from blocklora.core.words import did_you_mean
+from blocklora.data.tables import read_table
 from blocklora.data.types import Dataset, Example
 
-__all__ = ["bundled_names", "load_bundled"]
+__all__ = ["bundled_names", "read_bundled"]
 
 TRAIN_END, VAL_END = 776, 906  # scans of digits; see _digits
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -24,18 +25,17 @@ def bundled_names() -> list[str]:
     return sorted({"digits", *(manifest.parent.name for manifest in ASSETS.glob("*/manifest.csv"))})
 
 
-def load_bundled(name: str, *, seed: int) -> Dataset:
-    """Load one bundled task.
+def read_bundled(name: str) -> Dataset:
+    """Read one bundled task.
 
-    A folder task is ``assets/<name>/manifest.csv``, a table as ``load_table`` reads it, and optionally
+    A folder task is ``assets/<name>/manifest.csv``, a table as ``read_table`` reads it, and optionally
     ``task.json`` with "prompt" (a template) and "flip" (whether a mirror image keeps its class).
 
     Args:
         name: One of ``bundled_names()``.
-        seed: As for ``load_table``.
 
     Returns:
-        The task.
+        The task as it lies there: nothing is held out.
 
     Raises:
         DataError: If there is no such task.
@@ -44,10 +44,13 @@ def load_bundled(name: str, *, seed: int) -> Dataset:
         return _digits()
     manifest = ASSETS / name / "manifest.csv"
     if name not in bundled_names():
-        raise DataError(f"no bundled task is called {name!r}: choose one of {', '.join(bundled_names())}")
+        raise DataError(
+            f"no bundled task is called {name!r}: choose one of {', '.join(bundled_names())}"
+            f"{did_you_mean(name, bundled_names())}"
+        )
     settings = manifest.with_name("task.json")
     options = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
-    found = load_table(manifest, seed=seed)
+    found = read_table(manifest)
     chosen = {key: options[key] for key in ("prompt", "flip") if key in options}
     return replace(found, name=name, **chosen)
 

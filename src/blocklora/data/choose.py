@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import count, name_some
+from blocklora.core.files import user_path
+from blocklora.core.words import count, did_you_mean, name_some
+from blocklora.data.bundled import bundled_names
+from blocklora.data.classes import number_notes
 from blocklora.data.literature.benchmarks import missing
 from blocklora.data.literature.index_files import read_index
 from blocklora.data.literature.split_files import read_json_file
 from blocklora.data.load import load_dataset
-from blocklora.data.sampling import Half, Protocol, few_shot, half_of_classes
+from blocklora.data.sampling import Half, SamplingProtocol, few_shot, half_of_classes
 from blocklora.data.types import Dataset, FewShotSplit
 
-__all__ = ["DataChoice", "choose", "choose_test"]
+__all__ = ["DataChoice", "choose", "choose_test", "renamed"]
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,17 @@ class DataChoice:
 
     data: str
     root: str | None = None
-    protocol: Protocol = "coop"
+    protocol: SamplingProtocol = "coop"
     index: str | None = None
     classes: Half | None = None
     class_names: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as JSON-ready values, with paths made absolute."""
-        path = Path(self.data).expanduser()
+        path = user_path(self.data)
         here = {"data": str(path.resolve())} if self.root is None and path.exists() else {}
         files = ("root", "index", "class_names")
-        absolute = {name: str(Path(getattr(self, name)).expanduser().resolve()) for name in files
+        absolute = {name: str(user_path(getattr(self, name)).resolve()) for name in files
                     if getattr(self, name) is not None}  # fmt: skip
         return asdict(self) | here | absolute
 
@@ -69,7 +72,7 @@ def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, F
             "domain-generalization' does, or name it in --to"
         )
     if choice.index:
-        split = read_index(Path(choice.index).expanduser(), dataset)
+        split = read_index(user_path(choice.index), dataset)
     else:
         split = few_shot(dataset, shots, seed, choice.protocol)
     if choice.classes:
@@ -95,7 +98,12 @@ def choose_test(choice: DataChoice, seed: int) -> Dataset:
 def _whole(choice: DataChoice, seed: int) -> Dataset:
     """Load a data set, with its classes in the words that are asked for."""
     dataset = load_dataset(choice.data, seed=seed, root=choice.root)
-    return _renamed(dataset, Path(choice.class_names).expanduser()) if choice.class_names else dataset
+    if choice.class_names:
+        return renamed(dataset, user_path(choice.class_names))
+    known = (
+        choice.root is not None or dataset.name in bundled_names()
+    )  # their prompts say what the numbers are
+    return dataset if known else replace(dataset, notes=(*dataset.notes, *number_notes(dataset.class_names)))
 
 
 def _check_there(dataset: Dataset, split: FewShotSplit) -> None:
@@ -108,8 +116,16 @@ def _check_there(dataset: Dataset, split: FewShotSplit) -> None:
             )
 
 
-def _renamed(dataset: Dataset, path: Path) -> Dataset:
-    """Give the classes the words that a file has for them."""
+def renamed(dataset: Dataset, path: Path) -> Dataset:
+    """Give the classes the words that a file has for them; the old names are kept as ``found_names``.
+
+    Args:
+        dataset: The data set.
+        path: Words one a line or as a JSON list, in label order, or a JSON object from old names to new ones.
+
+    Raises:
+        DataError: The file cannot be read, or names no class of the data set, or not one word a class.
+    """
     names: Any
     if path.suffix.lower() == ".json":
         names = read_json_file(path)
@@ -120,8 +136,9 @@ def _renamed(dataset: Dataset, path: Path) -> Dataset:
             raise DataError(f"{path}: cannot be read ({error}): expected class names, one a line") from None
     if isinstance(names, dict):
         if unknown := sorted(set(names) - set(dataset.class_names)):
+            hint = did_you_mean(unknown[0], dataset.class_names)
             raise DataError(
-                f"{path}: {name_some(unknown)} is no class of {dataset.name}: write its names as they are"
+                f"{path}: {name_some(unknown)} is no class of {dataset.name}{hint}: write its names as they are"
             )
         names = [names.get(name, name) for name in dataset.class_names]
     if not _good_names(names, len(dataset.class_names)):
@@ -129,7 +146,10 @@ def _renamed(dataset: Dataset, path: Path) -> Dataset:
             f"{path}: expected {len(dataset.class_names)} class names, in label order, none of them blank"
         )
     return replace(
-        dataset, class_names=tuple(names), notes=(*dataset.notes, f"class names are those of {path.name}")
+        dataset,
+        class_names=tuple(names),
+        found_names=dataset.class_names,
+        notes=(*dataset.notes, f"class names are those of {path.name}"),
     )
 
 

@@ -1,127 +1,259 @@
 """A data set as a folder of class folders, with or without train/, val/ and test/ above them.
 
 Which of the two it is follows from where the images are: train/ that holds images itself is a class, train/
-whose sub-folders hold them is a split.
+whose sub-folders hold them is a split. Folders with longer names, as training_set/ and test_set/, are splits where they
+all hold the same class folders.
 """
 
 from __future__ import annotations
 
-import os
+import re
 import unicodedata
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, is_text, name_some, tally
+from blocklora.core.words import count, name_some, printable
+from blocklora.data.assemble import SPLIT_NAMES, in_order, is_text, tally
 from blocklora.data.images import IMAGE_ENDINGS
+from blocklora.data.scan import Tree, entries, scan
 from blocklora.data.types import Dataset, Example
 
-__all__ = ["load_folder"]
+__all__ = ["read_folder"]
 
 LAYOUT = "put the images of each class into a folder of its own, as in photos/cat/1.jpg and photos/dog/1.jpg"
 _ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))
-_IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # names starting with "." are ignored as well
+_PARTS = ("train", "val", "test")
 
 
-@dataclass
-class _Tree:
-    """What one folder holds: its images, and how many other files of which ending, all levels down."""
-
-    root: Path
-    images: list[tuple[str, ...]] = field(default_factory=list)  # path pieces below root, sorted
-    others: Counter[str] = field(default_factory=Counter)
-
-    def loose(self) -> list[str]:
-        """Return the images that lie directly in the folder."""
-        return [pieces[0] for pieces in self.images if len(pieces) == 1]
-
-    def child(self, name: str) -> _Tree:
-        """Return the part of the tree below one sub-folder."""
-        inside = [pieces[1:] for pieces in self.images if pieces[0] == name and len(pieces) > 1]
-        return _Tree(self.root / name, inside)
-
-    def children(self) -> list[str]:
-        """Return the sub-folders that hold images."""
-        return list(dict.fromkeys(pieces[0] for pieces in self.images if len(pieces) > 1))
-
-
-def load_folder(root: Path, *, seed: int) -> Dataset:
+def read_folder(root: Path, *, training: bool = True) -> Dataset:
     """Read a folder of class folders, or of train/ [val/] [test/] with class folders each.
 
-    Classes are sorted by name without case, numbers by value; images by their path. Images deeper inside a
-    class folder belong to the class. A class folder without any image is an error, because dropping it would
-    silently change what is classified.
+    Classes are sorted by name without case, numbers by value; images by their path. Images deeper inside a class folder
+    belong to the class, which a note says. With train/ and val/ but no test/, val/ is the test part.
 
     Args:
         root: An existing folder.
-        seed: Chooses the held-out test images where there is no test/.
+        training: Whether it is to be trained on. Then every class needs training images, and a class folder without
+            any image is an error, because dropping it would silently change what is classified.
 
     Returns:
-        The data set, with notes on what was left out.
+        The data set as it lies there: nothing is held out. Notes say what was left out.
 
     Raises:
-        DataError: If the folder has another layout, an empty class folder, or fewer than two classes.
+        DataError: The folder has another layout, or a layout that can be read in two ways.
     """
-    tree = _scan(root)
+    tree = scan(root)
     if not tree.images:
-        found = f" ({'; '.join(_other_files(tree))})" if tree.others else ""
+        found = f" ({'; '.join(_left_out(tree))})" if tree.others or tree.broken else ""
         raise DataError(f"{root}: no images found in this folder{found}: {LAYOUT}; read are {_ENDINGS}")
     if not tree.children():
         raise DataError(f"{root}: {count(len(tree.images), 'image')} but no class folders: {LAYOUT}")
-    splits = _splits(tree)
+    splits = _splits(tree, training)
     branches = {part: tree.child(folder) for part, folder in splits.items()} or {"train": tree}
-    class_names = _class_names(branches["train"])
+    class_names = _class_names(branches, training)
     parts = {part: _examples(branch, class_names, splits.get(part, "")) for part, branch in branches.items()}
-    notes = _other_files(tree)
-    for branch in (tree, *branches.values()) if splits else (tree,):
-        if loose := branch.loose():
-            beside = f"{count(len(loose), 'image')} beside the folders in {branch.root}"
-            notes.append(f"{beside} ignored: {name_some(loose)}")
-    outside = [child for child in tree.children() if splits and child not in splits.values()]
-    if outside:
-        beside = f"folders beside {splits['train']!r} that are no split with class folders"
-        notes.append(f"{beside} ignored: {name_some(outside)}")
-    return assemble(root.resolve().name or str(root), class_names, parts, seed=seed, notes=notes)
+    notes = [
+        *_nested(branches.values()), *_guessed(splits), *_left_out(tree), *_loose([tree] * bool(splits), branches),
+        *_outside(tree, splits),
+    ]  # fmt: skip
+    if parts.get("train") and parts.get("val") and not parts.get("test"):
+        parts["test"] = parts.pop("val")
+        notes.append(
+            f"no test split found: {splits['val']!r} is the test part, so that no setting is chosen by it"
+        )
+    train, val, test = (tuple(parts.get(part, ())) for part in _PARTS)
+    return Dataset(root.resolve().name or str(root), tuple(class_names), train, val, test, notes=tuple(notes))
 
 
-def _other_files(tree: _Tree) -> list[str]:
+def _left_out(tree: Tree) -> list[str]:
+    """Say which files are no images."""
     n = sum(tree.others.values())
-    return [f"{count(n, 'file')} with other endings ignored: {tally(tree.others)}"] if n else []
+    notes = [f"{count(n, 'file')} with other endings ignored: {tally(tree.others)}"] if n else []
+    if tree.broken:
+        notes.append(
+            f"{count(len(tree.broken), 'link')} to what is not there ignored: {name_some(tree.broken)}"
+        )
+    return notes
 
 
-def _splits(tree: _Tree) -> dict[str, str]:
+def _loose(above: list[Tree], branches: Mapping[str, Tree]) -> list[str]:
+    """Name images beside the class folders."""
+    return [
+        f"{count(len(loose), 'image')} beside the folders in {branch.root} ignored: {name_some(loose)}"
+        for branch in (*above, *branches.values())
+        if (loose := branch.loose())
+    ]
+
+
+def _outside(tree: Tree, splits: Mapping[str, str]) -> list[str]:
+    """Name folders beside the splits."""
+    outside = [child for child in tree.children() if splits and child not in splits.values()]
+    if not outside:
+        return []
+    first = next(iter(splits.values()))
+    return [f"folders beside {first!r} that are no split with class folders ignored: {name_some(outside)}"]
+
+
+def _guessed(splits: Mapping[str, str]) -> list[str]:
+    """Say which folders are taken for splits whose names are not just train, val or test."""
+    guessed = [
+        f"{folder!r} as {part}" for part, folder in splits.items() if folder.lower() not in SPLIT_NAMES
+    ]
+    return (
+        [f"these folders hold the same class folders and are read as splits: {', '.join(guessed)}"]
+        if guessed
+        else []
+    )
+
+
+def _nested(branches: Iterable[Tree]) -> list[str]:
+    """Name class folders whose images lie in sub-folders."""
+    nested: dict[str, list[str]] = {}
+    for branch in branches:
+        for child, inside in branch.inner().items():
+            if inside:
+                nested.setdefault(child, inside)
+    if not nested:
+        return []
+    named = [f"{child!r} ({name_some(inside)})" for child, inside in list(nested.items())[:5]]
+    more = f" and {len(nested) - 5} more" if len(nested) > 5 else ""
+    return [
+        f"{count(len(nested), 'class folder')} with sub-folders, whose images all count for the class above: "
+        f"{', '.join(named)}{more}; if the sub-folders are the classes, move them up into one folder"
+    ]
+
+
+def _splits(tree: Tree, training: bool) -> dict[str, str]:
     """Map "train", "val", "test" to folder names, train first; empty for class folders without splits."""
-    named: dict[str, list[str]] = {}
-    for child in tree.children():
-        if child.lower() in SPLIT_NAMES and tree.child(child).children():
-            named.setdefault(SPLIT_NAMES[child.lower()], []).append(child)
-    others = [child for child in tree.children() if child.lower() not in SPLIT_NAMES]
+    inner = tree.inner()
+    named = _named(child for child in inner if child.lower() in SPLIT_NAMES and inner[child])
+    longer = _named(child for child in inner if inner[child])
+    spoken = named | {part: folders for part, folders in longer.items() if part not in named}
+    if spoken != named and _may_be_splits(tree, spoken):
+        return _guess(tree, spoken)
+    if not named:
+        return _no_splits(tree)
+    others = [child for child in inner if child.lower() not in SPLIT_NAMES]
     if "train" not in named:
-        if named and not others and not any(tree.child(child).loose() for child in tree.children()):
-            raise DataError(
-                f"{tree.root}: {name_some(folder for folders in named.values() for folder in folders)} "
-                "without train/: add train/ with the same class folders, or give a folder of class folders"
-            )
-        return {}
-    if tree.child(named["train"][0]).loose() and not named.keys() - {"train"}:
-        return {}  # a class folder with images of its own and more in sub-folders
-    for folders in named.values():
-        if len(folders) > 1:
-            raise DataError(f"{tree.root}: {name_some(folders)} mean the same split: keep one of them")
+        return _without_train(tree, named, others, training)
+    if named["train"][0] in tree.direct() and not named.keys() - {"train"}:
+        return _no_splits(tree)  # a class folder with images of its own and more in sub-folders
+    _refuse_doubles(tree, named)
     if others and named.keys() == {"train"}:
         raise DataError(
             f"{tree.root}: {named['train'][0]!r} holds class folders, but {name_some(others)} lies beside "
             f"it: if it is the training split, give {tree.root / named['train'][0]} or move the others away; "
             "if it is a class, move its images out of their sub-folders"
         )
-    return {part: named[part][0] for part in ("train", "val", "test") if part in named}
+    return _in_order(named)
 
 
-def _class_names(branch: _Tree) -> list[str]:
-    """Return the class names of a training folder, refusing class folders without images."""
-    filled: set[str] = set(branch.children())
-    empty = [entry.name for entry in _entries(branch.root) if entry.is_dir() and entry.name not in filled]
+def _part(name: str) -> str | None:
+    """Return which split a folder's name speaks of: "seg_train", "TrainingSet" and "train2017" are train."""
+    words = re.findall(r"[a-z]+", name.lower())
+    parts = {SPLIT_NAMES.get(re.sub(r"(?<=.)(set|data|images|imgs|photos)$", "", word)) for word in words} - {
+        None
+    }
+    return parts.pop() if len(parts) == 1 else None
+
+
+def _named(children: Iterable[str]) -> dict[str, list[str]]:
+    """Sort folders by the split that their names speak of."""
+    named: dict[str, list[str]] = {}
+    for child in children:
+        if part := _part(child):
+            named.setdefault(part, []).append(child)
+    return named
+
+
+def _in_order(named: Mapping[str, list[str]]) -> dict[str, str]:
+    return {part: named[part][0] for part in _PARTS if part in named}
+
+
+def _may_be_splits(tree: Tree, named: Mapping[str, list[str]]) -> bool:
+    """Whether folders hold no images of their own and share class folders, and one of them speaks of training."""
+    folders = [folder for found in named.values() for folder in found]
+    inner = tree.inner()
+    shared = set.intersection(*(_composed(inner[folder]) for folder in folders))
+    return "train" in named and len(named) > 1 and not tree.direct() & set(folders) and bool(shared)
+
+
+def _guess(tree: Tree, named: Mapping[str, list[str]]) -> dict[str, str]:
+    """Take folders with longer names for splits, where nothing speaks against it; ask where something does."""
+    inner = tree.inner()
+    folders = [folder for found in named.values() for folder in found]
+    classes = [_composed(inner[folder]) for folder in folders]
+    rest = [child for child in inner if child not in folders and (inner[child] or not _unlabelled(child))]
+    if (
+        rest
+        or len(folders) > len(named)
+        or any(names != classes[0] for names in classes)
+        or len(classes[0]) < 2
+    ):
+        raise DataError(
+            f"{tree.root}: {name_some(folders)} hold some of the same folders ({name_some(inner[folders[0]])}): are "
+            f"they splits? Then call them train, val and test{f', and move {name_some(rest)} away' if rest else ''}. "
+            "If they are the classes, move their images out of the sub-folders"
+        )
+    return _in_order(named)
+
+
+def _composed(names: Iterable[str]) -> set[str]:
+    return {unicodedata.normalize("NFC", name) for name in names}
+
+
+def _unlabelled(name: str) -> bool:
+    """Whether a folder of images without class folders beside splits is what Kaggle adds for predictions."""
+    return bool(_part(name) or re.search(r"pred|unlabel", name.lower()))
+
+
+def _without_train(
+    tree: Tree, named: Mapping[str, list[str]], others: list[str], training: bool
+) -> dict[str, str]:
+    """Decide on folders called test/ or val/ with class folders in them and no train/ beside them."""
+    if others or tree.direct():
+        return _no_splits(tree)
+    if training:
+        raise DataError(
+            f"{tree.root}: {name_some(folder for folders in named.values() for folder in folders)} "
+            "without train/: add train/ with the same class folders, or give a folder of class folders"
+        )
+    _refuse_doubles(tree, named)
+    return _in_order(named)
+
+
+def _refuse_doubles(tree: Tree, named: Mapping[str, list[str]]) -> None:
+    for folders in named.values():
+        if len(folders) > 1:
+            raise DataError(f"{tree.root}: {name_some(folders)} mean the same split: keep one of them")
+
+
+def _no_splits(tree: Tree) -> dict[str, str]:
+    """Return no splits, after checking that none lie inside of the class folders."""
+    for child, inside in tree.inner().items():
+        if len(parts := _named(inside)) > 1:
+            folders = [folder for found in parts.values() for folder in found]
+            raise DataError(
+                f"{tree.root}: {child!r} holds {name_some(folders)}: splits lie above the classes, as in "
+                f"{tree.root.name}/train/{child}; move them there, or write a table with a column 'split'"
+            )
+    return {}
+
+
+def _class_names(branches: Mapping[str, Tree], training: bool) -> list[str]:
+    """Return the class names: those of the training folder, or for testing those of all parts."""
+    every = [child for branch in branches.values() for child in branch.children()]
+    if unnamed := [child for child in every if not is_text(child)]:
+        raise DataError(
+            f"{printable(str(next(iter(branches.values())).root))}: the class folder {unnamed[0]!r} has a name that is "
+            "not valid Unicode: rename it"
+        )
+    if not training:
+        return in_order(every)
+    branch = branches["train"]
+    filled = set(branch.children())
+    empty = [entry.name for entry in entries(branch.root) if entry.is_dir() and entry.name not in filled]
     if empty:
         raise DataError(
             f"{branch.root}: no images in {name_some(in_order(empty))}: every folder here is a class and "
@@ -136,7 +268,7 @@ def _class_names(branch: _Tree) -> list[str]:
     return class_names
 
 
-def _examples(branch: _Tree, class_names: list[str], prefix: str) -> list[Example]:
+def _examples(branch: Tree, class_names: list[str], prefix: str) -> list[Example]:
     """Label the images of one part, classes in label order and images by path within a class."""
     labels = {name: label for label, name in enumerate(class_names)}
     folders = {child: labels.get(unicodedata.normalize("NFC", child)) for child in branch.children()}
@@ -147,44 +279,10 @@ def _examples(branch: _Tree, class_names: list[str], prefix: str) -> list[Exampl
             "folder to train/, or remove it here (names must agree in case and spelling)"
         )
     found = [
-        Example("/".join([prefix, *pieces] if prefix else pieces), label, branch.root.joinpath(*pieces))
+        Example(
+            printable("/".join([prefix, *pieces] if prefix else pieces)), label, branch.root.joinpath(*pieces)
+        )
         for pieces in branch.images
         if len(pieces) > 1 and (label := folders[pieces[0]]) is not None
     ]
     return sorted(found, key=lambda example: example.label)  # stable: by path within a class
-
-
-def _scan(root: Path) -> _Tree:
-    """List a folder to its full depth, following symbolic links except those that lead back up."""
-    tree = _Tree(root)
-    waiting: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), (os.path.realpath(root),))]
-    while waiting:
-        pieces, above = waiting.pop()  # path below root, real paths of the folder and all above it
-        for entry in _entries(root.joinpath(*pieces)):
-            if entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real not in above:
-                    waiting.append(((*pieces, entry.name), (*above, real)))
-                continue
-            ending = os.path.splitext(entry.name)[1].lower()
-            if ending in IMAGE_ENDINGS and entry.is_file():
-                tree.images.append((*pieces, entry.name))
-            else:
-                tree.others[ending] += 1
-    tree.images.sort(key=lambda pieces: unicodedata.normalize("NFC", "/".join(pieces)))
-    return tree
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """List what a folder holds, without hidden files and what systems leave behind."""
-    try:
-        with os.scandir(folder) as found:
-            entries = [e for e in found if not e.name.startswith(".") and e.name.lower() not in _IGNORED]
-    except OSError as error:
-        raise DataError(
-            f"{folder}: this folder cannot be listed ({error.strerror}): make it readable"
-        ) from error
-    for entry in entries:
-        if not is_text(entry.name):
-            raise DataError(f"{folder}: the name {entry.name!r} in it is not valid Unicode: rename it")
-    return entries

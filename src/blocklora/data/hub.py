@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, ``hf:NAME``, through the Parquet copies that the hub makes of every public set.
 
-The Parquet files are downloaded by huggingface_hub, and their pictures unpacked once into ``cache_folder()``: from
+The Parquet files are downloaded by huggingface_hub, and their images unpacked once into ``cache_folder()``: from
 there on they are files like all others, read one at a time, whatever the size of the set.
 """
 
@@ -18,12 +18,13 @@ from huggingface_hub import HfApi, hf_hub_download
 
 from blocklora.core.errors import DataError
 from blocklora.core.files import write_folder, write_json
-from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, name_some
+from blocklora.core.words import count, name_some
+from blocklora.data.assemble import SPLIT_NAMES, in_order
 from blocklora.data.index_cache import cache_folder
 from blocklora.data.literature.benchmarks import find_benchmark
 from blocklora.data.types import Dataset, Example
 
-__all__ = ["load_hub"]
+__all__ = ["hub_folder", "read_hub"]
 
 _REVISION = "refs/convert/parquet"
 _IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
@@ -31,17 +32,17 @@ _LABELS = ("label", "labels", "fine_label", "class", "cls", "variant", "category
 _LISTING = "listing.json"
 
 
-def load_hub(name: str, *, seed: int) -> Dataset:
+def read_hub(name: str) -> Dataset:
     """Download a data set of the hub, or take it from the cache.
 
     The split "validation" is the test part where no "test" is there, as in ImageNet and Food101.
 
     Args:
         name: ``OWNER/NAME`` or ``OWNER/NAME:CONFIG``.
-        seed: Chooses the held-out test images where the set has one split only.
 
     Returns:
-        The data set; its prompt is that of the known data set whose name it carries.
+        The data set as it lies there: nothing is held out. Its prompt is that of the known data set whose name it
+        carries.
 
     Raises:
         DataError: pyarrow is not installed, the hub cannot be reached, or the set has no image or label column.
@@ -72,7 +73,8 @@ def load_hub(name: str, *, seed: int) -> Dataset:
         notes.append(
             "the hub's set has no test split: its validation split is the test part, so no setting is chosen by it"
         )
-    dataset = assemble(repository, [_cleaned(text) for text in raw], parts, seed=seed, notes=notes)
+    train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
+    dataset = Dataset(repository, tuple(map(_cleaned, raw)), train, val, test, notes=tuple(notes))
     known = find_benchmark(re.sub(r"^.*/(wds_)?(vtab-)?", "", repository))
     return replace(dataset, prompt=known.prompt) if known else dataset
 
@@ -100,17 +102,17 @@ def _parquet_files(name: str, repository: str, config: str) -> dict[str, list[st
     return found[wanted]
 
 
-def _folder(name: str) -> Path:
-    """Return where the pictures of a data set are unpacked."""
+def hub_folder(name: str) -> Path:
+    """Return where the images of a data set are unpacked."""
     return cache_folder() / "hub" / re.sub(r"[^\w.-]", "--", name)
 
 
 def _stored(name: str) -> dict[str, Any] | None:
-    """Return the listing of pictures unpacked before, if there is a good one."""
+    """Return the listing of images unpacked before, if there is a good one."""
     try:
-        listing = json.loads((_folder(name) / _LISTING).read_text(encoding="utf-8"))
+        listing = json.loads((hub_folder(name) / _LISTING).read_text(encoding="utf-8"))
         return (
-            {**listing, "folder": str(_folder(name))}
+            {**listing, "folder": str(hub_folder(name))}
             if {"stamp", "rows", "names", "columns"} <= set(listing)
             else None
         )
@@ -121,15 +123,26 @@ def _stored(name: str) -> dict[str, Any] | None:
 def _unpacked(
     name: str, repository: str, files: dict[str, list[str]], stored: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the listing of the unpacked pictures, after unpacking them unless ``stored`` is of the same files."""
+    """Return the listing of the unpacked images, after unpacking them unless ``stored`` is of the same files."""
     local = {}
     for split, paths in files.items():
         local[split] = [_download(name, repository, path) for path in paths]
     stamp = [[split, os.path.realpath(path)] for split, paths in local.items() for path in paths]
     if stored and stored["stamp"] == stamp:
         return stored
-    folder = _folder(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = hub_folder(name)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return _write(name, local, stamp, folder)
+    except OSError as error:
+        raise DataError(
+            f"hf:{name}: its images cannot be unpacked into {folder} ({error}): name another folder with the "
+            "variable BLOCKLORA_CACHE"
+        ) from error
+
+
+def _write(name: str, local: dict[str, list[str]], stamp: list[list[str]], folder: Path) -> dict[str, Any]:
+    """Unpack Parquet files by split into a folder, and return the listing that is written beside the images."""
     with write_folder(folder) as temporary:
         rows: dict[str, list[list[Any]]] = {}
         names: list[str] = []
@@ -155,7 +168,7 @@ def _download(name: str, repository: str, path: str) -> str:
 def _unpack(
     name: str, path: str, folder: Path, split: str, rows: list[list[Any]]
 ) -> tuple[list[str], list[str]]:
-    """Write the pictures of one Parquet file and append [image, label] to rows; return class names and columns."""
+    """Write the images of one Parquet file and append [image, label] to rows; return class names and columns."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -168,7 +181,7 @@ def _unpack(
             for cell, label in _cells(batch, columns):
                 content = cell.get("bytes") if isinstance(cell, dict) else cell
                 if not isinstance(content, bytes) or label is None:
-                    raise DataError(f"hf:{name}: row {len(rows)} of {split} has no picture or no label")
+                    raise DataError(f"hf:{name}: row {len(rows)} of {split} has no image or no label")
                 image = f"{split}/{len(rows):07d}{_ending(content)}"
                 (folder / image).write_bytes(content)
                 rows.append([image, label])
@@ -189,7 +202,7 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
 
 
 def _columns(name: str, there: Sequence[str], features: dict[str, Any]) -> tuple[str, str]:
-    """Find the columns of pictures and labels: by what the hub says of them, else by their names."""
+    """Find the columns of images and labels: by what the hub says of them, else by their names."""
     images = [column for column in there if features.get(column, {}).get("_type") == "Image"]
     labels = [column for column in there if features.get(column, {}).get("names")]
 
@@ -201,7 +214,7 @@ def _columns(name: str, there: Sequence[str], features: dict[str, Any]) -> tuple
     image, label = first(_IMAGES, images), first(_LABELS, labels)
     if image is None or label is None:
         raise DataError(
-            f"hf:{name}: no column of {'pictures' if image is None else 'labels'} among {name_some(there)} "
+            f"hf:{name}: no column of {'images' if image is None else 'labels'} among {name_some(there)} "
             f"({count(len(there), 'column')}): choose a set for image classification"
         )
     return image, label
@@ -214,7 +227,7 @@ def _cleaned(name: str) -> str:
 
 
 def _ending(content: bytes) -> str:
-    """Return the file ending of a picture's first bytes; what opens it goes by its content anyway."""
+    """Return the file ending of an image's first bytes; what opens it goes by its content anyway."""
     heads = {
         b"\x89PNG": ".png",
         b"GIF8": ".gif",

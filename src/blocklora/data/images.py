@@ -1,8 +1,8 @@
-"""Open one picture: any common file, as upright RGB, or an error that names the file.
+"""Open one image: any common file, as upright RGB, or an error that names the file.
 
 Axis letters: H height, W width. Nothing of Pillow's global state is changed, and no warning filter is touched
 (filters are shared by all threads): formats are tried here instead of by ``PIL.Image.open``, which warns
-about big pictures before a caller can decide.
+about big images before a caller can decide.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from PIL import (
 )
 
 from blocklora.core.errors import ConfigError, ImageError
+from blocklora.core.files import user_path
+from blocklora.core.words import printable
 from blocklora.data.types import Source
 
 try:  # Pillow 11.3 and later
@@ -38,19 +40,18 @@ except ImportError:  # pragma: no cover
 else:
     _HAS_AVIF = bool(AvifImagePlugin.SUPPORTED)
 
-__all__ = ["IMAGE_ENDINGS", "Picture", "name_of", "open_image", "picture_from_array", "source_of"]
+__all__ = ["IMAGE_ENDINGS", "cut_long_side", "open_for_model", "open_image", "why_missing"]
 
-Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
-"""What a user hands over: a path, a PIL picture, or an array (H, W, 3) or (H, W)."""
+_LONGEST = 16  # of long to short side, above which the long side is cut
 
 IMAGE_ENDINGS: frozenset[str] = frozenset(
     ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split() + [".avif"] * _HAS_AVIF
 )
-"""File endings, in lower case, that count as pictures when a folder is read."""
+"""File endings, in lower case, that count as images when a folder is read."""
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """JPEG, and of a multi-picture file (MPO) the first picture; does not parse the EXIF block on opening."""
+    """JPEG, and of a file of several images (MPO) the first; does not parse the EXIF block on opening."""
 
     def _read_dpi_from_exif(self) -> None:
         pass  # Pillow looks for a resolution here, and warns where the block is broken
@@ -71,45 +72,46 @@ _FORMATS = ", ".join(str(reader.format) for reader in _READERS)
 
 
 def open_image(source: Source | str, *, min_side: int | None = None, name: str | None = None) -> Image.Image:
-    """Read one picture as upright RGB.
+    """Read one image as upright RGB.
 
     The EXIF orientation is applied. Transparent pixels are laid on white. Of an animation or a multi-page
-    file the first picture is taken. 16-bit grey is scaled from 0..65535 to 0..255; wider integer and float
+    file the first image is taken. 16-bit grey is scaled from 0..65535 to 0..255; wider integer and float
     grey by the smallest of the usual ranges (0..1 and 0..255 for floats, 0..65535) that holds all values,
     else from its own minimum and maximum.
 
     Args:
-        source: A file, the bytes of one, or a picture in memory (which is not changed).
+        source: A file, the bytes of one, or an image in memory (which is not changed).
         min_side: Size in pixels, 1 or more, that the shorter side must keep. A big JPEG is then decoded
             straight to a half, a quarter or an eighth, many times faster. Other formats come in full size.
-        name: What errors call the picture; by default the path.
+        name: What errors call the image; by default the path.
 
     Returns:
-        A new picture of mode "RGB".
+        A new image of mode "RGB".
 
     Raises:
-        ImageError: If the file is missing, closed to the reader, not a picture, damaged, or too big to be
+        ImageError: If the file is missing, closed to the reader, not an image, damaged, or too big to be
             meant.
         ConfigError: If ``min_side`` is below 1.
     """
     if min_side is not None and min_side < 1:
         raise ConfigError(f"min_side is {min_side}: give a number of pixels, 1 or more")
     if isinstance(source, Image.Image):
-        return _finish(source, name or getattr(source, "filename", "") or "picture in memory")
+        return _finish(source, name or getattr(source, "filename", "") or "image in memory")
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), len(source), min_side, name or "picture in memory")
-    name = name or str(source)
+        return _decode(io.BytesIO(source), len(source), min_side, name or "image in memory")
+    path = user_path(source) if isinstance(source, str) else source
+    name = name or printable(str(source))
     try:
-        status = os.stat(source)
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a plain file"
             raise ImageError(f"{name}: this is {kind}: give the path of an image file")
-        with open(source, "rb") as stream:
+        with open(path, "rb") as stream:
             return _decode(stream, status.st_size, min_side, name)
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{name}: there is no such file: check the path") from None
+        raise ImageError(f"{name}: {why_missing(path)}: check the path") from None
     except PermissionError:
         raise ImageError(f"{name}: no permission to read this file: make it readable, or remove it") from None
     except (OSError, ValueError) as error:
@@ -118,64 +120,69 @@ def open_image(source: Source | str, *, min_side: int | None = None, name: str |
         ) from error
 
 
-def name_of(picture: Picture, place: int) -> str:
-    """Return what messages call the picture at a place of a list."""
-    return str(picture) if isinstance(picture, (str, os.PathLike)) else f"image {place}"
+def open_for_model(source: Source | str, side: int, *, name: str | None = None) -> Image.Image:
+    """Read one image for a model that reads squares of ``side`` pixels, whenever it is not cropped at random.
 
-
-def source_of(picture: Picture) -> Source:
-    """Return where a picture's pixels are; those of an array are copied."""
-    if isinstance(picture, (str, os.PathLike)):
-        return Path(picture)
-    return picture_from_array(picture) if isinstance(picture, np.ndarray) else picture
-
-
-def picture_from_array(array: Any, name: str = "array") -> Image.Image:
-    """Turn a numpy array into a picture.
+    A JPEG of twice the side or more is decoded straight to a half, a quarter or an eighth of its size, with both
+    sides at least twice ``side``. Of 300 photos of 4000 x 3000 pixels, ViT-B/32 gave the same class for 297, with
+    probabilities within 0.6 points, in half of the time. Training without augmentation, validation, test and
+    prediction all read images so, which gives them the same pixels. Other formats come in full size.
 
     Args:
-        array: (H, W, 3) RGB or (H, W) grey, dtype uint8, values 0..255.
-        name: What errors call the array.
-
-    Returns:
-        An RGB picture with its own copy of the pixels.
+        source: As for ``open_image``.
+        side: The side of the model's square in pixels, 1 or more.
+        name: What errors call the image.
 
     Raises:
-        ImageError: If shape or dtype are others.
+        ImageError: As ``open_image``.
     """
-    values = np.asarray(array)
-    shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
-    if not shaped or values.dtype != np.uint8 or values.size == 0:
-        raise ImageError(
-            f"{name}: an array of shape {values.shape} and dtype {values.dtype} is not a picture: "
-            "give uint8 values 0..255 of shape (height, width, 3) or (height, width)"
-        )
-    return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
+    return open_image(source, min_side=2 * side, name=name)
+
+
+def cut_long_side(image: Image.Image) -> Image.Image:
+    """Cut an extremely long image to its middle, before its short side is enlarged to a model's square.
+
+    An image of up to 16 times its width or height comes back as it is. Of a longer one, of which a model sees the
+    middle square alone, 16 squares are kept: without it 5000 x 1 pixels became 1,120,000 x 224.
+    """
+    short, long = sorted(image.size)
+    if long <= _LONGEST * short:
+        return image
+    cut = (long - _LONGEST * short) // 2
+    wide = image.width > image.height
+    return image.crop((cut, 0, long - cut, short) if wide else (0, cut, short, long - cut))
+
+
+def why_missing(path: Path) -> str:
+    """Say why there is no file at a path: it may be a link to one that is gone."""
+    if not os.path.islink(path):
+        return "there is no such file"
+    return f"this is a link to {printable(os.readlink(path))}, which is not there"
 
 
 def _decode(stream: BinaryIO, size: int, min_side: int | None, name: str) -> Image.Image:
-    """Read one picture from an open file of ``size`` bytes."""
+    """Read one image from an open file of ``size`` bytes."""
     if size == 0:
         raise ImageError(f"{name}: the file is empty (0 bytes): copy it again, or remove it")
     try:
-        picture = _identify(stream)
+        image = _identify(stream)
     except Exception as error:
         raise _damaged(name, error) from error
-    if picture is None:
+    if image is None:
         raise ImageError(
-            f"{name}: this is not a picture in a format that can be read ({_FORMATS}), "
+            f"{name}: this is not an image in a format that can be read ({_FORMATS}), "
             "whatever its ending says: convert it, or remove it"
         )
-    width, height = picture.size
+    width, height = image.size
     limit = 2 * (Image.MAX_IMAGE_PIXELS or float("inf"))  # where Pillow itself refuses; None there: no limit
     if width * height > limit:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the {limit} that are read (a guard against "
-            "decompression bombs): scale the picture down, or raise PIL.Image.MAX_IMAGE_PIXELS"
+            "decompression bombs): scale the image down, or raise PIL.Image.MAX_IMAGE_PIXELS"
         )
     if min_side is not None:
-        picture.draft(None, (min_side, min_side))  # keeps both sides >= min_side; does nothing but for JPEG
-    return _finish(picture, name)
+        image.draft(None, (min_side, min_side))  # keeps both sides >= min_side; does nothing but for JPEG
+    return _finish(image, name)
 
 
 def _identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
@@ -189,13 +196,13 @@ def _identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
     return None
 
 
-def _finish(picture: Image.Image, name: str) -> Image.Image:
+def _finish(image: Image.Image, name: str) -> Image.Image:
     """Decode, turn upright and convert to RGB."""
     try:
-        picture.load()
-        if 0 in picture.size:
-            raise ValueError(f"its size is {picture.width} x {picture.height}")
-        return _rgb(_upright(picture))
+        image.load()
+        if 0 in image.size:
+            raise ValueError(f"its size is {image.width} x {image.height}")
+        return _rgb(_upright(image))
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise _damaged(name, error) from error
 
@@ -203,27 +210,27 @@ def _finish(picture: Image.Image, name: str) -> Image.Image:
 def _damaged(name: str, error: Exception) -> ImageError:
     reason = str(error) or type(error).__name__
     return ImageError(
-        f"{name}: the picture is damaged, cut short or of an unknown kind ({reason}): replace or remove it"
+        f"{name}: the image is damaged, cut short or of an unknown kind ({reason}): replace or remove it"
     )
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a broken EXIF block counts as none. Returns a copy in any case."""
     try:
-        return ImageOps.exif_transpose(picture)
+        return ImageOps.exif_transpose(image)
     except Exception:  # metadata only: the pixels are already there
-        return picture.copy()
+        return image.copy()
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return Image.fromarray(_bytes_of_grey(np.asarray(picture), floats=picture.mode == "F")).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("LA") if picture.mode == "La" else picture  # La converts to LA only
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_bytes_of_grey(np.asarray(image), floats=image.mode == "F")).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # La converts to LA only
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
         return white.convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _bytes_of_grey(values: npt.NDArray[Any], *, floats: bool) -> npt.NDArray[np.uint8]:

@@ -1,8 +1,9 @@
 """What was learned about files before, kept between runs: folder listings and content hashes.
 
-Both are keyed by path, and believed only while size and modification time are the same. A file or folder changed in
-the last two seconds is not remembered, since a second change could leave the same time. The cache is one SQLite file
-in ``cache_folder()``; where it cannot be read or written, everything is simply read anew.
+Both are keyed by path, and believed only while size, times and inode are the same: whoever replaces a file's content
+can set the modification time back, but neither the time of the last change of the file's entry nor its inode. A file
+or folder changed in the last two seconds is not remembered, since a second change could leave the same times. The cache
+is one SQLite file in ``cache_folder()``; where it cannot be read or written, everything is simply read anew.
 """
 
 from __future__ import annotations
@@ -12,27 +13,38 @@ import json
 import os
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from blocklora.core.errors import DataError, ImageError
+from blocklora.core.files import user_path
+from blocklora.core.resources import available_resources
 
 __all__ = ["cache_folder", "digests", "listings"]
 
 _FRESH_NS = 2 * 10**9
-_WORKERS = min(8, os.cpu_count() or 1)
+_MOST_WORKERS = 8
 
 
 def cache_folder() -> Path:
-    """Return where caches go: ``BLOCKLORA_CACHE``, or ``blocklora`` in the system's place for caches."""
+    """Return where caches go: ``BLOCKLORA_CACHE``, or ``blocklora`` in the system's place for caches.
+
+    Who has no home, as in some containers, gets the system's folder for temporary files.
+    """
     if chosen := os.environ.get("BLOCKLORA_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "blocklora"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blocklora"
+        return user_path(chosen)
+    given = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path(tempfile.gettempdir())
+    usual = home if sys.platform == "win32" else home / ".cache"
+    return Path(given or usual) / "blocklora"
 
 
 def listings(folders: Sequence[Path]) -> list[list[str]]:
@@ -85,28 +97,45 @@ def _sha256(file: Path) -> str:
 def _remembered(kind: str, paths: Sequence[Path], work: Callable[[Path], str]) -> list[str]:
     """Return what ``work`` gives for each path, from the cache where the path is as it was."""
     names = [os.path.abspath(path) for path in paths]
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(min(_MOST_WORKERS, available_resources().cores)) as pool:
         stamps = list(pool.map(_stamp, names))
         known = _load(kind, names)
         found = {name: known[name][1] for name, stamp in zip(names, stamps, strict=True)
-                 if name in known and known[name][0] == stamp}  # fmt: skip
+                 if stamp and name in known and known[name][0] == stamp.text}  # fmt: skip
         todo = {name: path for name, path in zip(names, paths, strict=True) if name not in found}
         found |= zip(todo, pool.map(work, todo.values()), strict=True)
         now = time.time_ns()
         after = dict(zip(todo, pool.map(_stamp, todo), strict=True))
     before = dict(zip(names, stamps, strict=True))
-    steady = [name for name in todo if after[name] == before[name] and now - after[name][1] > _FRESH_NS]
-    _store([(kind, name, *after[name], found[name]) for name in steady])
+    steady = [
+        (kind, _key(name), stamp.text, found[name])
+        for name, stamp in after.items()
+        if stamp is not None and stamp == before[name] and now - stamp.changed > _FRESH_NS
+    ]
+    _store(steady)
     return [found[name] for name in names]
 
 
-def _stamp(name: str) -> tuple[int, int]:
-    """Return size and modification time in nanoseconds; of what is gone, nothing that matches."""
+class _Stamp(NamedTuple):
+    """What tells one state of a file or folder from another: ``text``; and when it last changed, in nanoseconds."""
+
+    text: str
+    changed: int
+
+
+def _stamp(name: str) -> _Stamp | None:
+    """Return the stamp of a file or folder; None where it is gone."""
     try:
         status = os.stat(name)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return None
+    facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return _Stamp(" ".join(map(str, facts)), max(status.st_mtime_ns, status.st_ctime_ns))
+
+
+def _key(name: str) -> str:
+    """Write a path as text that SQLite takes, also where it is no Unicode."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _open() -> sqlite3.Connection:
@@ -114,34 +143,33 @@ def _open() -> sqlite3.Connection:
     folder.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(folder / "index.sqlite", timeout=5)
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS known (kind TEXT, path TEXT, size INTEGER, mtime INTEGER, value TEXT, "
-        "PRIMARY KEY (kind, path))"
+        "CREATE TABLE IF NOT EXISTS stamped (kind TEXT, path TEXT, stamp TEXT, value TEXT, PRIMARY KEY (kind, path))"
     )
     return connection
 
 
-def _load(kind: str, names: Sequence[str]) -> dict[str, tuple[tuple[int, int], str]]:
-    """Look paths up, a few hundred at a time; a cache that cannot be read knows nothing."""
-    known: dict[str, tuple[tuple[int, int], str]] = {}
+def _load(kind: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Look paths up, a few hundred at a time, for stamps and values; a cache that cannot be read knows nothing."""
+    known: dict[str, tuple[str, str]] = {}
+    keys = {_key(name): name for name in names}
     try:
         with closing(_open()) as connection:
-            for start in range(0, len(names), 500):
-                part = names[start : start + 500]
+            for part in (list(keys)[start : start + 500] for start in range(0, len(keys), 500)):
                 marks = ", ".join("?" * len(part))
-                query = f"SELECT path, size, mtime, value FROM known WHERE kind = ? AND path IN ({marks})"
-                for path, size, mtime, value in connection.execute(query, (kind, *part)):
-                    known[path] = ((size, mtime), value)
-    except (OSError, sqlite3.Error, UnicodeError):
+                query = f"SELECT path, stamp, value FROM stamped WHERE kind = ? AND path IN ({marks})"
+                for path, stamp, value in connection.execute(query, (kind, *part)):
+                    known[keys[path]] = (stamp, value)
+    except (OSError, sqlite3.Error):
         return {}
     return known
 
 
-def _store(rows: Sequence[tuple[str, str, int, int, str]]) -> None:
+def _store(rows: Sequence[tuple[str, str, str, str]]) -> None:
     """Remember what was found; a cache that cannot be written forgets it."""
     if not rows:
         return
     try:
         with closing(_open()) as connection, connection:
-            connection.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", rows)
-    except (OSError, sqlite3.Error, UnicodeError):
+            connection.executemany("INSERT OR REPLACE INTO stamped VALUES (?, ?, ?, ?)", rows)
+    except (OSError, sqlite3.Error):
         return

@@ -5,19 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from blocklora.core.errors import ImageError
+from blocklora.core.resources import available_resources
+from blocklora.core.words import count
 from blocklora.data.images import open_image
 from blocklora.data.index_cache import digests
+from blocklora.data.names import same_name
 from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
 
-__all__ = ["content_digests", "leaks", "readable", "split_record", "training_record"]
+__all__ = [
+    "content_digests",
+    "duplicate_notes",
+    "duplicates",
+    "leaks",
+    "readable",
+    "split_record",
+    "training_record",
+]
 
 
 def readable(
@@ -26,10 +38,10 @@ def readable(
     *,
     workers: int | None = None,
 ) -> tuple[list[Example], list[Unreadable]]:
-    """Open every picture once, in threads, and part those that can be read from those that cannot.
+    """Open every image once, in threads, and part those that can be read from those that cannot.
 
     Args:
-        examples: Pictures to try.
+        examples: Images to try.
         decode: Opens one source or raises ``ImageError``.
         workers: Threads, 1 or more; by default one a processor core, at most 8.
 
@@ -60,9 +72,10 @@ def split_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str, A
         class_names: In label order.
 
     Returns:
-        ``{"train" | "val" | "test": [{"image", "label", "class_name"}, ...], "hash": hex}``, ready for JSON.
-        The hash is a SHA-256 over class names, parts, image names, labels and the content of every picture,
-        equal on every system for equal data.
+        ``{"train" | "val" | "test": [{"image", "label", "class_name", "sha256"}, ...], "folder", "hash": hex}``, ready
+        for JSON. "sha256" is that of an image's content, as ``content_digests`` gives it. "folder" is the absolute path
+        that image names are relative to; None where no image is a file. The hash is a SHA-256 over class names, parts,
+        image names, labels and the content of every image, equal on every system for equal data.
 
     Raises:
         ImageError: If a file can no longer be read.
@@ -74,7 +87,7 @@ def training_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str
     """Describe what a run may see before training has ended: as ``split_record``, without the test part.
 
     Returns:
-        ``{"train": [...], "val": [...], "training_hash": hex}``.
+        ``{"train": [...], "val": [...], "folder", "training_hash": hex}``.
     """
     return _record(_seen(split), class_names, "training_hash")
 
@@ -83,38 +96,57 @@ def _record(
     parts: Iterable[tuple[str, Sequence[Example]]], class_names: Sequence[str], name: str
 ) -> dict[str, Any]:
     record: dict[str, Any] = {}
+    folder: str | None = None
     total = hashlib.sha256(_line(list(class_names)))
     for part, examples in parts:
-        record[part] = [
-            {"image": example.image, "label": example.label, "class_name": class_names[example.label]}
-            for example in examples
-        ]
+        record[part] = []
         for example, digest in zip(examples, _digests(examples), strict=True):
+            name_of_class = class_names[example.label]
+            record[part].append(
+                {
+                    "image": example.image,
+                    "label": example.label,
+                    "class_name": name_of_class,
+                    "sha256": digest,
+                }
+            )
             total.update(_line([part, example.image, example.label, digest]))
-    return {**record, name: total.hexdigest()}
+            folder = folder or _folder(example)
+    return {**record, "folder": folder, name: total.hexdigest()}
 
 
-def content_digests(pictures: Sequence[tuple[str, Source]]) -> list[str]:
-    """Return the SHA-256 of each file's bytes, or of size and RGB pixels of a picture in memory.
+def _folder(example: Example) -> str | None:
+    """Return the folder that an image's name is relative to; None where it is not the end of the file's path."""
+    path = example.source
+    depth = len(PurePosixPath(example.image).parts)
+    if not isinstance(path, Path) or PurePosixPath(example.image).is_absolute() or depth >= len(path.parts):
+        return None
+    if same_name("/".join(path.parts[-depth:])) != same_name(example.image):
+        return None
+    return os.path.abspath(Path(*path.parts[:-depth]))
+
+
+def content_digests(images: Sequence[tuple[str, Source]]) -> list[str]:
+    """Return the SHA-256 of each file's bytes, or of size and RGB pixels of an image in memory.
 
     Args:
-        pictures: Names, for messages alone, and sources.
+        images: Names, for messages alone, and sources.
 
     Raises:
         ImageError: If a file can no longer be read.
     """
-    known = iter(digests([source for _, source in pictures if isinstance(source, Path)]))
-    return [next(known) if isinstance(source, Path) else _digest(name, source) for name, source in pictures]
+    known = iter(digests([source for _, source in images if isinstance(source, Path)]))
+    return [next(known) if isinstance(source, Path) else _digest(name, source) for name, source in images]
 
 
 def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
-    """Find pictures, identical byte by byte, that stand both in training or validation and in the test part.
+    """Find images, identical byte by byte, that stand both in training or validation and in the test part.
 
     Args:
         split: The images of a run.
 
     Returns:
-        Pairs of names (training or validation image, test image), in the order of the test part. A picture
+        Pairs of names (training or validation image, test image), in the order of the test part. An image
         saved anew with other bytes is not found.
 
     Raises:
@@ -129,6 +161,50 @@ def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
         first.setdefault(digest, example.image)
     pairs = zip(tested, _digests(tested), strict=True)
     return [(first[digest], example.image) for example, digest in pairs if digest in first]
+
+
+def duplicates(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Find images, identical byte by byte, that stand in two classes.
+
+    Args:
+        examples: Labelled images.
+
+    Returns:
+        Pairs: an image, and the first one of the same content, which has another label.
+
+    Raises:
+        ImageError: If a file can no longer be read.
+    """
+    sizes = Counter(_size(example) for example in examples)
+    alike = [example for example in examples if sizes[_size(example)] > 1]
+    first: dict[str, Example] = {}
+    pairs = []
+    for example, digest in zip(alike, _digests(alike), strict=True):
+        earlier = first.setdefault(digest, example)
+        if earlier.label != example.label:
+            pairs.append((example, earlier))
+    return pairs
+
+
+def duplicate_notes(examples: Sequence[Example], class_names: Sequence[str]) -> list[str]:
+    """Say that images stand in two classes; at most one sentence.
+
+    Args:
+        examples: Labelled images, such as the training and validation images of a run.
+        class_names: In label order.
+
+    Raises:
+        ImageError: If a file can no longer be read.
+    """
+    found = duplicates(examples)
+    if not found:
+        return []
+    one, other = found[0]
+    have = "has" if len(found) == 1 else "have"
+    return [
+        f"{count(len(found), 'image')} {have} the same content as an image of another class, e.g. {one.image} "
+        f"({class_names[one.label]!r}) and {other.image} ({class_names[other.label]!r}): keep each in one class"
+    ]
 
 
 def _seen(split: FewShotSplit) -> list[tuple[str, Sequence[Example]]]:
@@ -147,12 +223,12 @@ def _digests(examples: Sequence[Example]) -> list[str]:
 def _digest(name: str, source: Image.Image | bytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    picture = open_image(source, name=name)
-    return hashlib.sha256(_line([*picture.size]) + picture.tobytes()).hexdigest()
+    image = open_image(source, name=name)
+    return hashlib.sha256(_line([*image.size]) + image.tobytes()).hexdigest()
 
 
 def _size(example: Example) -> tuple[int, ...]:
-    """Return a cheap number that equal pictures share: bytes of a file, or width and height."""
+    """Return a cheap number that equal images share: bytes of a file, or width and height."""
     source = example.source
     if isinstance(source, Image.Image):
         return source.size
@@ -171,4 +247,4 @@ def _gone(path: Path, error: OSError) -> ImageError:
 
 
 def _workers() -> int:
-    return min(8, os.cpu_count() or 1)
+    return min(8, available_resources().cores)

@@ -21,17 +21,19 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from blocklora.core.errors import ConfigError, DataError
-from blocklora.data.assemble import count, name_some
+from blocklora.core.words import count, name_some
 from blocklora.data.types import Dataset, Example, FewShotSplit
 
-__all__ = ["Half", "Protocol", "few_shot", "half_of_classes"]
+__all__ = ["Half", "SamplingProtocol", "few_shot", "half_of_classes"]
 
-Protocol = Literal["coop", "clip-lora"]
+SamplingProtocol = Literal["coop", "clip-lora"]
 Half = Literal["base", "new"]
 MAX_VAL_SHOTS = 4
 
 
-def few_shot(dataset: Dataset, shots: int | None, seed: int, protocol: Protocol = "coop") -> FewShotSplit:
+def few_shot(
+    dataset: Dataset, shots: int | None, seed: int, protocol: SamplingProtocol = "coop"
+) -> FewShotSplit:
     """Choose the images of one run.
 
     Args:
@@ -49,8 +51,8 @@ def few_shot(dataset: Dataset, shots: int | None, seed: int, protocol: Protocol 
     Raises:
         ConfigError: If ``shots`` is below 1 or not a whole number, or the protocol is unknown.
     """
-    if protocol not in get_args(Protocol):
-        raise ConfigError(f"protocol {protocol!r}: expected one of {', '.join(get_args(Protocol))}")
+    if protocol not in get_args(SamplingProtocol):
+        raise ConfigError(f"protocol {protocol!r}: expected one of {', '.join(get_args(SamplingProtocol))}")
     if shots is None:
         notes = [] if dataset.val else ["no validation images: every training image is used for training"]
         return FewShotSplit(dataset.train, dataset.val, dataset.test, tuple(notes))
@@ -88,7 +90,9 @@ def half_of_classes(dataset: Dataset, split: FewShotSplit, half: Half) -> tuple[
     """
     n = len(dataset.class_names)
     if n < 4:
-        raise DataError(f"{dataset.name}: {n} classes cannot be halved: base and new need two or more each")
+        raise DataError(
+            f"{dataset.name}: {count(n, 'class')} cannot be halved: base and new need two or more each"
+        )
     middle = math.ceil(n / 2)
     kept = range(middle) if half == "base" else range(middle, n)
 
@@ -102,6 +106,7 @@ def half_of_classes(dataset: Dataset, split: FewShotSplit, half: Half) -> tuple[
         train=cut(dataset.train),
         val=cut(dataset.val),
         test=cut(dataset.test),
+        found_names=dataset.found_names[kept.start : kept.stop],
         notes=(*dataset.notes, f"{half} classes: {len(names)} of {n}, {names[0]!r} to {names[-1]!r}"),
     )
     return smaller, replace(split, train=cut(split.train), val=cut(split.val), test=smaller.test)
@@ -112,7 +117,7 @@ def _draw_coop(dataset: Dataset, shots: int, rng: random.Random) -> tuple[list[E
     train = _few(dataset.train, shots, rng)
     pool: Iterable[Example] = dataset.val
     if not dataset.val:
-        taken = {id(example) for example in train}  # equal pictures in memory are still two pictures
+        taken = {id(example) for example in train}  # equal images in memory are still two images
         pool = [example for example in dataset.train if id(example) not in taken]
     return train, _few(pool, min(shots, MAX_VAL_SHOTS), rng)
 
@@ -160,7 +165,7 @@ def _short_classes(dataset: Dataset, shots: int, repeats: bool) -> list[str]:
     if short:
         named = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
         notes.append(
-            f"fewer than {shots} training images in {len(short)} of {len(counts)} classes, "
+            f"fewer than {count(shots, 'training image')} in {len(short)} of {len(counts)} classes, "
             f"{'filled up with repeats' if repeats else 'all of them used'}: {named}"
         )
     if repeats:
@@ -171,7 +176,7 @@ def _short_classes(dataset: Dataset, shots: int, repeats: bool) -> list[str]:
         few = [dataset.class_names[label] for label, n in val_counts.items() if 0 < n < wanted]
         if few:
             notes.append(
-                f"fewer than {wanted} validation images in {count(len(few), 'class', 'classes')}, filled up with "
+                f"fewer than {count(wanted, 'validation image')} in {count(len(few), 'class')}, filled up with "
                 f"repeats: {name_some(few)}"
             )
     return notes

@@ -14,14 +14,18 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import SPLIT_NAMES, assemble, count, in_order, name_some
+from blocklora.core.files import user_path
+from blocklora.core.words import count, name_some, printable
+from blocklora.data.assemble import SPLIT_NAMES, in_order
+from blocklora.data.images import why_missing
+from blocklora.data.names import Finder
 from blocklora.data.types import Dataset, Example
 
-__all__ = ["TABLE_ENDINGS", "load_table"]
+__all__ = ["TABLE_ENDINGS", "read_table"]
 
 TABLE_ENDINGS = (".csv", ".parquet", ".tsv")
 _WANTED = ("image", "label", "split")
@@ -36,7 +40,7 @@ class _Row:
     split: str
 
 
-def load_table(table: Path, *, seed: int) -> Dataset:
+def read_table(table: Path) -> Dataset:
     """Read a table of labelled images.
 
     Image paths are relative to the table's folder, or absolute. Labels are text or numbers; a number becomes
@@ -46,10 +50,9 @@ def load_table(table: Path, *, seed: int) -> Dataset:
 
     Args:
         table: An existing .csv, .tsv or .parquet file.
-        seed: Chooses the held-out test images where no row says "test".
 
     Returns:
-        The data set, with notes on what was decided.
+        The data set as the table has it: nothing is held out.
 
     Raises:
         DataError: If a column, label, split or image file is missing or wrong, an image has two labels or two
@@ -65,27 +68,34 @@ def load_table(table: Path, *, seed: int) -> Dataset:
     first: dict[str, tuple[_Row, str]] = {}
     missing: list[str] = []
     repeated = 0
+    finder = Finder()
     for row, part in zip(rows, parts_of, strict=True):
         if isinstance(row.image, bytes):
             parts[part].append(Example(f"{table.name}#{row.number}", labels[row.label], row.image))
             continue
         image = _posix(table.parent, row.image)
-        path = table.parent / image
-        earlier = first.setdefault(os.path.normcase(os.path.abspath(path)), (row, part))
+        path = finder.find(table.parent, image)
+        earlier = first.setdefault(
+            os.path.normcase(os.path.abspath(path or table.parent / image)), (row, part)
+        )
         if earlier[0] is not row:
             _refuse_conflict(table, earlier, (row, part))
             repeated += 1
-        elif os.path.isfile(path):
-            parts[part].append(Example(image, labels[row.label], path))
+        elif path:
+            parts[part].append(Example(printable(image), labels[row.label], path))
         else:
-            missing.append(f"row {row.number}: {row.image}")
+            link = table.parent / image
+            missing.append(
+                f"row {row.number}: {row.image}" + (f", {why_missing(link)}" if link.is_symlink() else "")
+            )
     if missing:
         raise DataError(
             f"{table}: {count(len(missing), 'image file')} not found ({name_some(missing)}): paths are "
             f"relative to {table.parent}; correct them, or copy the images there"
         )
-    notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
-    return assemble(table.stem, class_names, parts, seed=seed, notes=notes)
+    notes = (f"{count(repeated, 'row')} repeating an image ignored",) if repeated else ()
+    train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
+    return Dataset(table.stem, tuple(class_names), train, val, test, notes=notes)
 
 
 def _parts(table: Path, rows: Sequence[_Row]) -> list[str]:
@@ -102,8 +112,8 @@ def _parts(table: Path, rows: Sequence[_Row]) -> list[str]:
 
 
 def _posix(folder: Path, text: str) -> str:
-    """Write a cell's path with "/", also where a table from Windows separates folders by backslashes."""
-    path = PurePath(text).as_posix()
+    """Write a cell's path with "/" and without "~", also where a table from Windows has backslashes."""
+    path = user_path(text).as_posix()
     return path if "\\" not in path or os.path.exists(folder / path) else path.replace("\\", "/")
 
 
@@ -147,7 +157,7 @@ def _csv_rows(table: Path) -> list[_Row]:
             continue
         if any(cell.strip() for cell in cells[len(columns) :]):
             raise DataError(
-                f"{table}: row {number} has {len(cells)} cells but the header has {len(columns)}: "
+                f"{table}: row {number} has {count(len(cells), 'cell')} but the header has {len(columns)}: "
                 f"put quotes around a cell that holds {delimiter!r}"
             )
         cell = {name: cells[place] if place < len(cells) else "" for name, place in places.items()}
@@ -211,7 +221,7 @@ def _checked_places(table: Path, columns: Sequence[str]) -> dict[str, int]:
 def _row(table: Path, number: int, cell: dict[str, Any]) -> _Row:
     """Check one row's cells."""
     image = cell["image"]
-    if isinstance(image, dict):  # the hub's picture: bytes, or a path where the bytes are missing
+    if isinstance(image, dict):  # the hub's image: bytes, or a path where the bytes are missing
         image = image.get("bytes") or image.get("path")
     label = unicodedata.normalize("NFC", _text(cell["label"]))
     if not isinstance(image, bytes):
@@ -235,4 +245,4 @@ def _text(value: Any) -> str:
 
 
 def _shown(image: str | bytes) -> str:
-    return "a picture in the table" if isinstance(image, bytes) else image
+    return "an image in the table" if isinstance(image, bytes) else image

@@ -1,4 +1,4 @@
-"""What a data set is: one labelled picture, a whole set, and the few-shot part of it that a run uses."""
+"""What a data set is: one labelled image, a whole set, and the few-shot part of it that a run uses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 __all__ = ["Dataset", "Example", "FewShotSplit", "Source", "Unreadable"]
 
 Source: TypeAlias = Path | Image.Image | bytes
-"""Where pixels are: a file, a picture already in memory, or the bytes of a file (from a Parquet table)."""
+"""Where pixels are: a file, an image already in memory, or the bytes of a file (from a Parquet table)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled picture.
+    """One labelled image.
 
     Args:
         image: The name that records use: the path relative to the data set's folder (or as the table gives
@@ -46,6 +46,7 @@ class Dataset:
         flip: Whether a mirror image keeps its class (false for digits).
         notes: What was decided or left out while loading, one plain sentence each.
         held_out: Whether the test images were taken from the training pool for want of a test split.
+        found_names: The classes as the data itself names them, where ``class_names`` are other words; else empty.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     flip: bool = True
     notes: tuple[str, ...] = ()
     held_out: bool = False
+    found_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class FewShotSplit:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that could not be read, by the name that records use, and the full error message."""
+    """An image that could not be read, by the name that records use, and the full error message."""
 
     image: str
     reason: str

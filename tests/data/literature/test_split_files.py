@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import published_sampling as published
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.core.errors import DataError
-from blocklora.data import DataChoice, choose, few_shot, load_dataset
+from blocklora.data import DataChoice, Example, choose, few_shot, load_dataset
 from blocklora.data.literature.index_files import read_index
 from blocklora.data.literature.split_files import read_split_file
 
@@ -240,3 +241,14 @@ def test_a_choice_is_kept_with_absolute_paths(mini_root, monkeypatch):
     assert DataChoice("dtd").to_json()["data"] == str(
         mini_root.resolve() / "dtd"
     )  # a folder of that name is there
+
+
+def test_an_index_names_images_in_another_unicode_form(make_dataset, tmp_path):
+    dataset = make_dataset([0, 1])
+    composed, decomposed = "caf\u00e9.png", "cafe\u0301.png"
+    named = [
+        Example(name, e.label, e.source) for name, e in zip((decomposed, "b.png"), dataset.train, strict=True)
+    ]
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps([composed, "b.png"]), encoding="utf-8")
+    assert read_index(path, replace(dataset, train=tuple(named))).train == tuple(named)

@@ -6,13 +6,12 @@ Folders, split files and prompts are those of KaiyangZhou/CoOp ``DATASETS.md``, 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import name_some
+from blocklora.core.words import did_you_mean, name_some
 from blocklora.data.index_cache import listings
 from blocklora.data.literature import imagenet, originals
 from blocklora.data.literature.split_files import Entry, Found, checked, read_split_file
@@ -207,9 +206,9 @@ def known_benchmark(name: str) -> Benchmark:
     """
     found = find_benchmark(name)
     if found is None:
-        near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no data set is called {name!r}: choose one of {', '.join(BENCHMARKS)}{hint}")
+        raise DataError(
+            f"no data set is called {name!r}: choose one of {', '.join(BENCHMARKS)}{did_you_mean(name, BENCHMARKS)}"
+        )
     return found
 
 
@@ -251,7 +250,8 @@ def read_benchmark(row: Benchmark, root: Path) -> Dataset:
         raise DataError(f"{folder}: there are no test images of {row.title}: {ask}")
     notes = list(found.notes)
     if len(found.class_names) != row.n_classes:
-        notes.append(f"{row.title} has {row.n_classes} classes, but {len(found.class_names)} are here")
+        n = len(found.class_names)
+        notes.append(f"{row.title} has {row.n_classes} classes, but {n} {'is' if n == 1 else 'are'} here")
     return Dataset(row.name, found.class_names, train, val, test, prompt=row.prompt, notes=tuple(notes))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import count, name_some
+from blocklora.core.words import count, name_some
 from blocklora.data.images import IMAGE_ENDINGS
 from blocklora.data.index_cache import listings
 from blocklora.data.literature.split_files import Found
@@ -72,9 +72,7 @@ def numbered(folder: Path, images: Path) -> Found:
     if unknown := sorted(name for name in there if name not in wanted and (images / name).is_dir()):
         raise DataError(f"{images}: {name_some(unknown)} is no class number below {len(names)}: remove it")
     absent = sorted(set(wanted) - set(there), key=int)
-    notes = (
-        (f"{count(len(absent), 'class', 'classes')} without a folder: {name_some(absent)}",) if absent else ()
-    )
+    notes = (f"{count(len(absent), 'class')} without a folder: {name_some(absent)}",) if absent else ()
     return Found(tuple(names), {"test": _examples(images, "", wanted, absent)}, notes)
 
 

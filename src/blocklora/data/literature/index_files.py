@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import SPLIT_NAMES, count, name_some
+from blocklora.core.words import count, name_some
+from blocklora.data.assemble import SPLIT_NAMES
 from blocklora.data.literature.split_files import read_json_file
+from blocklora.data.names import same_name
 from blocklora.data.types import Dataset, Example, FewShotSplit
 
 __all__ = ["read_index"]
@@ -39,8 +41,8 @@ def read_index(path: Path, dataset: Dataset) -> FewShotSplit:
             has another label there; or a class has no training image. The message names the entry.
     """
     listed = _listed(path)
-    pool = {example.image: example for example in (*dataset.train, *dataset.val)}
-    tested = {example.image for example in dataset.test}
+    pool = {same_name(example.image): example for example in (*dataset.train, *dataset.val)}
+    tested = {same_name(example.image) for example in dataset.test}
     chosen: dict[str, list[Example]] = {"train": [], "val": []}
     seen: dict[str, str] = {}
     for part in chosen:
@@ -119,7 +121,7 @@ def _find(name: str, pool: Mapping[str, Example], tested: set[str], where: str) 
     """Return the image of the data set whose name is the longest ending of a path."""
     pieces = [piece for piece in name.replace("\\", "/").split("/") if piece not in ("", ".")]
     for start in range(len(pieces)):
-        ending = "/".join(pieces[start:])
+        ending = same_name("/".join(pieces[start:]))
         if ending in pool:
             return ending
         if ending in tested:

@@ -19,6 +19,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from blocklora.core.errors import DataError
+from blocklora.core.words import count
 from blocklora.data.images import IMAGE_ENDINGS
 from blocklora.data.index_cache import listings
 from blocklora.data.literature.split_files import Entry, read_json_file
@@ -143,8 +144,8 @@ def class_folders(images: Path, ignored: Sequence[str], renamed: Mapping[str, st
     folders = [name for name in entries if name not in ignored and (images / name).is_dir()]
     groups: list[tuple[int, str, list[str]]] = []
     for name, files in zip(folders, listings([images / name for name in folders]), strict=True):
-        pictures = [f"{name}/{file}" for file in files if Path(file).suffix.lower() in IMAGE_ENDINGS]
-        groups.append((len(groups), renamed.get(name, name), pictures))
+        found = [f"{name}/{file}" for file in files if Path(file).suffix.lower() in IMAGE_ENDINGS]
+        groups.append((len(groups), renamed.get(name, name), found))
     return _five_two_three(groups, images)
 
 
@@ -170,7 +171,9 @@ def _five_two_three(groups: Sequence[tuple[int, str, list[str]]], where: Path) -
     for label, name, files in groups:
         n_train, n_val = round(len(files) * 0.5), round(len(files) * 0.2)
         if min(n_train, n_val, len(files) - n_train - n_val) < 1:
-            raise DataError(f"{where}: class {name!r} has {len(files)} images, too few to split 5 : 2 : 3")
+            raise DataError(
+                f"{where}: class {name!r} has {count(len(files), 'image')}, too few to split 5 : 2 : 3"
+            )
         rng.shuffle(files)
         cuts = {
             "train": files[:n_train],

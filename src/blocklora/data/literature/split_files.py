@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from blocklora.core.errors import DataError
-from blocklora.data.assemble import name_some
+from blocklora.core.words import name_some
 from blocklora.data.types import Example
 
 __all__ = ["Entry", "Found", "checked", "read_json_file", "read_split_file"]
