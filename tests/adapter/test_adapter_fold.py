@@ -178,3 +178,52 @@ def test_transformers_own_adapter_folds(make_case: Any, tmp_path: Path) -> None:
     model.add_adapter(case.config())
     stock = PeftModel.from_pretrained(case.base(), fold_to_lora(model, tmp_path))
     assert torch.allclose(case.run(stock), case.run(model), atol=1e-6)
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """The module under torch.compile's name, without the time that compiling takes."""
+    return torch.compile(module, backend="eager")  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("wrap", [compiled, nn.DataParallel, lambda m: nn.DataParallel(compiled(m))])
+def test_a_wrapped_model_folds_as_the_model_itself(make_case: Any, wrap: Any, tmp_path: Path) -> None:
+    case = make_case("clip")
+    model = case.adapted(rank_pattern={"vision_model.encoder.layers.0.self_attn.q_proj": 6})
+    fold_to_lora(wrap(model), tmp_path)
+    assert torch.equal(case.run(PeftModel.from_pretrained(case.base(), tmp_path)), case.run(model))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj"], "all-linear", r".*vision_model.*\.q_proj"])
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_an_adapter_in_a_compiled_model_folds(
+    make_case: Any, targets: Any, from_folder: bool, tmp_path: Path
+) -> None:
+    case = make_case("clip")
+    options = {
+        "target_modules": targets,
+        "rank_pattern": {"vision_model.encoder.layers.0.self_attn.q_proj": 6},
+    }
+    torch.manual_seed(1)
+    model = get_peft_model(compiled(case.base()), case.config(**options)).eval()
+    model.save_pretrained(tmp_path / "blocks")
+    plain = get_peft_model(case.base(), case.config(**options)).eval()
+    plain.load_state_dict(
+        {name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()}
+    )
+    folded = fold_to_lora(tmp_path / "blocks" if from_folder else model, tmp_path / "lora")
+    assert not any("_orig_mod" in path.read_text("latin-1") for path in folded.iterdir())
+    want = case.run(plain)
+    assert torch.equal(case.run(PeftModel.from_pretrained(case.base(), folded)), want)
+    blocks = unfold_lora(folded, tmp_path / "again", n_blocks=2)
+    assert torch.allclose(case.run(PeftModel.from_pretrained(case.base(), blocks)), want, atol=1e-5)
+
+
+def test_a_lora_in_a_compiled_model_unfolds(make_case: Any, tmp_path: Path) -> None:
+    case = make_case("clip")
+    config = LoraConfig(r=2, target_modules=case.targets, init_lora_weights=False)
+    torch.manual_seed(1)
+    plain = get_peft_model(case.base(), config).eval()
+    torch.manual_seed(1)
+    lora = get_peft_model(compiled(case.base()), config).eval()
+    block = PeftModel.from_pretrained(case.base(), unfold_lora(lora, tmp_path, n_blocks=2))
+    assert torch.allclose(case.run(block), case.run(plain), atol=1e-5)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from blocklora.adapter import functional
 from blocklora.adapter.functional import (
@@ -128,10 +130,26 @@ def test_nothing_is_saved_without_gradients() -> None:
     assert block_lora(*tensors, 1.0).grad_fn is None
 
 
-def test_masks_are_right_on_average_and_reproducible() -> None:
-    x = torch.ones(200_003)
-    mask = dropout_mask(x, 0.3, torch.Generator().manual_seed(4))
-    assert torch.equal(mask, dropout_mask(x, 0.3, torch.Generator().manual_seed(4)))
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.3])
+def test_a_step_on_every_device(device: str, p: float) -> None:
+    x, A, B = (part.detach().float().to(device).requires_grad_() for part in factors(3, 2))
+    found = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        out = block_lora(x, A, B, 0.5, dropout=p, arm_dropout=True)
+        found.append([out, *torch.autograd.grad(out.square().sum(), (x, A, B))])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all(part.device == x.device and part.isfinite().all() for part in found[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_masks_are_right_on_average_and_reproducible(device: str) -> None:
+    x = torch.ones(200_003, device=device)
+    mask, again = (dropout_mask(x, 0.3, torch.Generator(device).manual_seed(4)) for _ in range(2))
+    assert mask.device == x.device
+    assert torch.equal(mask, again)
+    mask = mask.cpu()
     assert abs((mask == 0).double().mean().item() - 0.3) < 0.005
     assert abs(mask.double().mean().item() - 1) < 0.01
     assert len(mask.unique()) == 2
@@ -222,13 +240,20 @@ def test_nothing_is_dropped_at_zero() -> None:
     assert all(torch.equal(next(masks), like) for _ in range(5))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.75, 0.3])
-def test_masks_in_a_row_have_their_law_and_are_independent(p: float) -> None:
-    like = torch.ones(501, 63)  # not a multiple of what a draw gives
-    masks = dropout_masks(like, p, torch.Generator().manual_seed(3))
+def test_masks_in_a_row_have_their_law_and_are_independent(p: float, device: str) -> None:
+    like = torch.ones(501, 63, device=device)  # not a multiple of what a draw gives
+    masks = dropout_masks(like, p, torch.Generator(device).manual_seed(3))
     found = torch.stack([next(masks) for _ in range(6)])  # more than one draw serves
-    again = dropout_masks(like, p, torch.Generator().manual_seed(3))
+    again = dropout_masks(like, p, torch.Generator(device).manual_seed(3))
     assert all(torch.equal(mask, next(again)) for mask in found)
+    assert_law(found.cpu(), p)
+
+
+def assert_law(found: Tensor, p: float) -> None:
+    """Each of the masks (M, ...) drops a share p, and different masks and neighbours are independent."""
+    like = found[0]
     kept = found > 0
     assert found[kept].unique() == pytest.approx(1 / (1 - p), rel=1e-4)
     deviation = (p * (1 - p) / like.numel()) ** 0.5
@@ -239,3 +264,71 @@ def test_masks_in_a_row_have_their_law_and_are_independent(p: float) -> None:
             assert abs(both - (1 - p) ** 2) < 5 * deviation
     beside = (kept[..., 1:] & kept[..., :-1]).float().mean()
     assert abs(beside - (1 - p) ** 2) < 5 * deviation
+
+
+class Elsewhere(TorchFunctionMode):
+    """Runs on the CPU what asks for another device, and records the range of every integer that is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[tuple[torch.dtype, int, int | None]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if "device" in kwargs:
+            kwargs["device"] = "cpu"
+        if func is Tensor.random_:
+            self.drawn.append((args[0].dtype, *args[1:]))
+        elif "generator" in kwargs:
+            raise AssertionError(f"{func} draws numbers in a way that this test does not know")
+        return func(*args, **kwargs)
+
+
+class Like(NamedTuple):
+    """What mask generation reads of a tensor, on a device that this machine need not have."""
+
+    device: torch.device
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
+def accepted(device: str, dtype: torch.dtype, low: int, high: int | None) -> bool:
+    """Whether a device draws integers of a range as they are asked for.
+
+    CPU and CUDA draw any range of the type. MPS draws 32-bit integers, whatever the type, and refuses to draw from
+    -2**63 without an upper end (``random_mps_`` in PyTorch's aten/src/ATen/native/mps/operations/Distributions.mm).
+    So, to be safe, does any device that we know nothing of.
+    """
+    info = torch.iinfo(dtype)
+    if device in ("cpu", "cuda"):
+        return info.min <= low and (high is None or low < high <= info.max + 1)
+    return high is not None and max(info.min, -(2**31)) <= low < high <= min(info.max + 1, 2**31 - 1)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.75, 0.3])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "xpu"])
+def test_random_integers_are_of_ranges_that_the_device_draws(device: str, p: float) -> None:
+    like = Like(torch.device(device), torch.Size((501, 63)), torch.float32)
+    found = []
+    for _ in range(2):
+        masks = dropout_masks(like, p, torch.Generator().manual_seed(3))  # type: ignore[arg-type]
+        with Elsewhere() as calls:
+            found.append(torch.stack([next(masks) for _ in range(6)]))
+        assert calls.drawn
+        assert all(accepted(device, *call) for call in calls.drawn), calls.drawn
+    assert torch.equal(*found)
+    assert_law(found[0], p)
+
+
+def test_the_bits_of_masks_stay() -> None:
+    """A resumed run, and one that is run again with a newer version, meets the same masks."""
+    like = torch.ones(4, 16)
+    for p, bits in (
+        (0.25, "0111111111111011011101011111011111111100110011111111111011111111"),
+        (0.3, "1110111011011000111101110111011111111011111111111110011111101100"),
+    ):
+        mask = next(dropout_masks(like, p, torch.Generator().manual_seed(3)))
+        assert "".join(map(str, (mask > 0).int().flatten().tolist())) == bits

@@ -1,15 +1,27 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from blocklora.clip import image_features, load_clip, load_image_tower, text_features, tokenize
+from blocklora.clip import (
+    image_features,
+    load_clip,
+    load_image_tower,
+    text_features,
+    text_tower_hash,
+    tokenize,
+)
 from blocklora.core.errors import ModelError
 
 MakeClip = Callable[..., Path]
@@ -121,6 +133,179 @@ def test_a_pickle_is_not_read(make_clip: MakeClip, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="no pickle is read"):
         load_clip(str(folder))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> str:
+    """Write a folder's weights again, changed; return the folder's name."""
+    weights = folder / "model.safetensors"
+    save_file(change(load_file(weights)), weights, {"format": "pt"})
+    return str(folder)
+
+
+# what is wrong: what a file of it holds, and what the error says
+UNFIT: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
+    "missing": (
+        lambda w: {k: v for k, v in w.items() if not k.startswith("visual_projection")},
+        r"1 tensor is missing \(visual_projection\.weight\)",
+    ),
+    "many missing": (
+        lambda w: {k: v for k, v in w.items() if "fc1" not in k},
+        r"tensors are missing \(\S*fc1.bias, \S*fc1.weight, \S*fc1.bias, \.\.\.\)",
+    ),
+    "renamed": (
+        lambda w: {k.replace("self_attn", "attention"): v for k, v in w.items()},
+        r"tensors are missing .*self_attn.* tensors are unknown to the model .*attention",
+    ),
+    "a prefix": (
+        lambda w: {"model." + k: v for k, v in w.items()},
+        r"missing .*; \d+ tensors are unknown to the model \(model\..*without the prefix 'model\.'",
+    ),
+    "a shape": (
+        lambda w: w | {"visual_projection.weight": torch.zeros(3, 4)},
+        r"1 tensor is of another shape \(visual_projection.weight \(3, 4\) in place of \(16, 32\)\)",
+    ),
+    "extra": (
+        lambda w: w | {"classifier.weight": torch.zeros(3, 4)},
+        r"1 tensor is unknown to the model \(classifier\.weight\)",
+    ),
+    "not a number": (
+        lambda w: w | {"visual_projection.weight": torch.full((16, 32), torch.nan)},
+        r"1 tensor is not finite \(NaN or infinity: visual_projection\.weight\)",
+    ),
+    "too large for float32": (
+        lambda w: {k: v.double() * 1e300 if k.endswith("norm1.weight") else v for k, v in w.items()},
+        r"tensors are not finite .*layer_norm1\.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("load", [load_clip, load_image_tower])
+@pytest.mark.parametrize("case", UNFIT)
+def test_weights_that_do_not_fit_are_refused(
+    make_clip: MakeClip, tmp_path: Path, case: str, load: Callable[[str], object]
+) -> None:
+    change, message = UNFIT[case]
+    with pytest.raises(ModelError, match=message):
+        load(rewrite(make_clip(tmp_path / "clip"), change))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: "_orig_mod." + name,
+        lambda name: "module." + name,
+        lambda name: "module._orig_mod." + name,
+        lambda name: "clip." + name,
+        lambda name: name.replace("vision_model.", "vision_model._orig_mod."),
+    ],
+)
+def test_names_that_known_wrappers_leave_are_understood(
+    make_clip: MakeClip, tmp_path: Path, rename: Callable[[str], str]
+) -> None:
+    folder = make_clip(tmp_path / "clip")
+    expected = load_clip(str(folder)).model_sha256
+    rewrite(folder, lambda weights: {rename(name): value for name, value in weights.items()})
+    clip = load_clip(str(folder))
+    assert clip.model_sha256 == expected
+    assert load_image_tower(str(folder)).sha256 == clip.sha256
+    clip.model.save_pretrained(tmp_path / "again")
+    assert set(load_file(tmp_path / "again" / "model.safetensors")) == set(clip.model.state_dict())
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "clip.", "_orig_mod."])
+def test_a_tensor_that_is_there_twice_is_refused(make_clip: MakeClip, tmp_path: Path, wrapper: str) -> None:
+    folder = make_clip(tmp_path / "clip")
+    rewrite(folder, lambda weights: weights | {f"{wrapper}visual_projection.weight": torch.zeros(16, 32)})
+    with pytest.raises(ModelError, match=r"1 tensor is in the file twice, .* \(visual_projection\.weight\)"):
+        load_clip(str(folder))
+
+
+def test_tensors_that_no_feature_needs_may_be_there_or_not(make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    expected = load_clip(str(folder)).model_sha256
+    ids = {f"{tower}_model.embeddings.position_ids": torch.arange(4)[None] for tower in ("text", "vision")}
+    rewrite(folder, lambda weights: weights | ids)
+    assert load_clip(str(folder)).model_sha256 == expected
+    load_image_tower(str(folder))
+
+
+def test_the_image_tower_alone_needs_no_text_tower(make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    expected = load_image_tower(str(folder)).sha256
+    rewrite(folder, lambda weights: {k: v for k, v in weights.items() if k.startswith("vis")})
+    assert load_image_tower(str(folder)).sha256 == expected
+    with pytest.raises(ModelError, match=r"tensors are missing \(logit_scale, text_model"):
+        load_clip(str(folder))
+
+
+def test_a_missing_shard_is_named(make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    clip = load_clip(str(folder))
+    (folder / "model.safetensors").unlink()
+    clip.model.save_pretrained(folder, max_shard_size="200KB")
+    assert load_clip(str(folder)).model_sha256 == clip.model_sha256
+    second = sorted(folder.glob("model-*.safetensors"))[1]
+    second.unlink()
+    for load in (load_clip, load_image_tower):
+        with pytest.raises(ModelError, match=re.escape(second.name)):
+            load(str(folder))
+
+
+def test_a_shard_that_is_not_the_indexed_one(make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    clip = load_clip(str(folder))
+    (folder / "model.safetensors").unlink()
+    clip.model.save_pretrained(folder, max_shard_size="200KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    shards[1].write_bytes(shards[0].read_bytes())
+    with pytest.raises(ModelError, match="tensors are missing"):
+        load_clip(str(folder))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_beside_the_weights_is_not_put_in(make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    config = peft.LoraConfig(target_modules=["q_proj"], base_model_name_or_path=str(folder))
+    peft.get_peft_model(load_clip(str(folder)).model, config).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"an adapter \(adapter_config\.json\) lies beside the weights"):
+        load_clip(str(folder))
+
+
+def test_only_the_family_that_is_loaded_is_imported() -> None:
+    code = (
+        "import sys; from blocklora.clip import load_image_tower; load_image_tower('tiny'); "
+        "print([f'transformers.models.{m}.modeling_{m}' in sys.modules for m in ('clip', 'siglip', 'chinese_clip')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[True, False, False]"
+
+
+def test_the_hash_of_the_whole_model_sees_every_part(make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    before = load_clip(str(folder))
+    for part in ("logit_scale", "text_projection.weight", "visual_projection.weight"):
+        rewrite(folder, lambda weights, part=part: weights | {part: weights[part] + 1})
+        after = load_clip(str(folder))
+        assert after.model_sha256 != before.model_sha256
+        assert (after.sha256 == before.sha256) == (part != "visual_projection.weight")
+        assert (text_tower_hash(after.model) == text_tower_hash(before.model)) == (
+            part != "text_projection.weight"
+        )
+        before = after
+
+
+def test_a_folder_that_has_gone_is_not_sought_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(
+        ModelError, match=r"gone: there is no such folder \(any more\); expected a folder that"
+    ):
+        load_clip(str(tmp_path / "gone"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="file: this is a file; expected a folder"):
+        load_image_tower(str(tmp_path / "file"))
+    assert hub.asked == 0
 
 
 def test_damaged_weights(make_clip: MakeClip, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table of trained numbers and bounds for CLIP's backbones: ``python -m blocklora.adapter.bound``."""
+"""A table of trained parameters and bounds for CLIP's backbones: ``python -m blocklora.adapter.bound``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _RANKS = ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))
 
 
 def table(samples: int, *, bits: int, sigma: float) -> str:
-    """Trained numbers P, and the bound, of LoRA, Block-LoRA and its twin on q, k, v of both towers.
+    """Trained parameters P, and the bound, of LoRA, Block-LoRA and folded Block-LoRA on q, k, v of both towers.
 
     Args:
         samples: N, training images.
-        bits: q, bits of one trained number.
+        bits: q, bits of one trained parameter.
         sigma: The loss is sigma-sub-Gaussian.
 
     Returns:
         A Markdown table.
     """
-    head = "| backbone | r | n | LoRA P | bound | Block-LoRA P | bound | twin P | bound |"
+    head = "| backbone | r | n | LoRA P | bound | Block-LoRA P | bound | folded P | bound |"
     lines = [head, "|---|" + "---:|" * 8]
     for name in CLIP_WIDTHS:
         for r, n in _RANKS:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--samples", type=int, default=16_000, help="training images N (default: %(default)s)"
     )
-    parser.add_argument("--bits", type=int, default=16, help="bits of one number q (default: %(default)s)")
+    parser.add_argument("--bits", type=int, default=16, help="bits of one parameter q (default: %(default)s)")
     parser.add_argument("--sigma", type=float, default=1.0, help="sub-Gaussian sigma (default: %(default)s)")
     options = parser.parse_args(arguments)
     print(table(options.samples, bits=options.bits, sigma=options.sigma))

@@ -28,8 +28,8 @@ class LayerSettings(NamedTuple):
     """What the patterns resolve to for one layer.
 
     Attributes:
-        r: Total rank, n_blocks times the rank of one arm.
-        n_blocks: Number of arms n.
+        r: Total rank, n_blocks times the rank of one block.
+        n_blocks: Number of blocks n.
         alpha: Numerator of the scale.
     """
 
@@ -42,9 +42,11 @@ class LayerSettings(NamedTuple):
 class BlockLoraConfig(PeftConfig):
     """Settings of a Block-LoRA adapter (arXiv 2501.16720).
 
+    The paper calls a block, B_i with the shared A, an arm; so does the option ``arm_dropout``.
+
     Args:
-        r: Total rank, a positive multiple of ``n_blocks``; one arm has rank k = r / n_blocks.
-        n_blocks: Number of arms n that share one down-projection, at least 1.
+        r: Total rank, a positive multiple of ``n_blocks``; one block has rank k = r / n_blocks.
+        n_blocks: Number of blocks n that share one down-projection, at least 1.
         lora_alpha: Numerator of the scale s = lora_alpha / r.
         lora_dropout: Probability of zeroing an input of the adapter while training, in [0, 1).
         use_rslora: Use s = lora_alpha / sqrt(r) instead.
@@ -58,19 +60,19 @@ class BlockLoraConfig(PeftConfig):
         blocks_pattern: Name or regular expression -> n_blocks of the layers that match.
         bias: Which biases to train: "none", "all" or "blocklora_only".
         modules_to_save: Further modules to train and save whole.
-        init_weights: True: start as the frozen model, B zero. "gaussian": distinct arms that sum to zero, the
+        init_weights: True: start as the frozen model, B zero. "gaussian": distinct blocks that sum to zero, the
             same start. False: random factors, which change the model.
         fan_in_fan_out: The layer stores its weight as (d_in, d_out); set on its own for GPT-2's Conv1D.
-        parametrization: "blocks" trains every arm; "folded" trains their sum, the exact twin, with fewer
-            numbers (see ``param_groups``).
-        arm_dropout: Give every arm its own dropout mask; needs "blocks".
+        parametrization: "blocks" trains every block; "folded" trains their sum: the same function with
+            fewer parameters (see ``param_groups``).
+        arm_dropout: Give every block its own dropout mask; needs "blocks".
 
     Raises:
         ConfigError: A value cannot work; the message names it.
     """
 
-    r: int = field(default=8, metadata={"help": "Total rank: n_blocks times the rank of one arm."})
-    n_blocks: int = field(default=2, metadata={"help": "Number of arms that share one down-projection."})
+    r: int = field(default=8, metadata={"help": "Total rank: n_blocks times the rank of one block."})
+    n_blocks: int = field(default=2, metadata={"help": "Number of blocks that share one down-projection."})
     lora_alpha: float = field(default=8, metadata={"help": "Numerator of the scale."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, in [0, 1)."})
     use_rslora: bool = field(default=False, metadata={"help": "Scale by sqrt(r) instead of r."})
@@ -88,9 +90,9 @@ class BlockLoraConfig(PeftConfig):
     init_weights: bool | Literal["gaussian"] = field(default=True, metadata={"help": "How to start."})
     fan_in_fan_out: bool = field(default=False, metadata={"help": "Weights are stored as (d_in, d_out)."})
     parametrization: Literal["blocks", "folded"] = field(
-        default="blocks", metadata={"help": "Train every arm (blocks) or their sum (folded)."}
+        default="blocks", metadata={"help": "Train every block (blocks) or their sum (folded)."}
     )
-    arm_dropout: bool = field(default=False, metadata={"help": "One dropout mask for each arm."})
+    arm_dropout: bool = field(default=False, metadata={"help": "One dropout mask for each block."})
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -119,10 +121,10 @@ class BlockLoraConfig(PeftConfig):
             name: Full name of the module in the model.
 
         Returns:
-            The layer's total rank, number of arms and alpha.
+            The layer's total rank, number of blocks and alpha.
 
         Raises:
-            ConfigError: The layer's rank is not a positive multiple of its number of arms.
+            ConfigError: The layer's rank is not a positive multiple of its number of blocks.
         """
         r = _lookup(self.rank_pattern, name, self.r)
         n = _lookup(self.blocks_pattern, name, self.n_blocks)
@@ -147,7 +149,7 @@ def _check_rank(r: Any, n: Any, where: str = "") -> None:
     if r % n:
         raise ConfigError(
             f"r={r} is not a multiple of n_blocks={n}{where}: r is the total rank, n_blocks times the rank "
-            f"of one arm; use r={(r // n + 1) * n} or another n_blocks."
+            f"of one block; use r={(r // n + 1) * n} or another n_blocks."
         )
 
 
@@ -165,7 +167,7 @@ def _check_choices(config: BlockLoraConfig) -> None:
         )
     if config.arm_dropout and config.parametrization == "folded":
         raise ConfigError(
-            "arm_dropout=True gives every arm its own mask, but parametrization='folded' keeps only their "
+            "arm_dropout=True gives every block its own mask, but parametrization='folded' keeps only their "
             "sum; use parametrization='blocks'."
         )
 

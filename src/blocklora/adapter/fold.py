@@ -1,4 +1,4 @@
-"""Between Block-LoRA and plain LoRA, exactly: fold adds the arms up, unfold makes n equal arms of a LoRA."""
+"""Between Block-LoRA and plain LoRA, exactly: fold adds the blocks up, unfold makes n equal blocks of a LoRA."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig, PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from blocklora.adapter import functional
+from blocklora.adapter.base_weights import INITS_BESIDE_THE_BASE
 from blocklora.adapter.config import BlockLoraConfig, LayerSettings
+from blocklora.adapter.read import PREFIX, plain_name, read_files
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import write_bytes, write_json
 
 __all__ = ["fold_to_lora", "unfold_lora"]
 
-_PREFIX = "base_model.model."
 _LORA_BIAS: dict[str, Any] = {"none": "none", "all": "all", "blocklora_only": "lora_only"}
 _SHARED = (
     "task_type", "base_model_name_or_path", "revision", "auto_mapping", "target_modules", "exclude_modules",
@@ -40,8 +42,6 @@ _REFUSED = (
     "kasa_config",
     "monteclora_config",
 )
-# Starts of a LoRA that leave the frozen weights as they are; all others change them.
-_INITS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
 def fold_to_lora(
@@ -77,7 +77,7 @@ def fold_to_lora(
         name, _, kind = key.rpartition(".")
         if kind == "blocklora_A":
             tensors[f"{name}.lora_A.weight"] = value
-            layer = name.removeprefix(_PREFIX)
+            layer = name.removeprefix(PREFIX)
             ranks[layer] = value.shape[0]
             alphas[layer] = config.scale(config.for_layer(layer)) * value.shape[0]
         elif kind == "blocklora_B":
@@ -86,7 +86,6 @@ def fold_to_lora(
             tensors[key] = value
     k = config.r // config.n_blocks
     alpha = config.scale(LayerSettings(config.r, config.n_blocks, config.lora_alpha)) * k
-    settings: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     lora = LoraConfig(
         r=k,
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float works: only the quotient alpha / r is used
@@ -94,7 +93,7 @@ def fold_to_lora(
         alpha_pattern=_pattern(alphas, alpha),
         bias=_LORA_BIAS[config.bias],
         inference_mode=True,
-        **settings,
+        **_shared(config),
     )
     return _write(lora, tensors, Path(out))
 
@@ -106,12 +105,12 @@ def unfold_lora(
     n_blocks: int,
     adapter_name: str = "default",
 ) -> Path:
-    """Write a plain LoRA of rank k as a Block-LoRA of n equal arms, B_i = B / n; total rank n k, same scale.
+    """Write a plain LoRA of rank k as a Block-LoRA of n equal blocks, B_i = B / n; total rank n k, same scale.
 
     Args:
         model_or_path: A model carrying a LoRA adapter, or a folder that ``save_pretrained`` wrote.
         out: Folder to write the Block-LoRA adapter to.
-        n_blocks: Number of arms n, at least 1.
+        n_blocks: Number of blocks n, at least 1.
         adapter_name: Which of the model's adapters; a folder holds only one.
 
     Returns:
@@ -129,8 +128,8 @@ def unfold_lora(
         if key.endswith(".lora_A.weight"):
             tensors[key.replace(".lora_A.weight", ".blocklora_A")] = value
         elif key.endswith(".lora_B.weight"):
-            arms = (value / n_blocks).expand(n_blocks, *value.shape)  # (d_out, k) -> (n, d_out, k)
-            tensors[key.replace(".lora_B.weight", ".blocklora_B")] = arms
+            blocks = (value / n_blocks).expand(n_blocks, *value.shape)  # (d_out, k) -> (n, d_out, k)
+            tensors[key.replace(".lora_B.weight", ".blocklora_B")] = blocks
         else:
             tensors[key] = value
     grow = math.sqrt(n_blocks) if config.use_rslora else n_blocks
@@ -143,26 +142,45 @@ def unfold_lora(
         alpha_pattern={name: alpha * grow for name, alpha in config.alpha_pattern.items()},
         bias="blocklora_only" if config.bias == "lora_only" else config.bias,
         inference_mode=True,
-        **{name: getattr(config, name) for name in _SHARED},
+        **_shared(config),
     )
     return _write(block, tensors, Path(out))
 
 
 def _read(source: nn.Module | str | os.PathLike[str], adapter_name: str) -> tuple[Any, dict[str, Tensor]]:
-    """The configuration and the tensors of an adapter, under the names of a saved file."""
-    if isinstance(source, nn.Module):
-        configs: Mapping[str, PeftConfig] = getattr(source, "peft_config", {})
-        if adapter_name not in configs:
-            found = ", ".join(sorted(configs)) or "none"
-            raise ConfigError(f"The model has no adapter named {adapter_name!r}; adapters found: {found}.")
-        state = get_peft_model_state_dict(source, adapter_name=adapter_name)
-        named = {k if k.startswith(_PREFIX) else _PREFIX + k: v.detach() for k, v in state.items()}
-        return configs[adapter_name], named
-    folder = Path(source)
-    for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder / name} is missing; pass a folder that save_pretrained wrote.")
-    return PeftConfig.from_pretrained(str(folder)), load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    """The configuration and the tensors of an adapter, under the names of a saved file and of a plain model."""
+    if not isinstance(source, nn.Module):
+        return read_files(source)
+    model = _unwrapped(source)
+    configs: Mapping[str, PeftConfig] = getattr(model, "peft_config", {})
+    if adapter_name not in configs:
+        found = ", ".join(sorted(configs)) or "none"
+        raise ConfigError(f"The model has no adapter named {adapter_name!r}; adapters found: {found}.")
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    named = {plain_name(name): value.detach() for name, value in state.items()}
+    return configs[adapter_name], {k if k.startswith(PREFIX) else PREFIX + k: v for k, v in named.items()}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif "_orig_mod" in model._modules:
+            model = cast(nn.Module, model._modules["_orig_mod"])
+        else:
+            return model
+
+
+def _shared(config: Any) -> dict[str, Any]:
+    """The settings that both methods have; names of modules as in a model without ``torch.compile``."""
+    settings = {name: getattr(config, name) for name in _SHARED}
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(settings[name], str):
+            settings[name] = plain_name(settings[name])
+        elif settings[name]:
+            settings[name] = {plain_name(module) for module in settings[name]}
+    return settings
 
 
 def _pattern(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
@@ -178,7 +196,7 @@ def _check_plain_lora(config: Any, state: Mapping[str, Tensor]) -> None:
             raise ConfigError(
                 f"The LoRA uses {name}, which Block-LoRA has no counterpart for; it cannot be unfolded."
             )
-    if config.init_lora_weights not in _INITS_BESIDE_THE_BASE:
+    if config.init_lora_weights not in INITS_BESIDE_THE_BASE:
         raise ConfigError(
             f"init_lora_weights={config.init_lora_weights!r} has changed the frozen weights, which the unfolded "
             "adapter would not find; save the LoRA with path_initial_model_for_weight_conversion, and unfold that."

@@ -1,7 +1,7 @@
 """The maths of Block-LoRA as pure functions on tensors.
 
 Axis letters used in this file: T tokens (all leading axes of the input), d_in and d_out the widths of the
-frozen layer, n arms, k rank of one arm, m = n where every arm has its own dropout mask and 1 otherwise.
+frozen layer, n blocks, k rank of one block, m = n where every block has its own dropout mask and 1 otherwise.
 
     update(x) = s * sum_i B_i (A drop(x))            A (k, d_in),  B (n, d_out, k)
 """
@@ -30,16 +30,18 @@ __all__ = [
 # Masks compare 16-bit random integers with a threshold: p is met to within 2**-17.
 _LEVELS = 1 << 16
 _LOWEST_BITS = 0x0101010101010101  # of the eight bytes of a word
+# Where ``random_`` fills all 64 bits of a word. MPS refuses that range: its integers are drawn with 32 bits.
+_WORD_DEVICES = ("cpu", "cuda")
 
 
 def fold(B: Tensor) -> Tensor:
-    """Sum the arms: the one up-projection that a trained Block-LoRA is equal to.
+    """Sum the blocks: the one up-projection that a trained Block-LoRA is equal to.
 
     Args:
-        B: Up-projections of the arms, shape (n, d_out, k).
+        B: Up-projections of the blocks, shape (n, d_out, k).
 
     Returns:
-        The sum over the arms, shape (d_out, k).
+        The sum over the blocks, shape (d_out, k).
     """
     return B[0] if B.shape[0] == 1 else B.sum(0)
 
@@ -48,13 +50,13 @@ def init_factors(A: Tensor, B: Tensor, init: bool | str) -> None:
     """Fill the two factors in place, from torch's global random stream.
 
     ``True``: A Kaiming-uniform (a = sqrt 5), B zero, as LoRA. ``"gaussian"``: A normal with deviation 1 / k,
-    the arms of B distinct Gaussians (deviation about 1/64) that sum to exactly zero, so that the start is the
+    the blocks of B distinct Gaussians (deviation about 1/64) that sum to exactly zero, so that the start is the
     frozen model's function without touching its weights. ``False``: A as for True and B random, a start that
     changes the model: for tests of loading and merging.
 
     Args:
         A: Shared down-projection, shape (k, d_in).
-        B: Up-projections of the arms, shape (n, d_out, k).
+        B: Up-projections of the blocks, shape (n, d_out, k).
         init: Which start to use.
     """
     with torch.no_grad():
@@ -71,7 +73,7 @@ def init_factors(A: Tensor, B: Tensor, init: bool | str) -> None:
 
 
 def _zero_sum_gaussian(B: Tensor) -> Tensor:
-    """Gaussians like B whose sum over the arms is exactly zero, whatever the order and the type."""
+    """Gaussians like B whose sum over the blocks is exactly zero, whatever the order and the type."""
     n = B.shape[0]
     units = torch.empty_like(B, dtype=torch.float32).normal_(std=16).round()  # whole numbers: sums are exact
     total = units.sum(0)
@@ -101,22 +103,34 @@ def dropout_mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
         The mask.
     """
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
-    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
-    words.random_(-(1 << 63), None, generator=generator)
-    draws = words.view(torch.int16)[: like.numel()].view(like.shape)  # 4 draws in a word
+    draws = _draw_16_bits(like, generator)
     return (draws >= dropped - _LEVELS // 2).to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def _draw_16_bits(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw uniform 16-bit integers in the shape of ``like``."""
+    if like.device.type not in _WORD_DEVICES:
+        draws = torch.empty(like.shape, dtype=torch.int16, device=like.device)
+        return draws.random_(-_LEVELS // 2, _LEVELS // 2, generator=generator)
+    words = _draw_words((like.numel() + 3) // 4, like.device, generator)
+    return words.view(torch.int16)[: like.numel()].view(like.shape)  # 4 draws in a word
+
+
+def _draw_words(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` words of 64 random bits, on one of ``_WORD_DEVICES``."""
+    words = torch.empty(count, dtype=torch.int64, device=device)
+    return words.random_(-(1 << 63), None, generator=generator)
 
 
 def dropout_masks(like: Tensor, p: float, generator: torch.Generator) -> Iterator[Tensor]:
     """Draw independent dropout masks, one after another, without end; see ``dropout_mask``.
 
-    Where p is 1/4, 1/2 or 3/4, two random bits decide about a number, four masks share a draw of a byte a number, and
-    eight numbers are decided at a time, in one 64-bit word.
+    Where p is 1/4, 1/2 or 3/4, two random bits are enough for a value. So one byte for each value serves four masks,
+    and eight values are decided at a time, in one 64-bit word. Devices that draw no such words take ``dropout_mask``.
     """
     quarters = 4 * p
-    while quarters in (1, 2, 3):
-        words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
-        words.random_(-(1 << 63), None, generator=generator)
+    while quarters in (1, 2, 3) and like.device.type in _WORD_DEVICES:
+        words = _draw_words((like.numel() + 7) // 8, like.device, generator)
         for shift in range(0, 8, 2):
             ones = words >> (shift + 1)  # in 2 of 4 cases
             if quarters == 1:
@@ -133,14 +147,14 @@ def dropout_masks(like: Tensor, p: float, generator: torch.Generator) -> Iterato
 def block_lora_reference(
     x: Tensor, A: Tensor, B: Tensor, scale: float, masks: list[Tensor] | None = None
 ) -> Tensor:
-    """The update by its formula, one arm after another; autograd saves what it likes.
+    """The update by its formula, one block after another, in ordinary operations.
 
     Args:
         x: Input, shape (..., d_in).
         A: Shared down-projection, shape (k, d_in).
-        B: Up-projections of the arms, shape (n, d_out, k).
+        B: Up-projections of the blocks, shape (n, d_out, k).
         scale: s, any real number.
-        masks: None, one mask for all arms, or one for each arm, every one like x.
+        masks: None, one mask for all blocks, or one for each block, every one like x.
 
     Returns:
         s * sum_i B_i (A (mask_i * x)), shape (..., d_out).
@@ -149,8 +163,8 @@ def block_lora_reference(
         return F.linear(F.linear(x, A), fold(B)) * scale
     if len(masks) == 1:
         return F.linear(F.linear(x * masks[0], A), fold(B)) * scale
-    arms = [F.linear(F.linear(x * mask, A), arm) for mask, arm in zip(masks, B, strict=True)]
-    return torch.stack(arms).sum(0) * scale
+    blocks = [F.linear(F.linear(x * mask, A), block) for mask, block in zip(masks, B, strict=True)]
+    return torch.stack(blocks).sum(0) * scale
 
 
 def block_lora(
@@ -164,10 +178,10 @@ def block_lora(
     Args:
         x: Input, shape (..., d_in).
         A: Shared down-projection, shape (k, d_in).
-        B: Up-projections of the arms, shape (n, d_out, k).
+        B: Up-projections of the blocks, shape (n, d_out, k).
         scale: s, any real number.
         dropout: Probability of zeroing an input, in [0, 1); 0 when not training.
-        arm_dropout: Give every arm its own mask.
+        arm_dropout: Give every block its own mask.
 
     Returns:
         The update, shape (..., d_out), in the type of the factors, or autocast's where it is on.
@@ -210,7 +224,7 @@ def _drop(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _side_by_side(B: Tensor, separate: bool) -> Tensor:
-    """Lay the arms side by side, (d_out, m k); added up first where they share one mask (m = 1)."""
+    """Lay the blocks side by side (d_out, m k), or add them up where they share one mask (m = 1)."""
     if not separate:
         return fold(B)
     n, d_out, k = B.shape
@@ -218,7 +232,7 @@ def _side_by_side(B: Tensor, separate: bool) -> Tensor:
 
 
 class _BlockLora(torch.autograd.Function):
-    """Forward and backward of the update. Types are explicit, so that autocast has nothing left to do."""
+    """Forward and backward of the update. Types are explicit, so that autocast changes nothing."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, settings: _Settings) -> Tensor:

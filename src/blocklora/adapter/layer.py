@@ -26,7 +26,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         base_layer: The frozen ``nn.Linear`` or ``Conv1D``, or another tuner's layer around one.
         adapter_name: Name of the first adapter.
         config: Its configuration.
-        settings: Rank, arms and alpha of this layer, as ``config.for_layer`` gives them.
+        settings: Rank, blocks and alpha of this layer, as ``config.for_layer`` gives them.
     """
 
     adapter_layer_names = ("blocklora_A", "blocklora_B")
@@ -78,12 +78,12 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         Args:
             adapter_name: Name of the adapter.
             config: Its configuration.
-            settings: Rank, arms and alpha of this layer.
+            settings: Rank, blocks and alpha of this layer.
             inference_mode: Leave the new factors frozen.
         """
         r, n, alpha = settings
         k = r // n
-        arms = 1 if config.parametrization == "folded" else n
+        blocks = 1 if config.parametrization == "folded" else n
         self.r[adapter_name], self.n_blocks[adapter_name], self.lora_alpha[adapter_name] = r, n, alpha
         self.scaling[adapter_name] = config.scale(settings)
         self.blocklora_dropout[adapter_name] = config.lora_dropout
@@ -91,7 +91,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         self.parametrization[adapter_name] = config.parametrization
         self.arm_dropout[adapter_name] = config.arm_dropout
         self.blocklora_A[adapter_name] = nn.Parameter(torch.empty(k, self.in_features))
-        self.blocklora_B[adapter_name] = nn.Parameter(torch.empty(arms, self.out_features, k))
+        self.blocklora_B[adapter_name] = nn.Parameter(torch.empty(blocks, self.out_features, k))
         init_factors(self.blocklora_A[adapter_name], self.blocklora_B[adapter_name], config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)

@@ -75,7 +75,7 @@ class BlockLoraModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(  # type: ignore[override]
         cls, model: nn.Module, config: BlockLoraConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Let a file of one parametrization load into the other: add the arms up, or share the sum out."""
+        """Let a file of one parametrization load into the other: add the blocks up, or share the sum out."""
         state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         suffix = f".blocklora_B.{adapter_name}"
         for name, layer in model.named_modules():

@@ -1,4 +1,4 @@
-"""How many numbers each method trains, and the generalization bound that follows from it."""
+"""How many parameters each method trains, and the generalization bound that follows from it."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def qkv_shapes(backbone: str) -> list[tuple[int, int]]:
 
 
 def trained_numbers(method: str, shapes: list[tuple[int, int]], r: int, n_blocks: int = 1) -> int:
-    """Count the numbers that a method trains.
+    """Count the parameters that a method trains.
 
     Args:
-        method: "lora", "block-lora" or "folded" (the twin).
+        method: "lora", "block-lora" or "folded".
         shapes: (d_out, d_in) of every adapted layer.
         r: Total rank, a positive multiple of ``n_blocks``.
-        n_blocks: Number of arms n; LoRA has none.
+        n_blocks: Number of blocks n; LoRA has none.
 
     Returns:
-        LoRA: r sum(d_in + d_out). Block-LoRA: sum(k d_in + r d_out), k = r / n. Twin: k sum(d_in + d_out).
+        LoRA: r sum(d_in + d_out). Block-LoRA: sum(k d_in + r d_out), k = r / n. Folded: k sum(d_in + d_out).
 
     Raises:
         ConfigError: The method is unknown, or r is not a positive multiple of n_blocks.
@@ -62,13 +62,13 @@ def generalization_bound(trained: int, samples: int, *, bits: int = 32, sigma: f
     """Bound the expected gap between the test and the training loss of a tuned model.
 
     |gap| <= sqrt(2 sigma^2 ln2 q P / N): Xu & Raginsky (2017), theorem 1, with the information that P trained
-    numbers of q bits can hold about the samples, as Zhu et al. (2024, arXiv 2402.16842) use it for LoRA. See
+    parameters of q bits can hold about the samples, as Zhu et al. (2024, arXiv 2402.16842) use it for LoRA. See
     docs/bound.md.
 
     Args:
-        trained: P, how many numbers are trained, >= 0 (``trained_numbers``).
+        trained: P, how many parameters are trained, >= 0 (``trained_numbers``).
         samples: N, how many independent training samples, >= 1.
-        bits: q, bits of one number, >= 1.
+        bits: q, bits of one parameter, >= 1.
         sigma: The loss is sigma-sub-Gaussian, > 0; a loss within [a, b] has sigma = (b - a) / 2.
 
     Returns:

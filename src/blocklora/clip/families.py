@@ -7,24 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from transformers import (
-    AutoTokenizer,
-    ChineseCLIPImageProcessorPil,
-    ChineseCLIPModel,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPTokenizer,
-    CLIPVisionModelWithProjection,
-    MetaClip2Model,
-    MetaClip2VisionModelWithProjection,
-    Siglip2ImageProcessorPil,
-    Siglip2Model,
-    Siglip2Tokenizer,
-    SiglipImageProcessorPil,
-    SiglipModel,
-)
+from typing import Literal
 
 __all__ = ["FAMILIES", "Family"]
 
@@ -42,12 +25,14 @@ _BERT_LAYERS = {
 class Family:
     """What the code has to know of a family; all else is alike: ``vision_model``, ``text_model``, ``logit_scale``.
 
+    Classes are named, not imported: transformers takes a second to import all of them.
+
     SigLIP's ``logit_bias`` is left out everywhere: it is the same for every class, and a softmax over the classes does
     not change with it.
 
     Attributes:
         model: The class of both towers, with ``get_image_features`` and ``get_text_features``.
-        processor: The class that turns pictures into pixel values, without torchvision.
+        processor: The class that turns images into pixel values, without torchvision.
         padding: What the text tower makes of padding behind a prompt. ``inert``: it is causal and read at the
             end token, so nothing. ``read``: it attends to it, and has always seen all its places filled.
             ``masked``: it must be told which tokens are padding.
@@ -57,34 +42,34 @@ class Family:
         text_layers: The layers of such a block that are not named as in CLIP, by target (q, k, v, out, fc1, fc2).
     """
 
-    model: Any
-    processor: Any
+    model: str
+    processor: str
     padding: Literal["inert", "read", "masked"]
-    image_tower: Any = None
-    tokenizer: Any = AutoTokenizer
+    image_tower: str | None = None
+    tokenizer: str = "AutoTokenizer"
     text_blocks: str = "encoder.layers"
     text_layers: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES = {
     "clip": Family(
-        CLIPModel,
-        CLIPImageProcessorPil,
+        "CLIPModel",
+        "CLIPImageProcessorPil",
         "inert",
-        image_tower=CLIPVisionModelWithProjection,
-        tokenizer=CLIPTokenizer,
+        image_tower="CLIPVisionModelWithProjection",
+        tokenizer="CLIPTokenizer",
     ),
-    "siglip": Family(SiglipModel, SiglipImageProcessorPil, "read"),
-    "siglip2": Family(Siglip2Model, Siglip2ImageProcessorPil, "read", tokenizer=Siglip2Tokenizer),
+    "siglip": Family("SiglipModel", "SiglipImageProcessorPil", "read"),
+    "siglip2": Family("Siglip2Model", "Siglip2ImageProcessorPil", "read", tokenizer="Siglip2Tokenizer"),
     "chinese_clip": Family(
-        ChineseCLIPModel,
-        ChineseCLIPImageProcessorPil,
+        "ChineseCLIPModel",
+        "ChineseCLIPImageProcessorPil",
         "masked",
         text_blocks="encoder.layer",
         text_layers=_BERT_LAYERS,
     ),
     "metaclip_2": Family(
-        MetaClip2Model, CLIPImageProcessorPil, "inert", image_tower=MetaClip2VisionModelWithProjection
+        "MetaClip2Model", "CLIPImageProcessorPil", "inert", image_tower="MetaClip2VisionModelWithProjection"
     ),
 }
 """By the ``model_type`` of a checkpoint's config.json."""
