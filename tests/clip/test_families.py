@@ -21,6 +21,7 @@ from blocklora.clip import (
     load_clip,
     load_image_tower,
     pixels,
+    text_embeddings,
     text_features,
     tokenize,
 )
@@ -67,6 +68,7 @@ def test_text_features_are_those_of_the_ordinary_call(relative: Path) -> None:
     tokens, cut = tokenize(PROMPTS, clip.tokenizer, clip.context_length)
     assert cut == []
     assert tokens.shape[1] < length
+    torch.testing.assert_close(text_embeddings(clip.model, tokens), raw, rtol=1e-5, atol=1e-6)
     features = text_features(clip.model, tokens)
     torch.testing.assert_close(features, raw / raw.norm(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(

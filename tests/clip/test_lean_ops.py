@@ -29,7 +29,7 @@ def layer(d_in: int, d_out: int, seed: int, norm: bool) -> Frozen:
     found.weight.copy_(1 + 0.3 * numbers(d_in, seed=seed))
     found.bias.copy_(0.3 * numbers(d_in, seed=seed + 1))
     weight, bias = numbers(d_out, d_in, seed=seed + 2) / d_in**0.5, numbers(d_out, seed=seed + 3)
-    return Frozen(weight, bias, found if norm else None)
+    return Frozen((weight,), (bias,), found if norm else None)
 
 
 def factors(d_in: int, d_out: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def terms(A: Tensor, B: Tensor, dropout: float) -> LowRank:
 def slow_linear(x: Tensor, frozen: Frozen, low: LowRank | None, seed: int) -> Tensor:
     """By its formula: one term after another, masks from one generator of the seed, in their order."""
     y = x if frozen.norm is None else frozen.norm(x)
-    out = y @ frozen.weight.T + frozen.bias
+    out = y @ frozen.weight(y.dtype).T + frozen.bias(y.dtype)
     if low is None:
         return out
     generator, first = torch.Generator().manual_seed(seed), 0
@@ -192,8 +192,8 @@ def test_q_k_and_v_as_one_layer_by_the_seeds_rule(random_clip: Any, kind: str) -
         case.model.get_submodule(f"text_model.encoder.layers.0.self_attn.{leaf}_proj") for leaf in "qkv"
     ]
     x = numbers(ROWS, 32, seed=1)
-    weight = torch.cat([base_linear(part).weight for part in layers])
-    frozen = Frozen(weight, torch.cat([base_linear(part).bias for part in layers]))
+    bases = [base_linear(part) for part in layers]
+    frozen = Frozen(tuple(base.weight for base in bases), tuple(base.bias for base in bases))
     found = linear(x, frozen, low_rank(layers, torch.float64, training=True), SEED)
     generator, parts = torch.Generator().manual_seed(SEED), []
     for part in layers:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blocklora.clip.lean.attention import Layout, Pictures, Prompts
+from blocklora.clip.lean.attention import Images, Layout, Prompts
 from blocklora.clip.lean.low_rank import LowRank
 from blocklora.clip.lean.ops import Frozen, linear
 from blocklora.clip.lean.pooled import pooled_attention
@@ -18,9 +18,9 @@ D, HEADS = 24, 3
 SEED = 5
 
 
-def pictures() -> tuple[Layout, Tensor, int]:
-    """Two pictures of seven tokens: a layout, its wanted rows, and how many rows there are."""
-    return Pictures(7, HEADS), torch.tensor([0, 7]), 14
+def images() -> tuple[Layout, Tensor, int]:
+    """Two images of seven tokens: a layout, its wanted rows, and how many rows there are."""
+    return Images(7, HEADS), torch.tensor([0, 7]), 14
 
 
 def prompts(*, share: bool) -> tuple[Layout, Tensor, int]:
@@ -31,7 +31,7 @@ def prompts(*, share: bool) -> tuple[Layout, Tensor, int]:
 
 
 LAYOUTS = {
-    "pictures": pictures(),
+    "images": images(),
     "prompts": prompts(share=True),
     "prompts, nothing shared": prompts(share=False),
 }
@@ -43,8 +43,8 @@ def frozen() -> Frozen:
     norm = nn.LayerNorm(D, dtype=torch.float64).requires_grad_(False)
     norm.weight.copy_(torch.rand(D, generator=draw, dtype=torch.float64))
     return Frozen(
-        torch.randn(3 * D, D, generator=draw, dtype=torch.float64),
-        torch.randn(3 * D, generator=draw, dtype=torch.float64),
+        torch.randn(3 * D, D, generator=draw, dtype=torch.float64).split(D),
+        torch.randn(3 * D, generator=draw, dtype=torch.float64).split(D),
         norm,
     )
 
@@ -95,7 +95,7 @@ def test_it_keeps_its_input_and_the_factors_alone() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_16_bit_is_no_worse_than_with_keys_and_values(dtype: torch.dtype) -> None:
-    among, rows, total = LAYOUTS["pictures"]
+    among, rows, total = LAYOUTS["images"]
     x, low, qkv = (
         torch.randn(total, D, generator=torch.Generator().manual_seed(3)),
         low_rank((2,), 0.0),

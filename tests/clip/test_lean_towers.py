@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
@@ -217,3 +218,24 @@ def test_features_of_a_plan_have_the_order_of_the_prompts(random_clip: Any) -> N
         found = tower.texts(text_plan(case.tokens, 99, share=True))
     wanted = F.normalize(case.model.get_text_features(input_ids=case.tokens).pooler_output, dim=-1)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("p", [0.25, 0.3])
+def test_a_training_step_on_every_device(random_clip: Any, device: str, keep: str, p: float) -> None:
+    case = random_clip(config("blocks", list(LEAVES), lora_dropout=p), dtype=torch.float32)
+    case.model.to(device)
+    case.pixels, case.labels = case.pixels.to(device), case.labels.to(device)
+    case.model.train()
+    first, again = lean(case, keep), lean(case, keep)
+    assert_close(first, again, 1e-5, 1e-4)  # the seed decides the masks
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in first[1].values())
+    dropped, _ = first
+    case.model.eval()
+    assert not torch.allclose(lean(case, keep)[0], dropped)
+    on_cpu = [part.cpu() for part in (case.pixels, case.labels)]
+    logits = lean(case, keep)[0].cpu()
+    case.model.cpu()
+    case.pixels, case.labels = on_cpu
+    assert_close((logits, {"none": None}), (lean(case, keep)[0], {"none": None}), 1e-4)

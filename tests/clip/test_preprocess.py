@@ -30,6 +30,26 @@ def test_pixels_are_the_processors(processor: object) -> None:
     torch.testing.assert_close(values, (array - mean) / std, rtol=1e-5, atol=1e-5)
 
 
+def test_a_very_long_image_is_cut_before_it_is_enlarged(
+    processor: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    resize = Image.Image.resize
+
+    def watched(self: Image.Image, size: tuple[int, int], *args: object, **more: object) -> Image.Image:
+        sizes.append(size)
+        return resize(self, size, *args, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    ramp = np.repeat(np.linspace(0, 255, 301).astype(np.uint8)[None, :, None], 3, axis=2).repeat(10, axis=0)
+    long = pixels(Image.fromarray(ramp), processor)  # 301 x 10
+    middle = pixels(Image.fromarray(ramp[:, 70:231]), processor)
+    torch.testing.assert_close(long, middle)
+    assert pixels(Image.new("RGB", (5000, 1)), processor).shape == (3, 32, 32)
+    assert pixels(Image.new("RGB", (1, 5000)), processor).shape == (3, 32, 32)
+    assert max(max(size) for size in sizes) <= 17 * 32
+
+
 def test_a_resized_picture_is_only_normalised(processor: object) -> None:
     picture = Image.new("RGB", (32, 32), (255, 0, 127))
     values = pixels(picture, processor, resized=True)

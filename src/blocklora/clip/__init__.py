@@ -1,16 +1,18 @@
-"""The two towers of CLIP and its relatives: loading them, preparing pictures and prompts, and computing features."""
+"""The two towers of CLIP and its relatives: loading them, preparing images and prompts, and computing features."""
 
-from blocklora.clip.features import tokenize
-from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
-from blocklora.clip.preprocess import crop_size, pixels, random_crop
-from blocklora.clip.towers import (
-    Engine,
-    Towers,
+from blocklora.clip.features import (
     class_features,
     image_features,
-    make_towers,
+    text_embeddings,
     text_features,
+    tokenize,
 )
+from blocklora.clip.hashes import image_tower_hash, model_hash, text_tower_hash
+from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
+from blocklora.clip.preprocess import crop_size, pixels, random_crop
+from blocklora.clip.prompted import prompted_image_features, token_embeddings
+from blocklora.clip.towers import Engine, Towers, make_towers
+from blocklora.clip.views import shared_view, with_weights
 
 __all__ = [
     "TINY",
@@ -21,12 +23,20 @@ __all__ = [
     "class_features",
     "crop_size",
     "image_features",
+    "image_tower_hash",
     "load_clip",
     "load_image_tower",
     "make_towers",
+    "model_hash",
     "pixels",
+    "prompted_image_features",
     "random_crop",
     "read_clip_config",
+    "shared_view",
+    "text_embeddings",
     "text_features",
+    "text_tower_hash",
+    "token_embeddings",
     "tokenize",
+    "with_weights",
 ]

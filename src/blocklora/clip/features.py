@@ -1,27 +1,31 @@
-"""Features of pictures and prompts: unit vectors in the space that a model's two towers share.
+"""Features of images and prompts, for every family of models: the one door to a model's two towers.
 
-Axes: B = pictures, N = prompts, L = tokens of the longest prompt, D = the width of the shared space, S = side of
-a picture in pixels, C = 3 colours, P = side of a patch, G = S / P patches in a row.
+Axes: B = images, N = prompts, L = tokens of the longest prompt, D = the width of the space that both towers share,
+S = side of an image in pixels.
+
+Nothing here changes a model or torch's random state, so that many threads may use one model at a time.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from blocklora.clip.families import FAMILIES
+from blocklora.clip._plain import plain_image_features, plain_text_embeddings, plain_text_features
+from blocklora.clip.lean import LeanTower
+from blocklora.clip.towers import Engine, LeanTowers, autocast_dtype, make_towers, why_plain
 from blocklora.core.errors import ConfigError
 
-__all__ = ["image_features", "read_ahead", "text_features", "tokenize"]
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
+__all__ = [
+    "class_features",
+    "image_features",
+    "text_embeddings",
+    "text_features",
+    "tokenize",
+]
 
 
 def tokenize(prompts: Sequence[str], tokenizer: Any, length: int) -> tuple[torch.Tensor, list[str]]:
@@ -45,87 +49,83 @@ def tokenize(prompts: Sequence[str], tokenizer: Any, length: int) -> tuple[torch
     return batch["input_ids"], cut
 
 
-def text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+def image_features(model: Any, pixel_values: Tensor, *, engine: Engine = "auto") -> Tensor:
+    """Run the image tower of a whole model, or an image tower alone with its projection.
+
+    Args:
+        model: A model of one of the ``FAMILIES``, or its image tower, with or without an adapter in its layers.
+        pixel_values: (B, 3, S, S) on the model's device.
+        engine: ``plain`` is transformers' own forward, ``lean`` ours; ``auto`` is lean where no gradient is asked for
+            and the model allows it.
+
+    Returns:
+        Unit features (B, D).
+
+    Raises:
+        ConfigError: ``lean`` was asked for and cannot run this model.
+    """
+    if _runs_plain(model, engine):
+        return plain_image_features(model, pixel_values)
+    dtype = autocast_dtype(pixel_values.device)
+    return LeanTower(model.vision_model, model.visual_projection, dtype).images(pixel_values)
+
+
+def text_features(model: Any, tokens: Tensor, *, engine: Engine = "auto") -> Tensor:
     """Run the text tower.
 
     Args:
         model: A model of one of the ``FAMILIES``, with or without an adapter in its layers.
-        tokens: Token ids (N, L), padded at the end with the model's ``pad_token_id``.
+        tokens: Token ids (N, L) on the model's device, padded at the end with the model's ``pad_token_id``.
+        engine: See ``image_features``.
 
     Returns:
         Unit features (N, D). How far ``tokens`` are padded makes no difference to them.
+
+    Raises:
+        ConfigError: ``lean`` was asked for and cannot run this model.
     """
-    return F.normalize(model.get_text_features(**_text_inputs(model, tokens)).pooler_output, dim=-1)
+    if _runs_plain(model, engine):
+        return plain_text_features(model, tokens)
+    lean = LeanTowers(model, dtype=autocast_dtype(tokens.device))
+    ((rows, plan),) = lean.passes(tokens.cpu())
+    return lean.texts(plan)[rows.argsort().to(tokens.device)]
 
 
-def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Run the image tower of a whole model, or an image tower alone with its projection.
+def text_embeddings(model: Any, tokens: Tensor) -> Tensor:
+    """Run the text tower by transformers' own forward, and leave its outputs (N, D) as long as they are.
 
     Args:
-        model: The model, with or without an adapter in its layers.
-        pixel_values: (B, C, S, S).
+        model: See ``text_features``.
+        tokens: See ``text_features``.
 
     Returns:
-        Unit features (B, D).
+        (N, D); normalised, they are ``text_features`` with the engine ``plain``.
     """
-    if hasattr(model, "get_image_features"):
-        features = model.get_image_features(**_image_inputs(model, pixel_values)).pooler_output
-    else:
-        features = model(pixel_values=pixel_values).image_embeds
-    return F.normalize(features, dim=-1)
+    return plain_text_embeddings(model, tokens)
 
 
-def _text_inputs(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what ``get_text_features`` takes: token ids, and a mask only where padding would count without it.
-
-    A causal tower that is read at its end token needs none, and a dense mask would only cost time.
-    """
-    padding, text = FAMILIES[model.config.model_type].padding, model.config.text_config
-    if padding == "read":
-        missing = text.max_position_embeddings - tokens.shape[1]
-        return {"input_ids": F.pad(tokens, (0, missing), value=text.pad_token_id)}
-    if padding == "masked":
-        return {"input_ids": tokens, "attention_mask": (tokens != text.pad_token_id).long()}
-    return {"input_ids": tokens}
-
-
-def _image_inputs(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what ``get_image_features`` takes: pixel values, for SigLIP 2 as rows of patches (B, G * G, P * P * C)."""
-    if model.config.model_type != "siglip2":
-        return {"pixel_values": pixel_values}
-    p = model.config.vision_config.patch_size
-    b, c, side, _ = pixel_values.shape
-    grid = side // p
-    patches = pixel_values.reshape(b, c, grid, p, grid, p)  # (B, C, G, P, G, P)
-    return {
-        "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(b, grid * grid, p * p * c),
-        "pixel_attention_mask": torch.ones(b, grid * grid, dtype=torch.long, device=pixel_values.device),
-        "spatial_shapes": torch.full((b, 2), grid),  # read on the CPU, picture by picture
-    }
-
-
-def read_ahead(
-    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int | None = None
-) -> Iterator[_Out]:
-    """Yield ``work(item)`` for each item, in order, while threads prepare the next ones.
+@torch.no_grad()
+def class_features(model: Any, tokens: Tensor, batch_size: int = 256, *, engine: Engine = "auto") -> Tensor:
+    """Run the text tower over many prompts without gradients, in the precision of the model's weights.
 
     Args:
-        work: What to do; pictures are decoded and resized outside of Python's lock.
-        items: What to do it to.
-        ahead: How many results may wait; None is one more than there are threads, of which there is one for every
-            two processors, at least two and at most eight.
+        model: See ``text_features``.
+        tokens: Token ids (N, L) on any device.
+        batch_size: How many prompts go through at a time.
+        engine: See ``image_features``.
+
+    Returns:
+        Unit features (N, D), float32 on the CPU.
+
+    Raises:
+        ConfigError: ``lean`` was asked for and cannot run this model.
     """
-    workers = min(8, max(2, (os.cpu_count() or 2) // 2))
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        source = iter(items)
-        waiting: list[Future[_Out]] = [
-            pool.submit(work, item) for item in islice(source, ahead or workers + 1)
-        ]
-        try:
-            while waiting:
-                result = waiting.pop(0).result()
-                waiting.extend(pool.submit(work, item) for item in islice(source, 1))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+    towers = make_towers(model, engine=engine)
+    passes = towers.passes(tokens.cpu(), batch_size)
+    found = torch.cat([towers.texts(one_pass).float().cpu() for _, one_pass in passes])
+    return found[torch.cat([rows for rows, _ in passes]).argsort()]
+
+
+def _runs_plain(model: Any, engine: Engine) -> bool:
+    """Return whether transformers' own forward is to run."""
+    return (engine == "auto" and torch.is_grad_enabled()) or why_plain(model, engine) is not None

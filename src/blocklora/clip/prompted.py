@@ -1,7 +1,7 @@
 """The two towers with learned vectors among their inputs: what prompt learners train.
 
 transformers' own layers are called one by one, so every weight, and any adapter in them, is the model's.
-Axes: B = pictures, N = prompts, L = tokens, T = patches and class token, J = layers with prompts, P = prompts a
+Axes: B = images, N = prompts, L = tokens, T = patches and class token, J = layers with prompts, P = prompts a
 layer, W = a tower's width, D = the width of the shared space.
 """
 

@@ -2,9 +2,9 @@
 
 Axis letters: N prompts, L tokens of the longest, P tokens of the common opening, T rows in all.
 
-CLIP's text tower is causal and read at the end-of-text token. So what stands behind that token changes nothing
-and is cut, and what stands before the first difference has the same keys and values for every class. The rows
-are those of the opening, then the remaining tokens of the prompts, in groups of equal length:
+CLIP's text tower is causal and is read at the end-of-text token. So the tokens after it change nothing and are cut,
+and the tokens before the first difference have the same keys and values for every class. The rows are those of the
+opening, then the other tokens of the prompts, in groups of equal length:
 
     [ opening: P | group 1: n_1 prompts of l_1 tokens | group 2: n_2 of l_2 | ... ]
 """
@@ -21,7 +21,7 @@ __all__ = ["Group", "TextPlan", "prompt_lengths", "text_plan", "text_plans"]
 
 @dataclass(frozen=True)
 class Group:
-    """``count`` prompts that have ``length`` tokens behind the opening."""
+    """``count`` prompts that have ``length`` tokens after the opening."""
 
     count: int
     length: int
@@ -57,9 +57,9 @@ def prompt_lengths(tokens: Tensor, eos_token_id: int) -> Tensor:
     """Return how many tokens each prompt has, up to the one that transformers reads the feature at.
 
     Args:
-        tokens: Token ids (N, L), padded behind the end.
-        eos_token_id: The text tower's setting. OpenAI's first configurations say 2, which is wrong and means:
-            read at the largest id.
+        tokens: Token ids (N, L), padded after the end.
+        eos_token_id: The text tower's setting. OpenAI's first configurations say 2, which is wrong: there the
+            tower is read at the largest id.
 
     Returns:
         Lengths (N,), the end-of-text token included.
@@ -86,8 +86,8 @@ def text_plan(tokens: Tensor, eos_token_id: int, *, share: bool) -> TextPlan:
     Args:
         tokens: Token ids (N, L) on the CPU.
         eos_token_id: See ``prompt_lengths``.
-        share: Whether the common opening is computed once. Exact without dropout. With dropout every token still
-            meets masks of the same law, but those of the opening are the same for all classes.
+        share: Whether the common opening is computed once. Exact without dropout. With dropout the masks have the
+            same distribution, but all classes share those of the opening.
 
     Returns:
         The plan, on the CPU.
@@ -115,7 +115,7 @@ def text_plan(tokens: Tensor, eos_token_id: int, *, share: bool) -> TextPlan:
 
 
 def _opening(tokens: Tensor, lengths: Tensor) -> int:
-    """Return how many tokens all prompts begin with; at least one of each prompt is left over."""
+    """Return how many tokens all prompts begin with, leaving at least one token of each prompt."""
     if len(tokens) == 1:
         return 0
     common = int(lengths.min()) - 1

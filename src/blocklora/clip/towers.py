@@ -1,6 +1,6 @@
 """Both towers of a dual encoder, as training sees them: lean where that is possible, else transformers' own forward.
 
-Axis letters: B pictures, N prompts, L tokens of the longest, D the width of the shared space, S the side of a picture.
+Axis letters: B images, N prompts, L tokens of the longest, D the width of the shared space, S the side of an image.
 
 Either engine takes the text side in passes, and draws its dropout masks from a seed: a pass that is run a second time
 with the same seed meets the same masks.
@@ -8,13 +8,14 @@ with the same seed meets the same masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from blocklora.clip import features
+from blocklora.clip._plain import plain_image_features, plain_text_features
 from blocklora.clip.lean import Keep, LeanTower, why_not_lean
 from blocklora.clip.text_plan import text_plans
 from blocklora.core.errors import ConfigError
@@ -25,11 +26,9 @@ __all__ = [
     "PlainTowers",
     "Towers",
     "autocast_dtype",
-    "class_features",
-    "image_features",
     "make_towers",
-    "text_features",
     "trains",
+    "why_plain",
 ]
 
 Engine = Literal["auto", "lean", "plain"]
@@ -115,7 +114,7 @@ class PlainTowers:
     def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """See ``Towers``."""
         with self._seeded(seed):
-            return _wide(features.image_features(self.model, pixel_values))
+            return _wide(plain_image_features(self.model, pixel_values))
 
     def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
         """See ``Towers``."""
@@ -125,46 +124,18 @@ class PlainTowers:
     def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """See ``Towers``."""
         with self._seeded(seed):
-            return _wide(features.text_features(self.model, one_pass))
+            return _wide(plain_text_features(self.model, one_pass))
 
-    def _seeded(self, seed: int) -> torch.autocast:
-        """Seed torch's own random stream, which PEFT's dropout draws from, and return the precision's context."""
-        torch.manual_seed(seed)
-        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
-
-
-def image_features(model: Any, pixel_values: Tensor) -> Tensor:
-    """Run an image tower: lean where no gradient is asked for and the model allows it, else transformers' forward.
-
-    Args:
-        model: A dual encoder or its image tower with the projection, with or without an adapter in its layers.
-        pixel_values: (B, 3, S, S) on the model's device.
-
-    Returns:
-        Unit features (B, D).
-    """
-    if torch.is_grad_enabled() or why_not_lean(model):
-        return features.image_features(model, pixel_values)
-    dtype = autocast_dtype(pixel_values.device)
-    return LeanTower(model.vision_model, model.visual_projection, dtype).images(pixel_values)
-
-
-def text_features(model: Any, tokens: Tensor) -> Tensor:
-    """Run a text tower over token ids (N, L), as ``image_features`` does: unit features (N, D)."""
-    if torch.is_grad_enabled() or why_not_lean(model):
-        return features.text_features(model, tokens)
-    lean = LeanTowers(model, dtype=autocast_dtype(tokens.device))
-    ((rows, plan),) = lean.passes(tokens.cpu())
-    return lean.texts(plan)[rows.argsort().to(tokens.device)]
-
-
-@torch.no_grad()
-def class_features(model: Any, tokens: Tensor, batch_size: int = 256) -> Tensor:
-    """Run the text tower over many prompts, ``batch_size`` at a time, without gradients: (N, D) on the CPU."""
-    towers = make_towers(model)
-    passes = towers.passes(tokens.cpu(), batch_size)
-    found = torch.cat([towers.texts(one_pass).float().cpu() for _, one_pass in passes])
-    return found[torch.cat([rows for rows, _ in passes]).argsort()]
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Compute in the precision; in training, seed torch's random stream, which dropout draws from, for one pass."""
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            if not self.model.training:
+                yield
+                return
+            with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                yield
 
 
 def make_towers(
@@ -181,12 +152,31 @@ def make_towers(
     Raises:
         ConfigError: ``lean`` was asked for and is not possible; the message says why.
     """
+    why = why_plain(model, engine)
+    if why is None:
+        return LeanTowers(model, dtype=dtype, prefix_sharing=prefix_sharing)
+    return PlainTowers(model, dtype=dtype, why=why)
+
+
+def why_plain(model: Any, engine: Engine) -> str | None:
+    """Say why a model runs on transformers' own forward.
+
+    Args:
+        model: A model of one of the ``FAMILIES``, or its image tower.
+        engine: What was asked for.
+
+    Returns:
+        None: it runs lean. Otherwise the reason; empty where ``plain`` was asked for.
+
+    Raises:
+        ConfigError: ``lean`` was asked for and is not possible; the message says why.
+    """
+    if engine == "plain":
+        return ""
     why = why_not_lean(model)
     if engine == "lean" and why:
         raise ConfigError(f"engine 'lean' cannot run this model: {why}; use --engine auto or plain.")
-    if engine == "plain" or why:
-        return PlainTowers(model, dtype=dtype, why=why if engine == "auto" and why else "")
-    return LeanTowers(model, dtype=dtype, prefix_sharing=prefix_sharing)
+    return why
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -195,7 +185,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def _wide(features: Tensor) -> Tensor:
-    """Return features in float32, or wider where they are."""
+    """Return features in float32, or in their own type where it is wider."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 

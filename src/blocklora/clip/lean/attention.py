@@ -1,6 +1,6 @@
-"""Attention among the rows of pictures or prompts.
+"""Attention among the rows of images or prompts.
 
-Axis letters: B pictures, L tokens of a picture, n prompts of a group, l their tokens behind the opening, P tokens of
+Axis letters: B images, L tokens of an image, n prompts of a group, l their tokens after the opening, P tokens of
 the opening, T rows in all, H heads, e the width of a head, d = H e, c columns of any kind.
 """
 
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blocklora.clip.text_plan import TextPlan
 
-__all__ = ["Layout", "Pictures", "Prompts"]
+__all__ = ["Images", "Layout", "Prompts"]
 
 
 class Layout(Protocol):
@@ -32,13 +32,13 @@ class Layout(Protocol):
         ...
 
     def seen(self, z: Tensor) -> list[Tensor]:
-        """For the rows that are wanted at the end, in their order: what of z (T, c) they attend to, each (n, l, c)."""
+        """The rows of z (T, c) that each wanted row attends to: tensors (n, l, c), for n wanted rows each, in order."""
         ...
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Full attention within each picture; the first row of each is wanted.
+class Images:
+    """Full attention within each image; the first row of each is wanted.
 
     Attributes:
         length: L.
@@ -84,7 +84,7 @@ class Prompts:
         return kept
 
     def _attention(self, qkv: Tensor) -> Tensor:
-        """``attention``, keeping what autograd likes."""
+        """``attention`` in ordinary operations, of which autograd saves what it needs."""
         width, plan = qkv.shape[1] // 3, self.plan
         opening, *groups = torch.split(qkv, plan.sizes)
         q0, k0, v0 = self._apart(opening[None])  # of (1, H, P, e)

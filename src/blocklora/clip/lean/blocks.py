@@ -1,7 +1,7 @@
-"""A transformer block of an ordinary CLIP model, seen by the lean towers: its own weights, nothing copied.
+"""A transformer block of an ordinary CLIP model, as the lean towers compute it: the model's own modules, unchanged.
 
-q, k and v read the same input, so that one matrix product serves the three. Their weights are moved into one
-(3 d, d) matrix once, of which the model's three parameters become views: saving, merging and PEFT see no difference.
+q, k and v read the same input, so that one matrix product serves the three. Their weights are put on top of each
+other for the time of that product only, so that the model's parameters stay as they are.
 """
 
 from __future__ import annotations
@@ -28,21 +28,11 @@ class Block:
 
     Attributes:
         layer: transformers' layer, with or without adapters.
-        qkv: Frozen q, k and v, with the LayerNorm before them.
         activation: Name of the MLP's activation.
     """
 
     layer: Any
-    qkv: Frozen
     activation: str
-
-    @classmethod
-    def of(cls, layer: Any, activation: str) -> Block:
-        """See a transformers layer as a block; its q, k and v weights become views of one matrix."""
-        bases = [base_linear(projection) for projection in _qkv(layer)]
-        weight = _side_by_side([base.weight for base in bases])
-        bias = _side_by_side([base.bias for base in bases])
-        return cls(layer, Frozen(weight, bias, layer.layer_norm1), activation)
 
     @property
     def trained(self) -> bool:
@@ -70,23 +60,24 @@ class Block:
         Args:
             x: Rows (T, d).
             layout: Which rows attend to which.
-            rows: Which rows are asked for (T'); None: all.
-            seed: Where the dropout masks come from; the block uses ``SEEDS`` numbers from here on.
+            rows: Which rows to return (T'); None: all.
+            seed: Where the dropout masks come from; the block uses ``SEEDS`` seeds from this one on.
             training: Whether adapters drop inputs.
-            recompute_mlp: Keep nothing of the MLP's wide inside.
+            recompute_mlp: Keep nothing of the MLP's wide inside for backward.
 
         Returns:
             (T', d).
         """
+        attention, wide = self.layer.self_attn, self.layer.mlp
         qkv_low, out_low, low1, low2 = self.factors(x.dtype, training)
+        qkv = _frozen(*_qkv(self.layer), norm=self.layer.layer_norm1)
         if rows is None:
-            heads = layout.attention(linear(x, self.qkv, qkv_low, seed))
+            heads = layout.attention(linear(x, qkv, qkv_low, seed))
         else:
-            heads = pooled_attention(x, self.qkv, qkv_low, seed, rows, layout)
+            heads = pooled_attention(x, qkv, qkv_low, seed, rows, layout)
             x = x.index_select(0, rows)
-        x = linear(heads, _frozen(self.layer.self_attn.out_proj), out_low, seed + 1).add_(x)
-        fc1, fc2 = (_frozen(part) for part in (self.layer.mlp.fc1, self.layer.mlp.fc2))
-        fc1 = fc1._replace(norm=self.layer.layer_norm2)
+        x = linear(heads, _frozen(attention.out_proj), out_low, seed + 1).add_(x)
+        fc1, fc2 = _frozen(wide.fc1, norm=self.layer.layer_norm2), _frozen(wide.fc2)
         return mlp(
             x, fc1, fc2, low1, low2, seed + 2, activation=self.activation, recompute=recompute_mlp
         )  # fmt: skip
@@ -97,31 +88,6 @@ def _qkv(layer: Any) -> list[nn.Module]:
     return [attention.q_proj, attention.k_proj, attention.v_proj]
 
 
-def _frozen(layer: nn.Module) -> Frozen:
-    base = base_linear(layer)
-    return Frozen(base.weight, base.bias)
-
-
-def _side_by_side(parts: list[nn.Parameter]) -> Tensor:
-    """Return three parameters as one tensor that they are views of; they become so the first time."""
-    first = parts[0].detach()
-    size = len(first)
-    together = first.new_empty(0).set_(
-        first.untyped_storage(), first.storage_offset(), (size * len(parts), *first.shape[1:]), first.stride()
-    ) if _are_views(parts) else None  # fmt: skip
-    if together is None:
-        together = torch.cat([part.detach() for part in parts])
-        for part, view in zip(parts, torch.split(together, size), strict=True):
-            part.data = view
-    return together
-
-
-def _are_views(parts: list[nn.Parameter]) -> bool:
-    """Return whether parameters lie one behind the other in one storage."""
-    first = parts[0]
-    return all(
-        part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and part.storage_offset() == first.storage_offset() + place * first.numel()
-        and part.is_contiguous()
-        for place, part in enumerate(parts)
-    )
+def _frozen(*layers: nn.Module, norm: nn.LayerNorm | None = None) -> Frozen:
+    bases = [base_linear(layer) for layer in layers]
+    return Frozen(tuple(base.weight for base in bases), tuple(base.bias for base in bases), norm)

@@ -4,7 +4,7 @@ Axis letters: d_in and d_out the widths of the linear layer (of q, k and v toget
 k the rank of one term, K the sum of all ranks.
 
 A term is s B (A drop(x)) on some of the output columns; several adapters, the q, k and v of one fused layer and
-the arms of ``arm_dropout`` are simply several terms, each with dropout masks of its own.
+the blocks of a Block-LoRA with ``arm_dropout`` are several terms, each with dropout masks of its own.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def low_rank(layers: Sequence[nn.Module], dtype: torch.dtype, training: bool) ->
 
 
 def masks(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[Tensor | None]:
-    """Yield each term's mask, which is the caller's to write over (None: nothing is dropped); the same for a seed."""
+    """Yield each term's mask (None: nothing is dropped), the same for the same seed; callers may write over a mask."""
     generator = torch.Generator(x.device).manual_seed(seed)
     draws = {dropout: dropout_masks(x, dropout, generator) for dropout in set(dropouts)}
     for dropout in dropouts:
@@ -84,7 +84,7 @@ def masks(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[Tensor | 
 def thin(
     y: Tensor, A: Tensor, ranks: Sequence[int], dropouts: Sequence[float], seed: int
 ) -> Iterator[Tensor]:
-    """Yield each term's small product A drop(y), (T, k), of an input (T, d_in); ``LowRank`` says what the rest is."""
+    """Yield each term's small product A drop(y), (T, k), of an input (T, d_in); for the rest see ``LowRank``."""
     for mask, down in zip(masks(y, dropouts, seed), torch.split(A, list(ranks)), strict=True):
         yield (y if mask is None else mask.mul_(y)) @ down.T  # (T, d_in) (d_in, k)
 
@@ -125,11 +125,11 @@ def _terms(layer: nn.Module, first: int, training: bool) -> list[_Term]:
 
 
 def _block_terms(layer: BlockLoraLinear, name: str, first: int, training: bool) -> list[_Term]:
-    """One term for a Block-LoRA adapter, or one an arm where every arm has its own masks."""
+    """One term for a Block-LoRA adapter, or one for each of its blocks where blocks have masks of their own."""
     A, B, scale = layer.blocklora_A[name], layer.blocklora_B[name], layer.scaling[name]
     p = layer.blocklora_dropout[name] if training else 0.0
     if p and layer.arm_dropout[name]:
-        return [_Term(A, arm * scale, first, p) for arm in B.unbind()]
+        return [_Term(A, block * scale, first, p) for block in B.unbind()]
     return [_Term(A, fold(B) * scale, first, p)]
 
 

@@ -1,14 +1,14 @@
 """The two heavy pieces of a transformer block, each with a backward that keeps as little as it can.
 
-Axis letters: T rows (tokens of all pictures or prompts, one after another), d_in and d_out the widths of a linear
+Axis letters: T rows (tokens of all images or prompts, one after another), d_in and d_out the widths of a linear
 layer, K the rank of its low-rank part.
 
     linear(x) = W y + b + B (A drop(y))          y = LayerNorm(x), or x itself
     mlp(x)    = x + fc2(act(fc1(LayerNorm(x))))   each with a low-rank part or without
 
 Kept for backward are the input x, the LayerNorm's statistics and the small product A drop(y); the LayerNorm and
-the masks are made anew. quick_gelu(u) = silu(c u) / c with c = 1.702: the factors c and 1 / c go into the
-LayerNorm before and the sum behind, so that one call of silu is all there is to keep and no weight is copied.
+the masks are computed again. quick_gelu(u) = silu(c u) / c with c = 1.702: the factors c and 1 / c go into the
+LayerNorm before and the sum behind, so that only the argument of one silu is kept and no weight is scaled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Activation(NamedTuple):
 
 
 def _silu_backward(grad: Tensor, u: Tensor) -> Tensor:
-    """Gradient of silu's argument, written over that of its value: the tensor is wide, and nobody else needs it."""
+    """Gradient of silu's argument, written over that of its value: the tensor is wide, and it is not needed again."""
     out: Tensor = torch.ops.aten.silu_backward.grad_input(grad, u, grad_input=grad)
     return out
 
@@ -48,11 +48,30 @@ ACTIVATIONS = {
 
 
 class Frozen(NamedTuple):
-    """A frozen linear layer: weight (d_out, d_in), bias (d_out,), and the LayerNorm before it, if there is one."""
+    """Frozen linear layers that read the same input and write side by side: one, or q, k and v.
 
-    weight: Tensor
-    bias: Tensor
+    Attributes:
+        weights: The model's own parameters, each (rows, d_in); the rows of all are d_out.
+        biases: Likewise, each (rows,).
+        norm: The LayerNorm before them, if there is one.
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
     norm: nn.LayerNorm | None = None
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """All weights as one matrix (d_out, d_in), for one matrix product; to be used at once, not kept."""
+        return _joined(self.weights, dtype)
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """All biases (d_out,)."""
+        return _joined(self.biases, dtype)
+
+
+def _joined(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """One parameter as it is, or several in a new tensor: the model's own stay where they are."""
+    return parts[0].to(dtype) if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts])
 
 
 def linear(x: Tensor, frozen: Frozen, low: LowRank | None, seed: int) -> Tensor:
@@ -145,16 +164,17 @@ def _norm_backward(
 def _apply(
     y: Tensor, A: Tensor | None, B: Tensor | None, call: _Call, times: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
-    """Apply a linear layer to an input that comes ``times`` too large: the output is so, too.
+    """Apply a linear layer to an input that is ``times`` too large; the output is ``times`` too large as well.
 
     Returns:
         W y + times b + B (A drop(y)), and the small product A drop(y) / times (T, K).
     """
-    weight, bias = call.frozen.weight.to(y.dtype), (call.frozen.bias * times).to(y.dtype)
+    weight, bias = call.frozen.weight(y.dtype), call.frozen.bias(call.frozen.biases[0].dtype)
+    bias = (bias * times).to(y.dtype)
     if A is None or B is None:
         return torch.addmm(bias, y, weight.T), None
     small = thin(y, A, call.ranks, call.dropouts, call.seed)
-    # The bias is one more column of the small product: no wide tensor is passed over for it.
+    # The bias is one more column of the small product, which saves a pass over the wide output.
     h = torch.cat([*small, y.new_ones(len(y), 1)], 1)  # (T, K + 1)
     out = (y @ weight.T).addmm_(h, torch.cat([B, bias[:, None]], 1).T)
     return out, h[:, :-1] / times
@@ -171,10 +191,10 @@ def _backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of y, A and B, given that of W y + b + B (A drop(y)); y is only needed for the low-rank part's."""
     need_y, need_A, need_B = needs
-    grad_y = grad @ call.frozen.weight.to(grad.dtype) if need_y else None
+    grad_y = grad @ call.frozen.weight(grad.dtype) if need_y else None
     if A is None or B is None or y is None:
         return grad_y, None, None
-    # Thin products are turned so that their long rows stay rows: several times faster on a CPU.
+    # Thin products are computed transposed, so that memory is read along rows: several times faster on a CPU.
     grad_B = (h.T @ grad).T if need_B and h is not None else None  # (K, T) (T, d_out) -> (d_out, K)
     if not (need_y or need_A):
         return None, None, grad_B
@@ -233,7 +253,7 @@ class _Mlp(torch.autograd.Function):
         y, mean, rstd = normed(x, calls[0].frozen.norm, c)
         cu, h1 = _apply(y, A1, B1, calls[0], c)
         del y
-        out, h2 = _apply(activation.function(cu), A2, B2, calls[1], c)  # c times too large, too
+        out, h2 = _apply(activation.function(cu), A2, B2, calls[1], c)  # also c times too large
         ctx.save_for_backward(x, mean, rstd, None if recompute else cu, h1, h2, A1, B1, A2, B2)
         ctx.settings = calls, activation
         return torch.add(x, out, alpha=1 / c, out=out)

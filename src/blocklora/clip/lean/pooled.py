@@ -1,12 +1,12 @@
-"""The last block's attention, of the few rows that become features: no keys, no values.
+"""Attention of the last block, only for the few rows that become features, without keys and values.
 
 Axis letters: T rows, W rows of them that are wanted, l rows that a wanted one attends to, d the width of the tower, H
 heads, e the width of a head, d = H e, K the rank of the low-rank part of q, k and v together.
 
-With z = [LN(x), A drop(LN(x))] of every row, and M = [W, B], q = M_q z + b_q, and k and v likewise. Where few rows ask,
-it is cheaper to bring their queries to the space of z than all z to that of the queries. For a head:
+With z = [LN(x), A drop(LN(x))] of every row, and M = [W, B], q = M_q z + b_q, and k and v likewise. With few
+queries it is cheaper to bring them to the space of z than to compute keys and values from every row of z. For a head:
 
-    q . k            = (M_k^T q) . z + q . b_k       the second is the same for all rows, so softmax does not see it
+    q . k            = (M_k^T q) . z + q . b_k       the second is the same for all rows and cancels in softmax
     sum over p v     = M_v (sum over p z) + b_v      the weights p sum to 1
 
 Products of T rows with two d x d matrices become products of W rows with them.
@@ -34,7 +34,7 @@ def pooled_attention(
 ) -> Tensor:
     """Attention of the wanted rows, from a block's input.
 
-    Nothing but ``x`` is kept for backward: what is computed again are thin products.
+    Only ``x`` is kept for backward; the rest is cheap and is computed again there.
 
     Args:
         x: (T, d).
@@ -59,29 +59,30 @@ def pooled_attention(
 
 
 def _attend(x: Tensor, qkv: Frozen, low: LowRank | None, seed: int, rows: Tensor, layout: Layout) -> Tensor:
-    """``pooled_attention``, keeping what autograd likes."""
+    """``pooled_attention`` in ordinary operations, of which autograd saves what it needs."""
     y = normed(x, qkv.norm)[0]
     parts = [y] if low is None else [y, *thin(y, low.A, low.ranks, low.dropouts, seed)]
     z = torch.cat(parts, 1)  # (T, d + K)
-    # W and B stay apart, for no gradient of W is asked for: c is d in one, K in the other.
-    matrices = [qkv.weight.to(x.dtype)] if low is None else [qkv.weight.to(x.dtype), low.B]
-    heads = [matrix.view(3, layout.heads, -1, matrix.shape[1]) for matrix in matrices]  # of (3, H, e, c)
-    M_q, M_k, M_v = zip(*(matrix.unbind() for matrix in heads), strict=True)  # each of (H, e, c)
-    b_q, _, b_v = qkv.bias.to(x.dtype).view(3, layout.heads, -1)  # of (H, e)
+    # W and B stay apart, since only B needs a gradient: c is d for W and K for B.
+    weights = [weight.to(x.dtype) for weight in qkv.weights]
+    matrices = [weights] if low is None else [weights, low.B.chunk(3)]
+    heads = [[part.view(layout.heads, -1, part.shape[1]) for part in three] for three in matrices]
+    M_q, M_k, M_v = zip(*heads, strict=True)  # each of (H, e, c)
+    b_q, _, b_v = qkv.bias(x.dtype).view(3, layout.heads, -1)  # of (H, e)
 
     q = _apply(M_q, z.index_select(0, rows), "wc,hec->whe") + b_q  # (W, H, e)
     u = torch.cat([torch.einsum("whe,hec->whc", q, matrix) for matrix in M_k], -1)  # (W, H, d + K)
-    sums, asked = [], 0
+    sums, done = [], 0
     for seen in layout.seen(z):  # (n, l, d + K)
-        # As if heads were places of a single head: (n, 1, H, d + K) ask (n, 1, l, d + K).
-        keys, queries = seen[:, None], u[asked : asked + len(seen), None]
+        # One query a head, all in one attention head: queries (n, 1, H, d + K), keys and values (n, 1, l, d + K).
+        keys, queries = seen[:, None], u[done : done + len(seen), None]
         sums.append(F.scaled_dot_product_attention(queries, keys, keys, scale=q.shape[2] ** -0.5)[:, 0])
-        asked += len(seen)
+        done += len(seen)
     out: Tensor = _apply(M_v, torch.cat(sums), "whc,hec->whe") + b_v  # (W, H, e)
     return out.flatten(1)
 
 
 def _apply(M: Sequence[Tensor], z: Tensor, equation: str) -> Tensor:
-    """M z of M = [W, B], each (H, e, c), and the columns of z beside one another, as ``torch.einsum`` says it."""
+    """Apply M = [W, B], each (H, e, c), to the matching columns of z; ``equation`` is that of ``torch.einsum``."""
     columns = torch.split(z, [matrix.shape[2] for matrix in M], -1)
     return reduce(torch.add, map(partial(torch.einsum, equation), columns, M))

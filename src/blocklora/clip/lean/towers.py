@@ -1,7 +1,7 @@
-"""The two towers of a CLIP model, computed leanly: the same numbers as the model's own forward, for less.
+"""The two towers of a CLIP model, computed leanly: the features of the model's own forward, with less work and memory.
 
-Axis letters: B pictures, L tokens of a picture, N prompts, T rows of a text plan, d the width of a tower, D the width
-of the shared space, S the side of a picture in pixels.
+Axis letters: B images, L tokens of an image, N prompts, T rows of a text plan, d the width of a tower, D the width
+of the shared space, S the side of an image in pixels.
 """
 
 from __future__ import annotations
@@ -11,31 +11,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from blocklora.clip.lean.attention import Layout, Pictures, Prompts
+from blocklora.clip.lean.attention import Images, Layout, Prompts
 from blocklora.clip.lean.blocks import SEEDS, Block
-from blocklora.clip.lean.low_rank import base_linear, unsupported
-from blocklora.clip.lean.ops import ACTIVATIONS
 from blocklora.clip.text_plan import TextPlan
 
-__all__ = ["Keep", "LeanTower", "why_not_lean"]
+__all__ = ["Keep", "LeanTower"]
 
 Keep = Literal["all", "no-mlp", "inputs"]
-"""What a block keeps for backward: all that saves computing, all but the MLP's inside, or its input alone."""
-
-_MODELS = ("clip", "clip_vision_model", "clip_text_model")
-_LINEAR = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.out_proj",
-    "mlp.fc1",
-    "mlp.fc2",
-)
+"""What a block keeps for backward: all that saves computing, all but the wide inside of the MLP, or its input alone."""
 
 
 class LeanTower:
@@ -52,7 +38,7 @@ class LeanTower:
         self._tower, self._projection = tower, projection
         self._dtype = dtype or projection.weight.dtype
         self._heads = int(config.num_attention_heads)
-        self._blocks = [Block.of(layer, config.hidden_act) for layer in tower.encoder.layers]
+        self._blocks = [Block(layer, config.hidden_act) for layer in tower.encoder.layers]
 
     @property
     def trained(self) -> tuple[list[int], tuple[int, int, int, int]]:
@@ -67,7 +53,7 @@ class LeanTower:
         return list(found), (qkv, out, fc1, fc2)
 
     def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
-        """Compute unit features of pictures.
+        """Compute unit features of images.
 
         Args:
             pixel_values: (B, 3, S, S) on the tower's device.
@@ -84,7 +70,7 @@ class LeanTower:
                 batch, length, width = tokens.shape
                 x = tower.pre_layrnorm(tokens).view(-1, width).to(self._dtype)  # (B, L, d) -> (B L, d)
             first = torch.arange(batch, device=x.device) * length
-            x = self._through(x, Pictures(length, self._heads), first, seed, keep)
+            x = self._through(x, Images(length, self._heads), first, seed, keep)
             return self._out(x, tower.post_layernorm)
 
     def texts(
@@ -102,8 +88,8 @@ class LeanTower:
             plan: How the prompts are laid out.
             seed: As for ``images``.
             keep: As for ``images``.
-            context: Vectors (P, d) in the place of the words behind the first token, all within the plan's opening.
-            deep: Vectors (J, P, d) that replace those before blocks 1 to J.
+            context: Vectors (P, d) that replace the tokens after the first one; all within the plan's opening.
+            deep: Vectors (J, P, d) that replace the same rows before blocks 1 to J.
 
         Returns:
             Unit features (N, D), in the order of the prompts.
@@ -128,7 +114,7 @@ class LeanTower:
         keep: Keep,
         deep: Tensor | None = None,
     ) -> Tensor:
-        """Send rows (T, d) through all blocks; the last one is asked for the wanted rows only: (B or N, d)."""
+        """Send rows (T, d) through all blocks; the last block returns the wanted rows only (B or N, d)."""
         grad = False
         for place, block in enumerate(self._blocks):
             if deep is not None and 1 <= place <= len(deep):
@@ -150,7 +136,7 @@ class LeanTower:
         return x
 
     def _out(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """LayerNorm, projection and unit length, of the few rows that are features, in full precision."""
+        """Turn the wanted rows (B or N, d) into unit features (B or N, D), in full precision."""
         wide = torch.promote_types(x.dtype, norm.weight.dtype)
         features = F.linear(norm(x.to(wide)), self._projection.weight.to(wide))
         return F.normalize(features, dim=-1)
@@ -159,44 +145,3 @@ class LeanTower:
 def _with_vectors(x: Tensor, vectors: Tensor | None) -> Tensor:
     """Put vectors (P, d) in the place of the rows behind the first of x (T, d)."""
     return x if vectors is None else torch.cat([x[:1], vectors.to(x.dtype), x[1 + len(vectors) :]])
-
-
-def why_not_lean(model: Any) -> str | None:
-    """Say why a model, with the adapters it has now, cannot go through ``LeanTower``; None: it can.
-
-    Args:
-        model: A ``CLIPModel``, ``CLIPVisionModelWithProjection``, or any other model.
-    """
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if kind not in _MODELS:
-        return f"it is a model of the type {kind}"
-    towers = [model.get_submodule(name) for name in ("vision_model", "text_model") if hasattr(model, name)]
-    reason = next((reason for reason in map(_why_not, towers) if reason), None)
-    if reason:
-        return reason
-    adapted = [
-        layer.get_submodule(path) for tower in towers for layer in tower.encoder.layers for path in _LINEAR
-    ]
-    frozen = set(model.parameters()) - {
-        parameter
-        for layer in adapted
-        for parameter in set(layer.parameters()) - set(base_linear(layer).parameters())
-    }
-    if any(parameter.requires_grad for parameter in frozen):
-        return "it trains more than low-rank adapters in its blocks"
-    tuned = {part for part in model.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)}
-    if tuned - set(adapted):
-        return "it has adapters outside of the linear layers of its blocks"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return "something is hooked into its forward"
-    return None
-
-
-def _why_not(tower: Any) -> str | None:
-    """Say why one tower, with its adapters, cannot run lean."""
-    if tower.config.hidden_act not in ACTIVATIONS:
-        return f"its activation is {tower.config.hidden_act}"
-    if tower.config.attention_dropout:
-        return "it drops attention weights"
-    layers = (layer.get_submodule(path) for layer in tower.encoder.layers for path in _LINEAR)
-    return next((f"it has {reason}" for reason in map(unsupported, layers) if reason), None)
