@@ -33,7 +33,7 @@ STEPS, LR, SEED = 6, 1e-2, 3
 
 
 class Pictures:
-    """Seven pictures in batches of three, as ``TrainingPictures`` gives them."""
+    """Seven pictures in batches of three, as ``TrainingImages`` gives them."""
 
     batch_size = 3
 

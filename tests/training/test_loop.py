@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.data import Example
 from blocklora.methods.adapters.common import _with_adapter
-from blocklora.training import Checkpoint, TrainingPictures, checkpoint, train
-from blocklora.training.loop import cosine
+from blocklora.training import Checkpoint, TrainingImages, checkpoint, train
+from blocklora.training.step import Plan
 
 STEPS, LR, DECAY, SEED = 6, 5e-3, 1e-2, 3
 TARGETS = r".*self_attn\.(q|k|v)_proj"
@@ -60,7 +59,7 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
         for i in range(3)
         for label, colour in enumerate(colours)
     ]
-    pictures = TrainingPictures(examples, clip.processor, batch_size=4, augment=augment, seed=SEED)
+    pictures = TrainingImages(examples, clip.processor, batch_size=4, augment=augment, seed=SEED)
     tokens, _ = tokenize([f"a photo of a {c}." for c in colours], clip.tokenizer, clip.context_length)
     groups = param_groups(model, lr=LR, weight_decay=DECAY)
     return Job(
@@ -78,15 +77,6 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_cosine() -> None:
-    factors = [cosine(step, 100, 2e-4) for step in range(101)]
-    assert factors[0] == 1
-    assert factors[100] * 2e-4 == pytest.approx(1e-6)
-    assert all(a > b for a, b in pairwise(factors))
-    assert factors[50] * 2e-4 == pytest.approx((2e-4 + 1e-6) / 2)
-    assert cosine(5, 10, 1e-8) == 1  # a rate below the end stays where it is
 
 
 @pytest.mark.parametrize("kind", ["blocks", "lora"])
@@ -153,6 +143,61 @@ def test_interrupted_and_resumed_to_the_same_bits(clip_folder: Path, tmp_path: P
     finished = make_job(clip_folder, kind)  # nothing left to do: the state is only read
     assert torch.equal(finished.run(checkpoint=state), losses)
     assert_same(finished.adapter(), whole.adapter())
+
+
+def test_a_run_keeps_the_plan_of_its_first_start(clip_folder: Path, tmp_path: Path) -> None:
+    """With other micro-batches come other dropout masks, so whatever memory is free later: the same plan."""
+    first, later = [Plan(micro_batch=2), Plan(micro_batch=1)], [Plan(chunk=2), Plan(micro_batch=3)]
+    whole = make_job(clip_folder)
+    losses = whole.run(plans=first)
+    assert not torch.equal(make_job(clip_folder).run(plans=later), losses)
+    state = Checkpoint(tmp_path / "state.safetensors", "print")
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_: float) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):  # before the first checkpoint
+        make_job(clip_folder).run(plans=first, checkpoint=state, on_step=kill)
+    assert not state.path.exists()
+    resumed = make_job(clip_folder)
+    assert torch.equal(resumed.run(plans=later, checkpoint=state), losses)
+    assert_same(resumed.adapter(), whole.adapter())
+    state.path.unlink()
+    other = Checkpoint(state.path, "another run")  # keeps its own
+    assert not torch.equal(make_job(clip_folder).run(plans=later, checkpoint=other), losses)
+    other.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_first_start(clip_folder: Path, tmp_path: Path) -> None:
+    state = Checkpoint(tmp_path / "state.safetensors", "print")
+    for content in ("", "[]", '{"facts": {}}', "{"):
+        (tmp_path / "state.start.json").write_text(content, encoding="utf-8")
+        with pytest.raises(RunError, match=r"state\.start\.json: this file is damaged .*; delete it"):
+            state.first_start({})
+
+
+def test_the_checkpoint_may_be_replaced_once_it_was_read(clip_folder: Path, tmp_path: Path) -> None:
+    """Windows cannot replace a mapped file; elsewhere overwriting one in place changes what was read."""
+    state = Checkpoint(tmp_path / "state.safetensors", "print")
+    job = make_job(clip_folder)
+    job.run(checkpoint=state)
+    named = job.arguments[0].model.named_parameters()
+    parameters = {name: p for name, p in named if p.requires_grad}
+    optimizer = torch.optim.AdamW(job.arguments[1])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    state.restore(parameters, optimizer, schedule, torch.zeros(STEPS, dtype=torch.float64))
+    held = [value for values in optimizer.state.values() for value in values.values()]
+    before = [value.clone() for value in held]
+    with state.path.open("r+b") as file:
+        file.write(b"\xff" * state.path.stat().st_size)
+    assert held
+    assert all(torch.equal(one, other) for one, other in zip(held, before, strict=True))
+    maps = Path("/proc/self/maps")
+    assert not (maps.exists() and str(state.path) in maps.read_text(encoding="utf-8", errors="replace"))
 
 
 def test_a_second_ctrl_c_stops_at_once(clip_folder: Path, tmp_path: Path) -> None:

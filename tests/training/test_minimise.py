@@ -1,16 +1,29 @@
 from __future__ import annotations
 
+import logging
 import math
+import os
+import random
+import signal
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError, RunError
+from blocklora.core.schedules import step_cosine
 from blocklora.training import Checkpoint
 from blocklora.training import minimise as module
-from blocklora.training.minimise import Curve, epoch_cosine, minimise, step_cosine
+from blocklora.training._saving import Saver
+from blocklora.training.minimise import Curve, minimise
 
 CPU = torch.device("cpu")
 
@@ -108,13 +121,111 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         run(weight, torch.zeros(2))
 
 
-def test_schedules() -> None:
-    factor = step_cosine(4, last=0.1, start=2)
-    assert [factor(step) for step in (0, 1, 6)] == [0.0, 0.0, 0.0]
-    assert factor(2) == 1.0
-    assert factor(4) == pytest.approx(0.55)
-    coop = epoch_cosine(10, 3, 2e-3)
-    assert [coop(step) for step in range(3)] == [1e-5 / 2e-3] * 3
-    assert coop(3) == coop(5) == 1.0
-    assert coop(6) == pytest.approx((1 + math.cos(math.pi / 10)) / 2)
-    assert coop(29) == pytest.approx((1 + math.cos(math.pi * 8 / 10)) / 2)
+@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_the_callers_context_makes_no_difference(mode: Callable[[], Any]) -> None:
+    plain, average = fresh()
+    curve = run(plain, average)
+    weight, average = fresh()
+    with mode():
+        inside = run(weight, average)
+    assert torch.equal(weight, plain)
+    assert torch.equal(inside.losses, curve.losses)
+
+
+def test_inference_mode_is_refused() -> None:
+    with (
+        torch.inference_mode(),
+        pytest.raises(ConfigError, match=r"training inside torch\.inference_mode\(\) is impossible"),
+    ):
+        run(*fresh())
+
+
+def callers_state() -> list[object]:
+    """What a run must leave as it was."""
+    return [
+        torch.get_num_threads(),
+        random.getstate(),
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+        list(warnings.filters),
+        signal.getsignal(signal.SIGINT),
+        logging.getLogger().level,
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.allow_tf32,
+        dict(os.environ),
+    ]
+
+
+def test_the_callers_state_is_left_alone() -> None:
+    before = callers_state()
+    run(*fresh())
+    assert callers_state() == before
+    with pytest.raises(KeyboardInterrupt):
+        run(*fresh(), stop_at=1)
+    assert callers_state() == before
+
+
+def test_a_handler_of_another_language_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python cannot put back a handler that was not set from Python, so none is set."""
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    monkeypatch.setattr(signal, "signal", None)  # is not called
+    run(*fresh())
+
+
+def test_saving_takes_little_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second and a save ten, every 20 s: after each save 200 s pass without one."""
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module, "Saver", partial(Saver, clock=lambda: clock[0]))
+    saved: list[tuple[int, float]] = []
+
+    def save(self: Checkpoint, step: int, seconds: float, *_: Any) -> None:
+        saved.append((step, seconds))
+        clock[0] += 10
+
+    def tick(self: Points, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        clock[0] = max(clock[0], step + 1.0 + 10 * len(saved))
+        return torch.tensor([0.0, 0.0]), torch.tensor([0.0])
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    monkeypatch.setattr(Points, "batch", tick)
+    monkeypatch.setattr(module, "read_ahead", lambda work, items, cores: (work(item) for item in items))
+    curve = run(*fresh(), checkpoint=Checkpoint(tmp_path / "state", "run"), steps=500, stop_at=-1)
+    assert [step for step, _ in saved] == [20, 220, 420, 500]
+    assert curve.seconds == 500 + 4 * 10
+
+
+def curve_of(losses: list[float]) -> Curve:
+    return Curve(torch.tensor(losses, dtype=torch.float64), torch.zeros(len(losses)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "trend"),
+    [
+        ([2.0] * 100, "flat"),
+        ([2.0 - 0.01 * step for step in range(100)], "fell"),
+        ([2.30, 2.31] * 40 + [2.29, 2.28] * 10, "flat"),  # by less than 2%
+        ([1.0] * 50 + [1.05] * 50, "flat"),
+        ([1.0] * 50 + [1.2] * 50, "rose"),
+        ([0.009] * 20, "fell"),  # there was nothing left to learn
+        ([0.001] * 10 + [0.01] * 10, "fell"),
+        ([0.0] * 20, "fell"),
+        ([3.0, 1.0] * 3, None),  # too few steps
+        ([3.0, 3.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0], "fell"),
+        ([], None),
+    ],
+)
+def test_the_trend_of_a_loss(losses: list[float], trend: str | None) -> None:
+    assert curve_of(losses).trend() == trend
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=8, max_size=60), st.floats(0.1, 10))
+def test_the_trend_is_that_of_the_quarters(losses: list[float], scale: float) -> None:
+    quarter = len(losses) // 4
+    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
+    assume(last > 0.02)
+    assume(min(abs(last / first - 0.98), abs(last / first - 1.1)) > 1e-6)
+    wanted = "fell" if last / first < 0.98 else "rose" if last / first > 1.1 else "flat"
+    assert curve_of(losses).trend() == wanted

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blocklora.clip import load_image_tower, pixels
 from blocklora.data import Example
-from blocklora.training import TrainingPictures, pictures
+from blocklora.training import TrainingImages, pictures
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,9 @@ def examples(n: int) -> list[Example]:
     return [Example(str(index), index, Image.fromarray(halves)) for index in range(n)]
 
 
-def make(processor: object, n: int = 10, **changes: Any) -> TrainingPictures:
+def make(processor: object, n: int = 10, **changes: Any) -> TrainingImages:
     settings: dict[str, Any] = {"batch_size": 4, "augment": "crop-flip", "seed": 1} | changes
-    return TrainingPictures(examples(n), processor, **settings)
+    return TrainingImages(examples(n), processor, **settings)
 
 
 def test_every_epoch_shows_every_picture_once(processor: object) -> None:

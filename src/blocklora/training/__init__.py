@@ -1,18 +1,21 @@
-"""Training: the device, the pictures of every step, the loop, and its checkpoint."""
+"""Training: the images of every step, the loop, its checkpoint, and how a step is cut to fit into memory."""
 
 from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.images import TrainingImages
 from blocklora.training.loop import Training, train
 from blocklora.training.memory.limits import plan_memory
-from blocklora.training.minimise import OnStep
-from blocklora.training.pictures import TrainingPictures
+from blocklora.training.minimise import Batches, Curve, OnStep, minimise
 from blocklora.training.step import Plan
 
 __all__ = [
+    "Batches",
     "Checkpoint",
+    "Curve",
     "OnStep",
     "Plan",
     "Training",
-    "TrainingPictures",
+    "TrainingImages",
+    "minimise",
     "plan_memory",
     "train",
 ]

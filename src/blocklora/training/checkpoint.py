@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from blocklora.core.errors import RunError
-from blocklora.core.files import write_bytes
+from blocklora.core.files import write_bytes, write_json
 
 __all__ = ["Checkpoint"]
 
@@ -33,6 +33,7 @@ class Checkpoint:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         self._fingerprint = fingerprint
+        self._start = path.with_suffix(".start.json")
 
     def save(
         self,
@@ -75,7 +76,7 @@ class Checkpoint:
             How many steps were done, in how many seconds, and ``extra``.
 
         Raises:
-            RunError: The file is damaged, or belongs to a run with other settings or other pictures.
+            RunError: The file is damaged, or belongs to a run with other settings or other images.
         """
         header, tensors = self._read()
         if header["fingerprint"] != self._fingerprint:
@@ -99,16 +100,45 @@ class Checkpoint:
         losses[:step] = tensors[_LOSSES].to(losses)
         return step, float(header["seconds"]), header["extra"]
 
+    def first_start(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return what was decided when this run was started for the first time.
+
+        Args:
+            facts: What is decided now, as JSON-ready values; kept in a small file beside the checkpoint if this is the
+                first start.
+
+        Raises:
+            RunError: That file is damaged.
+        """
+        if self._start.exists():
+            kept = self._read_start()
+            if kept["fingerprint"] == self._fingerprint:
+                found: dict[str, Any] = kept["facts"]
+                return found
+        write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
+        return facts
+
     def remove(self) -> None:
-        """Delete the file, if it is there."""
+        """Delete the checkpoint and what was kept of the first start, if they are there."""
         self.path.unlink(missing_ok=True)
+        self._start.unlink(missing_ok=True)
+
+    def _read_start(self) -> dict[str, Any]:
+        try:
+            kept: dict[str, Any] = json.loads(self._start.read_text(encoding="utf-8"))
+            kept["fingerprint"], kept["facts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self._start}: this file is damaged ({error}); delete it to start the run anew."
+            ) from error
+        return kept
 
     def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Return the header's JSON and all tensors."""
+        """Return the header's JSON and copies of all tensors, so that nothing keeps the file open or mapped."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 header = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"{self.path}: this checkpoint is damaged ({error}); delete it to start the run anew."

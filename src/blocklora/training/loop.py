@@ -7,11 +7,9 @@ width of the shared space.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +17,14 @@ from torch import Tensor
 
 from blocklora.clip.towers import Towers, trains
 from blocklora.core.device import Compute
+from blocklora.core.resources import Resources
+from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
-from blocklora.training.pictures import TrainingPictures
 from blocklora.training.step import Plan, TextSide, gradient
 
-__all__ = ["Training", "cosine", "train"]
+__all__ = ["Training", "train"]
 
 _LOG = logging.getLogger(__name__)
 _LAST_LR = 1e-6  # where the cosine ends
@@ -44,17 +44,11 @@ class Training(Curve):
     notes: tuple[str, ...]
 
 
-def cosine(step: int, steps: int, lr: float) -> float:
-    """Return the factor on the learning rate at a step: half a cosine from 1 down to 1e-6 / ``lr``."""
-    last = min(_LAST_LR / lr, 1.0)
-    return last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
 def train(
     towers: Towers,
     groups: list[dict[str, Any]],
     tokens: Tensor,
-    pictures: TrainingPictures,
+    pictures: TrainingImages,
     compute: Compute,
     *,
     iterations: int,
@@ -64,6 +58,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     save_seconds: float | None = None,
     on_step: OnStep | None = None,
+    resources: Resources | None = None,
 ) -> Training:
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
@@ -76,13 +71,15 @@ def train(
         iterations: Steps in all.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
         seed: Where the dropout masks come from.
-        plans: How a step is cut; the later ones are for when memory runs out.
+        plans: How a step is cut; the later ones are for when memory runs out. A run that is started again keeps the
+            plans of its first start, since steps that are cut otherwise draw other dropout masks.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it, by its plan.
-        save_seconds: How often to keep it; None is every 20 seconds.
-        on_step: Told of progress a few times a second.
+        save_seconds: How often to keep it; see ``minimise``.
+        on_step: Progress callback, called a few times a second.
+        resources: Cores for reading images ahead; None is all that this process may use.
 
     Raises:
-        ConfigError: The loss is no longer a number.
+        ConfigError: The loss is no longer a number, or the caller is in ``torch.inference_mode``.
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
@@ -91,7 +88,8 @@ def train(
     for tower in (model.vision_model, model.text_model):
         if not trains(tower):  # a tower that only gives features drops nothing
             tower.eval()
-    with _own_random_stream(compute.device):
+    plans = _first_plans(checkpoint, plans)
+    with compute.training(), _own_random_stream(compute.device):
         fixed = pictures.fixed and not trains(model.vision_model)
         size = plans[0].micro_batch or pictures.batch_size
         batches: Batches = _Features(towers, pictures, size) if fixed else pictures
@@ -99,7 +97,7 @@ def train(
         curve = minimise(
             steps,
             torch.optim.AdamW(groups, betas=_BETAS),
-            partial(cosine, steps=iterations, lr=lr),
+            step_cosine(iterations, last=min(_LAST_LR / lr, 1.0)),
             batches,
             compute,
             steps=iterations,
@@ -108,9 +106,25 @@ def train(
             save_seconds=save_seconds,
             remember=steps,
             on_step=on_step,
+            resources=resources,
         )
     model.eval()
     return Training(curve.losses, curve.lrs, curve.seconds, steps.plan, tuple(steps.notes))
+
+
+def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """Return the plans of a run's first start, which are these unless it was started before."""
+    if checkpoint is None:
+        return tuple(plans)
+    kept = checkpoint.first_start({"plans": [asdict(plan) for plan in plans]})
+    first = tuple(Plan(**values) for values in kept["plans"])
+    if first[0] != plans[0]:
+        _LOG.info(
+            "this run goes on by the plan of its first start: %s (a new run would take %s)",
+            first[0],
+            plans[0],
+        )
+    return first
 
 
 class _Steps:
@@ -166,7 +180,7 @@ class _Steps:
 class _Features:
     """Batches of the features of pictures that never change, encoded ``size`` at a time by a tower not trained."""
 
-    def __init__(self, towers: Towers, pictures: TrainingPictures, size: int) -> None:
+    def __init__(self, towers: Towers, pictures: TrainingImages, size: int) -> None:
         self._pictures = pictures
         device = next(towers.model.parameters()).device
         with torch.no_grad():

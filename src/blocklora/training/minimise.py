@@ -1,4 +1,4 @@
-"""The loop of every method that trains: batches in, gradients, steps, a checkpoint.
+"""The training loop that all methods share: batches in, gradients, steps, a checkpoint.
 
 It is told how to compute gradients and knows nothing else; ``loop.train`` is the one that knows CLIP's two towers.
 Everything random of a step follows from (seed, step), so a resumed run ends with the same bits.
@@ -7,35 +7,36 @@ Everything random of a step follows from (seed, step), so a resumed run ends wit
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from blocklora.clip.features import read_ahead
 from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError
+from blocklora.core.resources import Resources
+from blocklora.core.schedules import Factor
+from blocklora.core.threads import read_ahead
+from blocklora.training._saving import Saver, stop_between_steps
 from blocklora.training.checkpoint import Checkpoint
 
-__all__ = ["Batches", "Curve", "Factor", "OnStep", "Remember", "epoch_cosine", "minimise", "step_cosine"]
+__all__ = ["Batches", "Curve", "OnStep", "Remember", "Trend", "minimise"]
 
 _SAVE_SECONDS, _SHOW_SECONDS = 20.0, 0.2
-_WARM_UP_LR = 1e-5
+_FEWEST_FOR_TREND, _FALL, _RISE, _NEAR_ZERO = 8, 0.02, 0.1, 0.01
 
 OnStep = Callable[[int, int, float, float], None]
-"""Told a step, how many there are, its loss and its learning rate."""
-Factor = Callable[[int], float]
-"""The factor on a learning rate at a step, counted from 0."""
+"""Progress callback: the step, how many there are, its loss and its learning rate."""
+Trend = Literal["fell", "flat", "rose"]
+_Batch = tuple[Tensor, Tensor]
 
 
 class Batches(Protocol):
-    """What a step is given: ``TrainingPictures``, or batches of features."""
+    """What a step is given: ``TrainingImages``, or batches of features."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs (B, ...) and labels (B,)."""
@@ -43,14 +44,14 @@ class Batches(Protocol):
 
 
 class Remember(Protocol):
-    """What else belongs to the state of a run, as JSON-ready values."""
+    """More state of a run, which its checkpoint keeps as JSON-ready values."""
 
     def dump(self) -> dict[str, Any]:
-        """Return it."""
+        """Return the state."""
         ...
 
     def load(self, values: dict[str, Any]) -> None:
-        """Go back to it."""
+        """Restore the state."""
         ...
 
 
@@ -81,30 +82,20 @@ class Curve:
             for start in range(0, steps, width)
         ]
 
+    def trend(self) -> Trend | None:
+        """Compare the mean loss of the last quarter of the steps with that of the first quarter.
 
-def step_cosine(steps: int, *, last: float = 0.0, start: int = 0) -> Factor:
-    """Return half a cosine from 1 down to ``last`` over the steps from ``start`` on; 0 before and after them."""
-
-    def factor(step: int) -> float:
-        if not start <= step < start + steps:
-            return 0.0
-        return last + (1 - last) * (1 + math.cos(math.pi * (step - start) / steps)) / 2
-
-    return factor
-
-
-def epoch_cosine(epochs: int, steps_an_epoch: int, lr: float) -> Factor:
-    """Return CoOp's schedule: one epoch at 1e-5, then half a cosine that falls once an epoch.
-
-    Source: KaiyangZhou/Dassl.pytorch, ``ConstantWarmupScheduler`` before ``CosineAnnealingLR``. The cosine starts
-    when the warm-up ends and is as long as the whole run, so it does not quite reach 0.
-    """
-
-    def factor(step: int) -> float:
-        epoch = step // steps_an_epoch
-        return (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2 if epoch else _WARM_UP_LR / lr
-
-    return factor
+        Returns:
+            ``fell`` if it is at least 2% lower, or at most 0.01, where nothing is left to learn; ``rose`` if it is
+            more than 10% higher; else ``flat``. None for fewer than 8 steps, too few to tell.
+        """
+        quarter = len(self.losses) // 4
+        if len(self.losses) < _FEWEST_FOR_TREND:
+            return None
+        first, last = float(self.losses[:quarter].mean()), float(self.losses[-quarter:].mean())
+        if last <= _NEAR_ZERO or last <= (1 - _FALL) * first:
+            return "fell"
+        return "rose" if last > (1 + _RISE) * first else "flat"
 
 
 def minimise(
@@ -121,69 +112,137 @@ def minimise(
     remember: Remember | None = None,
     on_step: OnStep | None = None,
     after_step: Callable[[int], None] | None = None,
+    resources: Resources | None = None,
 ) -> Curve:
-    """Step an optimizer down the gradients of a loss.
+    """Minimise a loss by an optimizer, step by step.
+
+    Gradients are on and autocast is off inside, whatever the caller's context; torch's settings, the random state and
+    the handler of Ctrl-C are afterwards as before.
 
     Args:
-        gradients: Told the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
-        optimizer: Over the trained tensors.
+        gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
+        optimizer: Over the trainable tensors.
         factors: On the learning rate: one, or one for every parameter group.
         batches: What every step is given.
         compute: Device and loss scaling.
         steps: How many in all.
-        state: Everything that a step changes, by name: the trained tensors, and any others that ``after_step``
+        state: Everything that a step changes, by name: the trainable tensors, and any others that ``after_step``
             changes in place.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
-        save_seconds: How often to keep it; None is every 20 seconds. It is also kept when Ctrl-C stops the run
-            between two steps.
+        save_seconds: How often to keep it, in seconds; None is 20, and 0 is after every step. A save that took t
+            seconds is followed by at least 20 t without one, so saving takes at most 5% of the time; if t is more than
+            ``save_seconds``, the state is not kept again, unless Ctrl-C stops the run between two steps.
         remember: What is kept beside ``state``.
-        on_step: Told of progress a few times a second.
-        after_step: Told that a step, counted from 0, is done.
+        on_step: Progress callback, called a few times a second.
+        after_step: Called with the number of every step that is done, counted from 0.
+        resources: Cores for reading ahead; None is all that this process may use.
 
     Raises:
-        ConfigError: The loss is no longer a number.
+        ConfigError: The loss is no longer a number, or the caller is in ``torch.inference_mode``.
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    device, every = compute.device, _SAVE_SECONDS if save_seconds is None else save_seconds
+    device = compute.device
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]
     lrs = torch.tensor([_lr(optimizer, factors, step) for step in range(steps)], dtype=torch.float64)
     losses = torch.zeros(steps, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    start, seconds = 0, 0.0
-    if checkpoint and checkpoint.path.exists():
-        start, seconds, extra = checkpoint.restore(state, optimizer, scheduler, losses)
-        if extra["scaler"]:
-            compute.scaler.load_state_dict(extra["scaler"])
-        if remember:
-            remember.load(extra["remember"])
-    began = saved = time.monotonic()
-    shown = -math.inf  # the first step is always shown
-    with _stop_between_steps() as stop:
-        ahead = read_ahead(batches.batch, range(start, steps))
-        for step, (inputs, labels) in enumerate(ahead, start):
-            losses[step] = gradients(step, inputs.to(device), labels.to(device)).detach()
+    held = _Held(checkpoint, state, optimizer, scheduler, losses, compute.scaler, remember)
+    start = held.restore()
+    saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)
+    report = _Report(on_step, losses, lrs)
+    ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores if resources else None)
+    with compute.training(), stop_between_steps() as stop, closing(ahead):
+        for step in range(start, steps):
+            losses[step] = _loss(gradients, step, ahead, device)
             compute.step(optimizer)
             scheduler.step()
             if after_step:
                 after_step(step)
-            now, last = time.monotonic(), step + 1 == steps
-            show = last or now - shown >= _SHOW_SECONDS
-            keep = last or stop.is_set() or now - saved >= every
-            if show or keep:
-                value = _finite(float(losses[step]), step + 1)
-            if show and on_step:
-                on_step(step + 1, steps, value, float(lrs[step]))
-            shown = now if show else shown
-            if (keep or stop.is_set()) and checkpoint:  # Ctrl-C may have come while progress was shown
-                saved = now
-                extra = {
-                    "scaler": compute.scaler.state_dict(),
-                    "remember": remember.dump() if remember else None,
-                }
-                checkpoint.save(step + 1, seconds + now - began, state, optimizer, scheduler, losses, extra)
+            last = step + 1 == steps
+            keep = stop.is_set() or saver.due(last=last)
+            report(step, must_be_finite=keep)
+            if keep or stop.is_set():  # Ctrl-C may have come while progress was reported
+                saver.save(step + 1)
             if stop.is_set() and not last:
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {steps}")
-    return Curve(losses.cpu().double(), lrs, seconds + time.monotonic() - began)
+    return Curve(losses.cpu().double(), lrs, held.seconds())
+
+
+class _Held:
+    """The state of a run, and the checkpoint that keeps it, if there is one."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        state: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        losses: Tensor,
+        scaler: torch.amp.GradScaler,
+        remember: Remember | None,
+    ) -> None:
+        self._checkpoint, self._scaler, self._remember = checkpoint, scaler, remember
+        self._state, self._optimizer, self._scheduler, self._losses = state, optimizer, scheduler, losses
+        self._before, self._began = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds in the loop, those before an interruption included."""
+        return self._before + time.monotonic() - self._began
+
+    def restore(self) -> int:
+        """Go back to the checkpoint if it is there, and return how many steps were done."""
+        if not (self._checkpoint and self._checkpoint.path.exists()):
+            return 0
+        step, self._before, extra = self._checkpoint.restore(
+            self._state, self._optimizer, self._scheduler, self._losses
+        )
+        if extra["scaler"]:
+            self._scaler.load_state_dict(extra["scaler"])
+        if self._remember:
+            self._remember.load(extra["remember"])
+        self._began = time.monotonic()
+        return step
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after so many steps."""
+        if self._checkpoint:
+            extra = {
+                "scaler": self._scaler.state_dict(),
+                "remember": self._remember.dump() if self._remember else None,
+            }
+            self._checkpoint.save(
+                step, self.seconds(), self._state, self._optimizer, self._scheduler, self._losses, extra
+            )
+
+
+class _Report:
+    """Calls the progress callback, for the first and the last step and a few times a second."""
+
+    def __init__(self, on_step: OnStep | None, losses: Tensor, lrs: Tensor) -> None:
+        self._on_step, self._losses, self._lrs = on_step, losses, lrs
+        self._shown = -math.inf
+
+    def __call__(self, step: int, *, must_be_finite: bool) -> None:
+        """Report a step if it is time; the loss is looked at then, or where it must be finite."""
+        steps, now = len(self._losses), time.monotonic()
+        show = step + 1 == steps or now - self._shown >= _SHOW_SECONDS
+        if show or must_be_finite:
+            loss = _finite(float(self._losses[step]), step + 1)
+        if show:
+            self._shown = now
+            if self._on_step:
+                self._on_step(step + 1, steps, loss, float(self._lrs[step]))
+
+
+def _loss(
+    gradients: Callable[[int, Tensor, Tensor], Tensor],
+    step: int,
+    ahead: Iterator[_Batch],
+    device: torch.device,
+) -> Tensor:
+    """Compute the gradients of the next batch, and return its loss; the batch does not outlive the call."""
+    inputs, labels = next(ahead)
+    return gradients(step, inputs.to(device), labels.to(device)).detach()
 
 
 def _lr(optimizer: torch.optim.Optimizer, factors: Factor | Sequence[Factor], step: int) -> float:
@@ -194,29 +253,9 @@ def _lr(optimizer: torch.optim.Optimizer, factors: Factor | Sequence[Factor], st
 
 
 def _finite(loss: float, step: int) -> float:
-    """Return the loss, or stop a run that has left the numbers."""
+    """Return the loss, or stop a run whose loss is no longer a number."""
     if not math.isfinite(loss):
         raise ConfigError(
             f"the loss became {loss} at step {step}: lower the learning rate (--lr) or use --precision fp32."
         )
     return loss
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no step is cut in half; a second one stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def on_signal(*_: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,10 +15,10 @@ from PIL import Image
 from blocklora.clip.towers import LeanTowers, PlainTowers
 from blocklora.core.errors import ConfigError
 from blocklora.data import Example
+from blocklora.training.images import TrainingImages
 from blocklora.training.memory import limits as memory
 from blocklora.training.memory.limits import MemoryPlan, parse_bytes, plan_memory, words
 from blocklora.training.memory.planner import Need
-from blocklora.training.pictures import TrainingPictures
 from blocklora.training.step import Plan
 
 CPU = torch.device("cpu")
@@ -34,14 +34,14 @@ def towers(random_clip: Any) -> LeanTowers:
 
 
 @pytest.fixture
-def pictures() -> TrainingPictures:
+def pictures() -> TrainingImages:
     class Processor:
         do_center_crop = True
         size = {"shortest_edge": 16}  # noqa: RUF012
         crop_size = {"height": 16, "width": 16}  # noqa: RUF012
 
     examples = [Example(str(i), i % 3, Image.new("RGB", (100, 50))) for i in range(9)]
-    return TrainingPictures(examples, Processor(), batch_size=4, augment="crop", seed=0)
+    return TrainingImages(examples, Processor(), batch_size=4, augment="crop", seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_words() -> None:
 
 
 def test_a_plan_for_what_is_free(
-    towers: Any, pictures: TrainingPictures, caplog: pytest.LogCaptureFixture, machine: dict[str, int]
+    towers: Any, pictures: TrainingImages, caplog: pytest.LogCaptureFixture, machine: dict[str, int]
 ) -> None:
     caplog.set_level(logging.INFO)
     plan = plan_memory(towers, towers.tokens, pictures, CPU, None)
@@ -128,7 +128,7 @@ def test_a_plan_for_what_is_free(
 
 
 def test_freed_memory_goes_back_where_it_is_scarce(
-    towers: Any, pictures: TrainingPictures, machine: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    towers: Any, pictures: TrainingImages, machine: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     monkeypatch.setattr(memory, "give_back_freed_memory", lambda: calls.append(1))
@@ -142,7 +142,7 @@ def test_freed_memory_goes_back_where_it_is_scarce(
     assert len(calls) == 2
 
 
-def test_a_limit_is_obeyed(towers: Any, pictures: TrainingPictures, machine: dict[str, int]) -> None:
+def test_a_limit_is_obeyed(towers: Any, pictures: TrainingImages, machine: dict[str, int]) -> None:
     whole = plan_memory(towers, towers.tokens, pictures, CPU, None)
     assert whole.need is not None
     limit = whole.predicted - whole.need.step // 3
@@ -160,7 +160,7 @@ def test_a_limit_is_obeyed(towers: Any, pictures: TrainingPictures, machine: dic
 
 
 def test_pictures_are_kept_within_a_share(
-    towers: Any, pictures: TrainingPictures, machine: dict[str, int]
+    towers: Any, pictures: TrainingImages, machine: dict[str, int]
 ) -> None:
     machine["free"] = 10**9
     before = pictures.budget
@@ -174,7 +174,7 @@ def test_pictures_are_kept_within_a_share(
 
 
 def test_the_ordinary_forward(
-    towers: Any, pictures: TrainingPictures, caplog: pytest.LogCaptureFixture
+    towers: Any, pictures: TrainingImages, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     plain = PlainTowers(towers.model, why="it is old")

@@ -14,9 +14,9 @@ from torch import Tensor
 from blocklora.clip.towers import LeanTowers, Towers
 from blocklora.core.device import give_back_freed_memory, peak_memory_bytes
 from blocklora.core.errors import ConfigError
+from blocklora.training.images import TrainingImages
 from blocklora.training.memory.planner import Need, Workload, choose_plans
 from blocklora.training.memory.shapes import workload
-from blocklora.training.pictures import TrainingPictures
 from blocklora.training.step import Plan
 
 __all__ = ["CPU_FIRST", "MemoryPlan", "free_memory", "parse_bytes", "plan_memory", "words"]
@@ -93,7 +93,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    towers: Towers, tokens: Tensor, pictures: TrainingPictures, device: torch.device, limit: str | None
+    towers: Towers, tokens: Tensor, pictures: TrainingImages, device: torch.device, limit: str | None
 ) -> MemoryPlan:
     """Choose how the steps of a run are cut for the memory of its device, and log it.
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from blocklora.clip.text_plan import prompt_lengths, text_plan
 from blocklora.clip.towers import LeanTowers, trains
+from blocklora.training.images import TrainingImages
 from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload
-from blocklora.training.pictures import TrainingPictures
 
 __all__ = ["Adapted", "model_shape", "workload"]
 
@@ -20,9 +20,7 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 """The adapted blocks of a tower, a run of indices or none, and the ranks of their (q, k, v), out, fc1 and fc2."""
 
 
-def workload(
-    towers: LeanTowers, tokens: Tensor, pictures: TrainingPictures, device: torch.device
-) -> Workload:
+def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingImages, device: torch.device) -> Workload:
     """Describe one training step.
 
     Args:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from blocklora.clip import crop_size, pixels, random_crop
-from blocklora.data import Example, open_image
+from blocklora.data import Example, open_for_model, open_image
 
-__all__ = ["Augment", "TrainingPictures"]
+__all__ = ["Augment", "TrainingImages"]
 
 Augment = Literal["crop-flip", "crop", "none"]
 _ORDER, _CUT = 0, 1  # what a random stream is for
@@ -26,7 +26,7 @@ _FEW = 8
 _LARGER = 4  # photos are decoded at no less than this many times S, enough for the smallest crop
 
 
-class TrainingPictures:
+class TrainingImages:
     """Batches of pixel values, by step.
 
     Every epoch shuffles all pictures and cuts them into batches; the last batch may be smaller.
@@ -108,7 +108,12 @@ class TrainingPictures:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        picture = open_image(self._examples[index].source, min_side=_LARGER * self._size)
+        source = self._examples[index].source
+        picture = (
+            open_for_model(source, self._size)
+            if self.fixed
+            else open_image(source, min_side=_LARGER * self._size)
+        )
         size = 3 * picture.width * picture.height
         with self._lock:
             if index not in self._kept and self._kept_bytes + size <= self.budget:
