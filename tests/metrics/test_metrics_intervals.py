@@ -33,7 +33,7 @@ def test_wilson_of_none_and_all_is_not_a_point():
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 0), (3, 2), (-1, 2)])
 def test_impossible_counts_are_refused(n_correct, n):
-    with pytest.raises(DataError, match=f"{n_correct} right of {n} has no interval"):
+    with pytest.raises(DataError, match=f"{n_correct} correct of {n} has no interval"):
         wilson_interval(n_correct, n)
 
 
@@ -85,5 +85,5 @@ def test_interval_covers_the_true_difference_about_95_times_in_100(truth):
 
 
 def test_an_empty_table_is_refused():
-    with pytest.raises(DataError, match="0 right of 0"):
+    with pytest.raises(DataError, match="0 correct of 0"):
         paired_difference_interval(0, 0, 0, 0)

@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from blocklora.metrics import reliability_bins
+from blocklora.metrics import ClassResult, evaluate, reliability_bins
 from blocklora.report.figures import learning_curve, nice_ticks, reliability_diagram
-from blocklora.report.tables import class_tables, confused_pairs, confusion_view, file_lists, thumbnail
+from blocklora.report.run_metrics import PartFiles
+from blocklora.report.tables import (
+    ConfusedPair,
+    class_tables,
+    confused_pairs,
+    confusion_view,
+    file_lists,
+    thumbnail,
+)
 
 
 def parsed(drawing):
@@ -95,57 +103,64 @@ def test_curves_of_odd_losses_stay_in_the_drawing(losses):
 
 @given(st.integers(0, 2**32), st.integers(1, 200), st.integers(1, 20))
 @settings(deadline=None)
-def test_every_filled_bin_has_a_bar_as_high_as_it_is_right(seed, n, n_bins):
+def test_every_filled_bin_has_a_bar_as_high_as_its_accuracy(seed, n, n_bins):
     rng = np.random.default_rng(seed)
     bins = reliability_bins(rng.dirichlet([0.5, 0.5, 0.5], n), rng.integers(0, 3, n), n_bins)
     root = parsed(reliability_diagram(bins))
     heights = [float(e.get("height")) for e in root.iter() if e.get("class") == "bin"]
-    assert heights == pytest.approx([268 * a for a in bins["accuracy"] if a is not None], abs=0.051)
+    assert heights == pytest.approx([268 * a for a in bins.accuracy if a is not None], abs=0.051)
     amounts = [float(e.get("height")) for e in root.iter() if e.get("class") == "amount"]
     assert max(amounts) == 40
-    assert len(amounts) == sum(count > 0 for count in bins["counts"])
+    assert len(amounts) == sum(count > 0 for count in bins.counts)
 
 
 # ---- tables
 
 
 def rows(*accuracies):
-    return [{"class_name": f"c{i}", "accuracy": accuracy} for i, accuracy in enumerate(accuracies)]
+    return [ClassResult(f"c{i}", 0, 0, accuracy, None, None, None) for i, accuracy in enumerate(accuracies)]
+
+
+def evaluation(matrix):
+    """What test images say whose confusion matrix is known."""
+    places = [(i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) for _ in range(n)]
+    names = [chr(ord("a") + i) for i in range(len(matrix))]
+    return evaluate(np.eye(len(matrix))[[j for _, j in places]], [i for i, _ in places], names)
 
 
 def test_few_classes_are_one_table_with_the_worst_first_and_the_untested_last():
     (table,) = class_tables(rows(0.5, None, 0.1, 1.0))
-    assert [row["class_name"] for row in table["rows"]] == ["c2", "c0", "c3", "c1"]
+    assert [row.class_name for row in table.rows] == ["c2", "c0", "c3", "c1"]
 
 
 def test_many_classes_open_with_the_worst_and_fold_all_away():
     worst, everything = class_tables(rows(*np.linspace(1, 0, 41)))
-    assert [row["class_name"] for row in worst["rows"]] == [f"c{i}" for i in range(40, 20, -1)]
-    assert everything["title"] == "All 41 classes"
-    assert [row["class_name"] for row in everything["rows"]] == [f"c{i}" for i in range(41)]
+    assert [row.class_name for row in worst.rows] == [f"c{i}" for i in range(40, 20, -1)]
+    assert everything.title == "All 41 classes"
+    assert [row.class_name for row in everything.rows] == [f"c{i}" for i in range(41)]
 
 
-def test_pairs_are_sorted_and_leave_right_answers_out():
-    pairs = confused_pairs([[9, 1, 0], [3, 2, 0], [0, 2, 0]], ["a", "b", "c"])
-    assert [(p["true"], p["predicted"], p["n"], p["of"]) for p in pairs] == [
-        ("b", "a", 3, 5),
-        ("c", "b", 2, 2),
-        ("a", "b", 1, 10),
+def test_pairs_are_sorted_and_leave_correct_predictions_out():
+    pairs = confused_pairs(evaluation([[9, 1, 0], [3, 2, 0], [0, 2, 0]]))
+    assert pairs == [
+        ConfusedPair("b", "a", 3, 5),
+        ConfusedPair("c", "b", 2, 2),
+        ConfusedPair("a", "b", 1, 10),
     ]
-    assert confused_pairs([[4, 0], [0, 4]], ["a", "b"]) == []
-    assert len(confused_pairs(np.ones((9, 9), int).tolist(), list("abcdefghi"))) == 15
+    assert confused_pairs(evaluation([[4, 0], [0, 4]])) == []
+    assert len(confused_pairs(evaluation(np.ones((9, 9), int).tolist()))) == 15
 
 
 def test_cells_hold_counts_and_shares_of_their_row():
-    view = confusion_view({"confusion": [[3, 1], [0, 0]], "per_class": rows(0.75, None)})
-    assert view["rows"] == [("c0", [(3, 0.75), (1, 0.25)]), ("c1", [(0, 0), (0, 0)])]
-    assert confusion_view({"per_class": []}) is None
+    view = confusion_view(evaluation([[3, 1], [0, 0]]))
+    assert view.rows == [("a", [(3, 0.75), (1, 0.25)]), ("b", [(0, 0), (0, 0)])]
 
 
 def test_parts_of_the_files():
-    train, test = file_lists({"test": 3, "train": ["x"] * 501})
-    assert (train["title"], len(train["paths"]), train["more"]) == ("train: 501 pictures", 500, 1)
-    assert test["title"] == "test: 3 pictures"
+    parts = {"test": PartFiles(3), "train": PartFiles.of(["x"] * 501)}
+    train, test = file_lists(parts, {"x": "shown"})
+    assert (train.title, train.names, train.more) == ("train: 501 images", ["shown"] * 500, 1)
+    assert (test.title, test.names, test.more) == ("test: 3 images", [], 3)
 
 
 # ---- thumbnails
@@ -164,7 +179,7 @@ def test_parts_of_the_files():
 def test_thumbnails_are_small_or_magnified(size, shown, kind):
     original = Image.new("RGBA", size, "red")
     found = thumbnail("x", lambda _: original)
-    assert (found["width"], found["height"]) == shown
-    assert re.match(rf"data:image/{kind};base64,[\w+/]+=*$", found["address"])
-    assert found["tiny"] == (kind == "png")
+    assert (found.width, found.height) == shown
+    assert re.match(rf"data:image/{kind};base64,[\w+/]+=*$", found.address)
+    assert found.tiny == (kind == "png")
     assert original.size == size

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest
 from PIL import Image
 
 import blocklora.report.page
+from blocklora.core.choices import Choice
 from blocklora.core.errors import ImageError, RunError
-from blocklora.metrics import evaluate
-from blocklora.report import write_report
+from blocklora.data.types import Unreadable
+from blocklora.metrics import confusion_matrix, evaluate
+from blocklora.report import Mistake, PartFiles, RunMetrics, metrics_from_json, metrics_json, write_report
 from blocklora.report.page import render_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,45 +33,47 @@ def measured(n_classes=3, n_test=60, names=None, zero_shot=True, seed=0):
     logits[np.arange(n_test), labels] += 2
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     before = rng.integers(0, n_classes, n_test) if zero_shot else None
-    return evaluate(probabilities, labels, names or [f"class {i}" for i in range(n_classes)], before)
+    names = names or [f"class {i}" for i in range(n_classes)]
+    return RunMetrics(evaluate(probabilities, labels, names, before))
 
 
 def known(metrics, **changes):
     """Everything a run knows, with class names from the metrics."""
-    names = [row["class_name"] for row in metrics["per_class"]]
-    top = [[names[1], 0.91], [names[0], 0.08], [names[-1], 0.01]]
-    return (
-        metrics
-        | {
-            "method": "block-lora",
-            "model": "openai/clip-vit-base-patch16",
-            "dataset": "my photos",
-            "prompt": "a photo of a {}.",
-            "shots": 16,
-            "seed": 7,
-            "n_train": 48,
-            "n_val": 12,
-            "trainable_parameters": 138_240,
-            "total_parameters": 149_620_737,
-            "train_seconds": 192.3,
-            "peak_memory_bytes": 431_000_000,
-            "device": "cuda",
-            "precision": "bf16",
-            "temperature": 1.234,
-            "selection": {"kept_step": "the last"},
-            "notes": ["a note on the split"],
-            "unreadable": [{"image": f"bad/{i}.jpg", "reason": f"reason {i}"} for i in range(12)],
-            "history": [{"step": i, "loss": 3.0 / i, "lr": 2e-4} for i in range(1, 41)],
-            "mistakes": [
-                {"image": f"cat/{i}.jpg", "label": names[0], "predicted": names[1], "top": top}
-                for i in range(12)
-            ],
-            "files": {"train": ["cat/0.jpg"], "val": 12, "test": [f"t/{i}.jpg" for i in range(600)]},
-            "versions": {"blocklora": "0.1.0", "torch": "2.13.0"},
-            "created": "2026-01-02T03:04:05+00:00",
-        }
-        | changes
-    )
+    names = [row.class_name for row in metrics.evaluation.per_class]
+    top = ((names[1], 0.91), (names[0], 0.08), (names[-1], 0.01))
+    facts = {
+        "method": "block-lora",
+        "model": "openai/clip-vit-base-patch16",
+        "dataset": "my photos",
+        "prompt": "a photo of a {}.",
+        "shots": 16,
+        "seed": 7,
+        "n_train": 48,
+        "n_val": 12,
+        "trainable_parameters": 138_240,
+        "total_parameters": 149_620_737,
+        "train_seconds": 192.3,
+        "peak_memory_bytes": 431_000_000,
+        "device": "cuda",
+        "precision": "bf16",
+        "temperature": 1.234,
+        "choices": {
+            "kept step": Choice("last", "fixed", "the published recipe of CLIP-LoRA"),
+            "temperature": Choice(1.234, "validation", n_images=12),
+        },
+        "notes": ("a note on the split",),
+        "unreadable": tuple(Unreadable(f"bad/{i}.jpg", f"reason {i}") for i in range(12)),
+        "history": tuple({"step": i, "loss": 3.0 / i, "lr": 2e-4} for i in range(1, 41)),
+        "mistakes": tuple(Mistake(f"cat/{i}.jpg", names[0], names[1], top) for i in range(12)),
+        "files": {
+            "train": PartFiles.of(["cat/0.jpg"]),
+            "val": PartFiles(12),
+            "test": PartFiles.of([f"t/{i}.jpg" for i in range(600)]),
+        },
+        "versions": {"blocklora": "0.1.0", "torch": "2.13.0"},
+        "created": "2026-01-02T03:04:05+00:00",
+    }
+    return replace(metrics, **facts | changes)
 
 
 def photo(_):
@@ -117,10 +122,10 @@ def test_numbers_of_the_run_appear():
     metrics = known(measured())
     page = Page(render_report(metrics, photo))
     for words in (
-        f"my photos: {100 * metrics['accuracy']:.1f}% right",
-        f"{100 * metrics['zero_shot_accuracy']:.1f}%",
-        "openai/clip-vit-base-patch16 was adapted with block-lora to the 3 classes of my photos, on 48 pictures "
-        "(up to 16 a class, seed 7, 12 more for validation), then tested on 60 pictures.",
+        f"my photos: {100 * metrics.evaluation.accuracy:.1f}% accuracy",
+        f"{100 * metrics.evaluation.zero_shot_accuracy:.1f}%",
+        "openai/clip-vit-base-patch16 was adapted with block-lora to the 3 classes of my photos, on 48 images "
+        "(up to 16 a class, seed 7, 12 more for validation), then tested on 60 images.",
         "Better than zero-shot by",
         "a note on the split",
         "12 files could not be read and were left out:",
@@ -130,10 +135,11 @@ def test_numbers_of_the_run_appear():
         "411 MiB",
         "bf16",
         "1.23 (logits are divided by it)",
-        f"{metrics['nll']:.3f} nats a picture",
-        "kept step the last",
-        "train: 1 picture",
-        "val: 12 pictures",
+        f"{metrics.evaluation.nll:.3f} nats an image",
+        "the published recipe of CLIP-LoRA kept step last",
+        "temperature 1.234: fitted to 12 validation images",
+        "train: 1 image",
+        "val: 12 images",
         "and 100 more, all listed in split.json",
         "Made by blocklora on 2026-01-02 03:04:05 UTC. With blocklora 0.1.0, torch 2.13.0.",
         "Newcombe",
@@ -151,67 +157,91 @@ def test_every_class_has_its_row_and_the_confusion_its_cells():
     text = render_report(metrics, no_photo)
     rows = re.findall(r'<tr><th scope="row">(\w+)</th><td class="num">([\d.]+)%', text)
     shown = {name: float(share) for name, share in rows}
-    for row in metrics["per_class"]:
-        assert shown[row["class_name"]] == pytest.approx(100 * row["accuracy"], abs=0.051)
+    for row in metrics.evaluation.per_class:
+        assert shown[row.class_name] == pytest.approx(100 * row.accuracy, abs=0.051)
     assert list(shown.values()) == sorted(shown.values())  # the worst first
     matrix = text[text.index('class="matrix"') :]
     cells = re.findall(r"<td[^>]*>(\d+|·)</td>", matrix[: matrix.index("</table>")])
-    assert [int(cell.replace("·", "0")) for cell in cells] == np.ravel(metrics["confusion"]).tolist()
+    assert [int(cell.replace("·", "0")) for cell in cells] == np.ravel(
+        confusion_matrix(metrics.evaluation.confusion_counts, 4)
+    ).tolist()
 
 
-def test_with_required_keys_alone_the_page_is_whole():
-    metrics = {key: measured()[key] for key in ("accuracy", "n_test", "n_classes", "per_class")}
-    page = Page(render_report(metrics, photo))
+def test_with_an_evaluation_alone_the_page_is_whole():
+    page = Page(render_report(measured(), photo))
     assert "Test:" in page.text
-    assert "The model was adapted to 3 classes, then tested on 60 pictures." in page.text
-    assert not {"svg", "img"} & set(page.tags)
-    for heading in (
-        "Worth knowing",
-        "taken for what",
-        "How it learned",
-        "trusted",
-        "numbers",
-        "chosen",
-        "files",
-    ):
+    assert "The model was adapted to 3 classes, then tested on 60 images." in page.text
+    assert page.tags.count("svg") == 1
+    assert "img" not in page.tags
+    for heading in ("Worth knowing", "mistakes", "How it learned", "chosen", "files"):
         assert heading not in page.text
 
 
-@pytest.mark.parametrize(
-    "key", sorted(known(measured()).keys() - {"accuracy", "n_test", "n_classes", "per_class"})
-)
-@pytest.mark.parametrize("value", ["absent", None])
-def test_any_optional_key_may_be_absent_or_none(key, value):
-    metrics = known(measured())
-    del metrics[key]
-    if value is None:
-        metrics[key] = None
-    Page(render_report(metrics, photo))
+OPTIONAL = [field.name for field in fields(RunMetrics) if field.name != "evaluation"]
 
 
-def test_optional_keys_inside_may_be_absent():
-    metrics = known(measured())
-    metrics["history"] = [{"step": i, "loss": 1.0 / i} for i in range(1, 5)]
-    metrics["mistakes"] = [{"image": "x", "label": "a", "predicted": "b"}]
-    metrics["difference"] = {key: metrics["difference"][key] for key in ("value", "interval", "p_value")}
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_whatever_is_not_known_is_left_out(name):
+    least = getattr(RunMetrics(measured().evaluation), name)
+    Page(render_report(replace(known(measured()), **{name: least}), photo))
+
+
+def test_facts_inside_may_be_unknown():
+    metrics = known(
+        measured(),
+        history=tuple({"step": i, "loss": 1.0 / i} for i in range(1, 5)),
+        mistakes=(Mistake("x", "a", "b"),),
+    )
     page = Page(render_report(metrics, photo))
     assert "Learning rate" not in page.text
-    assert "Comparison:" not in page.text
-    assert "only the adapted" not in page.text
 
 
-@pytest.mark.parametrize("key", ["accuracy", "n_test", "n_classes", "per_class"])
-def test_a_required_key_that_is_missing_is_named(key):
-    metrics = measured()
-    del metrics[key]
-    with pytest.raises(
-        RunError, match=f"metrics has no {key}; expected the result of blocklora.metrics.evaluate"
-    ):
-        render_report(metrics, photo)
+def test_a_class_without_a_test_image_is_named_beside_the_headline():
+    metrics = RunMetrics(evaluate([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], [0, 1], ["ant", "bee", "owl"], [0, 0]))
+    text = render_report(metrics, no_photo)
+    headline = text[text.index('class="headline"') : text.index("</section>")]
+    note = "1 of 3 classes has no test image: owl. The accuracy says nothing about it."
+    assert note in headline
+    assert text.count(note) == 1
+
+
+def test_warnings_stand_before_the_notes():
+    flat = tuple({"step": i, "loss": 1.6, "lr": 0.1} for i in range(10))
+    found = measured()
+    same = replace(found.evaluation.difference, value=0.0, interval=(-0.1, 0.1), p_value=1.0)
+    found = known(
+        replace(found, evaluation=replace(found.evaluation, difference=same, ece=0.5)), history=flat
+    )
+    page = Page(render_report(found, no_photo))
+    places = [
+        page.text.index(words)
+        for words in ("stayed flat", "no clear gain", "mean little", "a note on the split")
+    ]
+    assert places == sorted(places)
+
+
+def test_the_page_does_not_tell_where_the_images_lie():
+    metrics = known(
+        measured(),
+        model="/home/me/models/clip",
+        files={
+            "train": PartFiles.of(["/home/me/data/cat/1.jpg"]),
+            "test": PartFiles.of(["/home/me/data/cat/2.jpg"]),
+        },
+        mistakes=(Mistake("/home/me/data/dog/2.jpg", "a", "b"),),
+        unreadable=(Unreadable("/home/me/data/dog/3.jpg", "/home/me/data/dog/3.jpg: cut short"),),
+    )
+    asked = []
+    text = render_report(metrics, lambda image: asked.append(image))
+    assert "/home/me" not in text
+    assert all(
+        name in text for name in ("cat/1.jpg", "dog/2.jpg", "dog/3.jpg: cut short", "clip was adapted")
+    )
+    assert asked == ["/home/me/data/dog/2.jpg"]
 
 
 def test_a_class_absent_from_the_test_is_a_dash_and_comes_last():
-    metrics = evaluate([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], [0, 1], ["ant", "bee", "owl"], [0, 0])
+    metrics = RunMetrics(evaluate([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]], [0, 1], ["ant", "bee", "owl"], [0, 0]))
     text = render_report(metrics, no_photo)
     Page(text)
     row = re.search(r'<tr><th scope="row">owl</th>.*', text).group()
@@ -220,7 +250,7 @@ def test_a_class_absent_from_the_test_is_a_dash_and_comes_last():
 
 
 def test_no_mistake_is_said_so():
-    page = Page(render_report(evaluate(np.eye(2), [0, 1], ["a", "b"]), photo))
+    page = Page(render_report(RunMetrics(evaluate(np.eye(2), [0, 1], ["a", "b"])), photo))
     assert "No class was taken for another." in page.text
     assert "100.0%" in page.text
     assert "Zero-shot" not in page.text
@@ -228,8 +258,16 @@ def test_no_mistake_is_said_so():
 
 def test_zero_shot_is_not_called_adapted():
     page = Page(render_report(known(measured(), method="zero-shot", n_train=0), photo))
-    assert "openai/clip-vit-base-patch16 was tested on 60 pictures of the 3 classes of my photos" in page.text
+    assert "openai/clip-vit-base-patch16 was tested on 60 images of the 3 classes of my photos" in page.text
     assert "was adapted" not in page.text
+    assert not [
+        value for name, value in page.attributes if name == "style" and "--z" in value
+    ]  # no mark on the bars
+    assert page.tags.count("svg") == 2
+    assert (
+        page.text.count("95% interval") == page.text.count("with the 95% interval") + 2
+    )  # one score, one column
+    assert "Adapted" not in page.text
 
 
 # ---- safe, whole, self-contained
@@ -237,20 +275,26 @@ def test_zero_shot_is_not_called_adapted():
 
 def test_hostile_names_are_only_text():
     names = [EVIL, "b", "c"]
-    metrics = known(measured(names=names), dataset=EVIL, model=EVIL, prompt=EVIL, created=EVIL, notes=[EVIL])
-    metrics |= {
-        "selection": {EVIL: EVIL},
-        "versions": {EVIL: EVIL},
-        "files": {"train": [EVIL]},
-        "method": EVIL,
-    }
-    metrics["unreadable"] = [{"image": EVIL, "reason": EVIL}]
-    metrics["mistakes"] = [{"image": EVIL, "label": EVIL, "predicted": EVIL, "top": [[EVIL, 0.5]]}]
-    for picture in (photo, no_photo):
-        text = render_report(metrics, picture)
+    metrics = known(
+        measured(names=names),
+        dataset=EVIL,
+        model=EVIL,
+        prompt=EVIL,
+        created=EVIL,
+        notes=(EVIL,),
+        choices={EVIL: Choice(EVIL, "fixed", EVIL), "x": Choice(EVIL, "validation", EVIL, 3)},
+        old_selection={EVIL: EVIL},
+        versions={EVIL: EVIL},
+        files={"train": PartFiles.of([EVIL])},
+        method=EVIL,
+        unreadable=(Unreadable(EVIL, EVIL),),
+        mistakes=(Mistake(EVIL, EVIL, EVIL, ((EVIL, 0.5),)),),
+    )
+    for image in (photo, no_photo):
+        text = render_report(metrics, image)
         page = Page(text)
         assert page.tags.count("script") == 1
-        assert page.tags.count("img") == (1 if picture is photo else 0)
+        assert page.tags.count("img") == (1 if image is photo else 0)
         assert not [name for name, _ in page.attributes if name.startswith("on")]
         assert page.text.count("{{ 7 * 7 }}") > 10
         assert "49&" not in text
@@ -272,11 +316,11 @@ def test_nothing_is_loaded_from_elsewhere():
 
 def test_a_thousand_classes_stay_small():
     names = [f"a class with quite a long name, number {i}" for i in range(1000)]
-    metrics = known(measured(1000, 5000, names))
-    metrics["files"] = {
-        "train": [f"train/{name}/1.jpg" for name in names] * 16,
-        "test": [f"{i}.jpg" for i in range(5000)],
+    files = {
+        "train": PartFiles.of([f"train/{name}/1.jpg" for name in names] * 16),
+        "test": PartFiles.of([f"{i}.jpg" for i in range(5000)]),
     }
+    metrics = known(measured(1000, 5000, names), files=files)
     text = render_report(metrics, photo)
     assert len(text.encode()) < 3e6
     page = Page(text)
@@ -304,7 +348,8 @@ def test_the_file_is_written_whole(tmp_path, monkeypatch):
 
 def test_the_same_metrics_give_the_same_bytes(tmp_path):
     for name in ("a.html", "b.html"):
-        write_report(json.loads(json.dumps(known(measured()))), tmp_path / name, photo)
+        facts = json.loads(json.dumps(metrics_json(known(measured()))))
+        write_report(metrics_from_json(facts), tmp_path / name, photo)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -314,18 +359,11 @@ def test_a_folder_in_the_way_is_named(tmp_path):
 
 
 def test_a_path_of_any_bytes_can_be_reported(tmp_path):
-    write_report(known(measured(), notes=["a \udcff b"]), tmp_path / "r.html", photo)
+    write_report(known(measured(), notes=("a \udcff b",)), tmp_path / "r.html", photo)
     assert "a ? b" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_metrics_are_not_changed():
-    metrics = known(measured(50, 300))
-    before = json.dumps(metrics)
-    render_report(metrics, photo)
-    assert json.dumps(metrics) == before
-
-
-def test_pictures_that_cannot_be_had_leave_a_place():
+def test_images_that_cannot_be_had_leave_a_place():
     def broken(image):
         if image == "cat/0.jpg":
             raise ImageError("damaged")
@@ -335,7 +373,7 @@ def test_pictures_that_cannot_be_had_leave_a_place():
 
     page = Page(render_report(known(measured()), broken))
     assert page.tags.count("img") == 1
-    assert page.text.count("picture not available") == 11
+    assert page.text.count("image not available") == 11
 
 
 def test_the_script_is_the_one_the_page_allows():
@@ -364,9 +402,8 @@ def test_a_phone_shows_the_page_without_sideways_scrolling_and_the_table_sorts(t
         *(f"a class with a long name {i}" for i in range(37)),
         "zebra",
     ]
-    metrics = known(measured(40, 800, names))
-    metrics["unreadable"] = [{"image": "x" * 300 + ".jpg", "reason": "y" * 300}]
-    metrics["prompt"] = "z" * 200
+    bad = (Unreadable("x" * 300 + ".jpg", "y" * 300),)
+    metrics = known(measured(40, 800, names), unreadable=bad, prompt="z" * 200)
     write_report(metrics, tmp_path / "report.html", photo)
     (tmp_path / "wrapper.html").write_text(MEASURE, encoding="utf-8")
     flags = (

@@ -1,20 +1,43 @@
-"""Counting right and wrong answers. N pictures, C classes."""
+"""Counting correct and wrong answers. N images, C classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from blocklora.metrics.checks import Ints
 from blocklora.metrics.intervals import wilson_interval
 
-__all__ = ["confusion_matrix", "mean_class_accuracy", "per_class"]
+__all__ = ["ClassResult", "confusion_counts", "confusion_matrix", "mean_class_accuracy", "per_class"]
 
 
-def confusion_matrix(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
-    """How often each class was taken for each other.
+@dataclass(frozen=True)
+class ClassResult:
+    """How one class was answered. A share of nothing is None.
+
+    Attributes:
+        class_name: Its name.
+        n_test: Its test images.
+        n_predicted: The test images that were taken for it.
+        accuracy: The share of its images that were recognised (recall), in [0, 1].
+        accuracy_interval: 95%, Wilson.
+        precision: The share of the images taken for it that belong to it, in [0, 1].
+        zero_shot_accuracy: Its recall before the model was adapted; None also if that is not known.
+    """
+
+    class_name: str
+    n_test: int
+    n_predicted: int
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    precision: float | None
+    zero_shot_accuracy: float | None
+
+
+def confusion_counts(labels: Ints, predicted: Ints, n_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """How often each class was taken for each, without the pairs that never happened: at most N of C * C.
 
     Args:
         labels: (N,) true classes, 0..C-1.
@@ -22,56 +45,78 @@ def confusion_matrix(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
         n_classes: C.
 
     Returns:
-        (C, C) counts: rows are the true classes, columns the predicted ones.
+        (true class, predicted class, images), sorted by the classes; the images are at least 1.
     """
-    cells = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)  # (C * C,)
-    return cells.reshape(n_classes, n_classes)
+    cells, counts = np.unique(labels * n_classes + predicted, return_counts=True)
+    places = zip((cells // n_classes).tolist(), (cells % n_classes).tolist(), counts.tolist(), strict=True)
+    return tuple(places)
 
 
-def mean_class_accuracy(confusion: Ints) -> float:
-    """The accuracy within each class, averaged over the classes that the test holds ("balanced accuracy").
+def confusion_matrix(counts: Sequence[tuple[int, int, int]], n_classes: int) -> Ints:
+    """The counts as a matrix, for few classes: at 5,000 it takes 200 MB.
 
     Args:
-        confusion: (C, C) counts, rows are the true classes, at least one of them above 0.
+        counts: What ``confusion_counts`` gives.
+        n_classes: C.
+
+    Returns:
+        (C, C) images: rows are the true classes, columns the predicted ones.
+    """
+    matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
+    for label, predicted, n in counts:
+        matrix[label, predicted] = n
+    return matrix
+
+
+def mean_class_accuracy(classes: Sequence[ClassResult]) -> float:
+    """The recall of the classes that have a test image, averaged ("balanced accuracy").
+
+    Args:
+        classes: What ``per_class`` gives, at least one with a test image.
 
     Returns:
         A value in [0, 1].
     """
-    totals = confusion.sum(axis=1)
-    present = totals > 0
-    return float(np.mean(np.diag(confusion)[present] / totals[present]))
+    return float(np.mean([row.accuracy for row in classes if row.accuracy is not None]))
 
 
 def per_class(
-    confusion: Ints, class_names: Sequence[str], zero_shot_confusion: Ints | None = None
-) -> list[dict[str, Any]]:
-    """One JSON-ready row for each class, in the order of the class names.
+    labels: Ints, predicted: Ints, class_names: Sequence[str], zero_shot_labels: Ints | None = None
+) -> tuple[ClassResult, ...]:
+    """How each class was answered, in the order of the class names.
 
     Args:
-        confusion: (C, C) counts, rows are the true classes.
+        labels: (N,) true classes, 0..C-1.
+        predicted: (N,) predicted classes, 0..C-1.
         class_names: C names.
-        zero_shot_confusion: The same of the zero-shot model, if there is one.
+        zero_shot_labels: (N,) what the model predicted before it was adapted, if that is known.
 
     Returns:
-        Rows of ``class_name``; ``n_test``, its test pictures; ``n_predicted``, the pictures taken for it;
-        ``accuracy``, the share of its pictures that were found (recall); ``accuracy_interval``, 95%, Wilson;
-        ``precision``, the share of the pictures taken for it that are it; and ``zero_shot_accuracy``.
-        A share of nothing is None.
+        C results.
     """
-    rows = []
-    for index, class_name in enumerate(class_names):
-        n_test, n_predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
-        n_correct = int(confusion[index, index])
-        zero_shot = None if zero_shot_confusion is None else int(zero_shot_confusion[index, index])
-        rows.append(
-            {
-                "class_name": class_name,
-                "n_test": n_test,
-                "n_predicted": n_predicted,
-                "accuracy": n_correct / n_test if n_test else None,
-                "accuracy_interval": list(wilson_interval(n_correct, n_test)) if n_test else None,
-                "precision": n_correct / n_predicted if n_predicted else None,
-                "zero_shot_accuracy": zero_shot / n_test if zero_shot is not None and n_test else None,
-            }
+    n_classes = len(class_names)
+    n_test, n_predicted = (np.bincount(x, minlength=n_classes).tolist() for x in (labels, predicted))
+    n_correct = _correct(labels, predicted, n_classes)
+    before = None if zero_shot_labels is None else _correct(labels, zero_shot_labels, n_classes)
+    return tuple(
+        ClassResult(
+            class_name=name,
+            n_test=n_test[c],
+            n_predicted=n_predicted[c],
+            accuracy=_share(n_correct[c], n_test[c]),
+            accuracy_interval=wilson_interval(n_correct[c], n_test[c]) if n_test[c] else None,
+            precision=_share(n_correct[c], n_predicted[c]),
+            zero_shot_accuracy=None if before is None else _share(before[c], n_test[c]),
         )
-    return rows
+        for c, name in enumerate(class_names)
+    )
+
+
+def _correct(labels: Ints, predicted: Ints, n_classes: int) -> list[int]:
+    """(C,) the images of each class that were recognised."""
+    counts: list[int] = np.bincount(labels[labels == predicted], minlength=n_classes).tolist()
+    return counts
+
+
+def _share(n: int, of: int) -> float | None:
+    return n / of if of else None

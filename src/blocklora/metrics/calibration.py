@@ -1,8 +1,8 @@
-"""Whether the probabilities mean what they say. N pictures, C classes, B bins."""
+"""Whether the probabilities mean what they say. N images, C classes, B bins."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,18 +13,37 @@ from blocklora.core.errors import ConfigError
 from blocklora.metrics.checks import Floats, Ints, checked_labels, checked_probabilities, checked_scores
 
 __all__ = [
+    "Reliability",
     "expected_calibration_error",
     "fit_temperature",
     "negative_log_likelihood",
     "reliability_bins",
 ]
 
-TEMPERATURE_RANGE = (0.05, 20.0)
+USUAL_SPREAD = 2.5  # of zero-shot CLIP's logits over the classes, whose temperature is about right
+LOG_RANGE = 9.0  # e^9 = 8,100: the temperatures tried reach that far below and above the logits' spread
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # 1.2e-38: what single precision can still tell from 0
 
 
-def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 15) -> dict[str, list[Any]]:
-    """Sort the pictures by the probability of their top class and ask how often that class is right.
+@dataclass(frozen=True)
+class Reliability:
+    """How often answers are correct at each confidence.
+
+    Attributes:
+        edges: B + 1 limits of the bins (lower, upper] of equal width on [0, 1].
+        counts: (B,) images of each bin, by the probability of their top class.
+        confidence: (B,) their mean top probability; None in an empty bin.
+        accuracy: (B,) the share of correct top classes; None in an empty bin.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
+
+
+def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 15) -> Reliability:
+    """Sort the images by the probability of their top class and ask how often that class is correct.
 
     Args:
         probabilities: (N, C), rows sum to 1, N >= 1.
@@ -32,9 +51,7 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 
         n_bins: B, at least 1.
 
     Returns:
-        ``edges``: B + 1 limits of the bins (lower, upper] of equal width on [0, 1]; and for each bin
-        ``counts``, its pictures, ``confidence``, their mean top probability, and ``accuracy``, the share of
-        right top classes; None in an empty bin.
+        The bins.
 
     Raises:
         ConfigError: ``n_bins`` is below 1.
@@ -45,16 +62,16 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 
     """
     confidence, correct = _top(probabilities, labels)
     edges, counts, confidence_sums, correct_sums = _bins(confidence, correct, n_bins)
-    return {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "confidence": [float(s / n) if n else None for s, n in zip(confidence_sums, counts, strict=True)],
-        "accuracy": [float(s / n) if n else None for s, n in zip(correct_sums, counts, strict=True)],
-    }
+    return Reliability(
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+        confidence=_means(confidence_sums, counts),
+        accuracy=_means(correct_sums, counts),
+    )
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 15) -> float:
-    """How far the confidence is from the accuracy, on average over the pictures.
+    """How far the confidence is from the accuracy, on average over the images.
 
     Args:
         probabilities: (N, C), rows sum to 1, N >= 1.
@@ -62,7 +79,7 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, n_bi
         n_bins: B, at least 1.
 
     Returns:
-        sum over bins of (pictures in it / N) * |accuracy - mean confidence|, in [0, 1].
+        sum over bins of (images in it / N) * |accuracy - mean confidence|, in [0, 1].
 
     Raises:
         ConfigError: ``n_bins`` is below 1.
@@ -96,23 +113,24 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T for which softmax(logits / T) fits pictures that were kept out of training.
+    """The temperature T for which softmax(logits / T) fits images that were kept out of training.
 
-    It minimises, over T in [0.05, 20],
+    With s the spread of the logits (their root mean square, each row less its mean) and T0 = s / 2.5, it minimises
 
-        sum over pictures of -log softmax(logits / T)[label]   +   (1/T - 1 + log T)
+        sum over images of -log softmax(logits / T)[label]   +   (T0/T - 1 + log(T/T0))
 
-    The first term alone is temperature scaling. On few pictures it can be absurd: where all are right it
-    asks for T = 0, boundless certainty. The second term is 0 at T = 1, positive elsewhere, and weighs about
-    as much as a handful of pictures: one moves T a little, a hundred move it where they want. Both terms are
-    convex in 1/T, so there is one minimum, and the answer is the same every time.
+    over T in [s e^-9, s e^9]. The first term alone is temperature scaling. On few images it can be absurd: where all
+    are right it asks for T = 0, boundless certainty. The second term is 0 at T = T0, positive elsewhere, and weighs
+    about as much as a handful of images. Zero-shot CLIP's logits have a spread of about 2.5, so there T0 is about 1;
+    logits of another scale are as good: multiplied by a they get a times the temperature, and the same probabilities.
+    Both terms are convex in 1/T, so there is one minimum, and the answer is the same every time.
 
     Args:
-        logits: (N, C) scores as they enter the softmax. N may be 0.
+        logits: (N, C) scores as they enter the softmax, at any scale. N may be 0.
         labels: (N,) true classes, 0..C-1.
 
     Returns:
-        T. It is 1, no change, if there is no picture, or only one class to choose from.
+        T, above 0. It is 1, no change, if there is no image, or if no image's logits tell the classes apart.
 
     Raises:
         DataError: The arrays do not fit each other, or a logit is not finite.
@@ -122,26 +140,43 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """
     scores = checked_scores(logits, "logits")
     truth = checked_labels(labels, *scores.shape)
-    if scores.shape[0] == 0 or scores.shape[1] == 1:
+    spread = _spread(scores)
+    if spread == 0:
         return 1.0
-    low, high = np.log(TEMPERATURE_RANGE)
     best = minimize_scalar(
-        lambda log_t: _temperature_loss(scores, truth, float(log_t)),
-        bounds=(low, high),
+        lambda log_t: _temperature_loss(scores / spread, truth, float(log_t)),
+        bounds=(-LOG_RANGE, LOG_RANGE),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.clip(np.exp(best.x), *TEMPERATURE_RANGE))
+    return float(spread * np.exp(best.x))
+
+
+def _spread(scores: Floats) -> float:
+    """The root mean square of the scores, each row less its mean; 0 where there is no row."""
+    if scores.size == 0:
+        return 0.0
+    centred = scores - scores.mean(axis=1, keepdims=True)  # (N, C)
+    largest = float(np.abs(centred).max())
+    if largest <= np.finfo(np.float64).eps * float(np.abs(scores).max()):  # equal but for rounding
+        return 0.0
+    return largest * float(np.sqrt(np.mean((centred / largest) ** 2)))
 
 
 def _temperature_loss(scores: Floats, truth: Ints, log_t: float) -> float:
+    """The sum above, for scores of spread 1."""
     inverse = float(np.exp(-log_t))
     of_truth = log_softmax(scores * inverse, axis=1)[np.arange(len(truth)), truth]
-    return float(-of_truth.sum()) + inverse - 1 + log_t
+    prior = inverse / USUAL_SPREAD - 1 + log_t + float(np.log(USUAL_SPREAD))
+    return float(-of_truth.sum()) + prior
+
+
+def _means(sums: Floats, counts: Ints) -> tuple[float | None, ...]:
+    return tuple(float(s / n) if n else None for s, n in zip(sums, counts, strict=True))
 
 
 def _top(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
-    """(N,) the top probability of each picture, and (N,) 1.0 where the top class is the true one."""
+    """(N,) the top probability of each image, and (N,) 1.0 where the top class is the true one."""
     checked = checked_probabilities(probabilities)
     truth = checked_labels(labels, *checked.shape)
     confidence = np.minimum(checked.max(axis=1), 1.0)  # rounding may leave 1 + 1e-7
@@ -149,7 +184,7 @@ def _top(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _bins(confidence: Floats, correct: Floats, n_bins: int) -> tuple[Floats, Ints, Floats, Floats]:
-    """(B + 1,) edges and, for each bin, (B,) its pictures, sum of confidence and sum of right answers."""
+    """(B + 1,) edges and, for each bin, (B,) its images, sum of confidence and sum of correct answers."""
     if n_bins < 1:
         raise ConfigError(f"n_bins is {n_bins}; expected 1 or more.")
     edges = np.linspace(0.0, 1.0, n_bins + 1)

@@ -1,4 +1,4 @@
-"""What every metric asks of its arrays, said once. N pictures, C classes."""
+"""What every metric asks of its arrays, said once. N images, C classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def checked_labels(labels: ArrayLike, n: int, n_classes: int, name: str = "label
     """The labels as integers, if they are N whole numbers in 0..C-1; else a ``DataError``."""
     array: NDArray[Any] = np.asarray(labels)
     if array.shape != (n,):
-        raise DataError(f"{name} has shape {array.shape}; expected ({n},), one label for each picture.")
+        raise DataError(f"{name} has shape {array.shape}; expected ({n},), one label for each image.")
     if n and array.dtype.kind not in "iu":
         raise DataError(f"{name} holds {array.dtype} values; expected integers, the index of each class.")
     if n and (array.min() < 0 or array.max() >= n_classes):
@@ -37,7 +37,7 @@ def checked_scores(scores: ArrayLike, name: str) -> Floats:
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
         raise DataError(
-            f"{name} has shape {array.shape}; expected (pictures, classes) with at least one class."
+            f"{name} has shape {array.shape}; expected (images, classes) with at least one class."
         )
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
@@ -52,7 +52,7 @@ def checked_probabilities(probabilities: ArrayLike) -> Floats:
     array = checked_scores(probabilities, "probabilities")
     if array.shape[0] == 0:
         raise DataError(
-            "There is no picture to evaluate: the test part is empty. Give at least one labelled picture."
+            "There is no image to evaluate: the test part is empty. Give at least one labelled image."
         )
     wrong = (np.abs(array.sum(axis=1) - 1) > SUM_TOLERANCE) | (array.min(axis=1) < 0)
     if wrong.any():

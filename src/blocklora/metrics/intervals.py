@@ -1,4 +1,4 @@
-"""How sure a count of right answers makes us: intervals, and a test for two models on the same pictures."""
+"""How sure a count of correct answers makes us: intervals, and a test for two models on the same images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["mcnemar_exact", "paired_difference_interval", "wilson_interval"]
 def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion, without continuity correction.
 
-    It stays inside [0, 1] and keeps its coverage near 0 and 1 and for few pictures, where the usual
+    It stays inside [0, 1] and keeps its coverage near 0 and 1 and for few images, where the usual
     "plus or minus two standard errors" fails.
 
     Args:
-        n_correct: Right answers, 0..n.
+        n_correct: Correct answers, 0..n.
         n: Answers, at least 1.
         confidence: In (0, 1).
 
@@ -37,24 +37,24 @@ def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[f
         raise ConfigError(f"confidence is {confidence}; expected a value between 0 and 1, such as 0.95.")
     if not 0 <= n_correct <= n or n < 1:
         raise DataError(
-            f"{n_correct} right of {n} has no interval; expected at least one answer, and 0 to n right."
+            f"{n_correct} correct of {n} has no interval; expected at least one answer, and 0 to n correct."
         )
     limits = binomtest(int(n_correct), int(n)).proportion_ci(confidence, method="wilson")
     return float(limits.low), float(limits.high)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """The exact McNemar test of two models on the same pictures.
+    """The exact McNemar test of two models on the same images.
 
-    Only the pictures that one model gets right and the other wrong say which is better. If the models were
-    equally good, either would win such a picture with probability 1/2: a two-sided binomial test.
+    Only the images that one model gets right and the other wrong say which is better. If the models were
+    equally good, either would win such a image with probability 1/2: a two-sided binomial test.
 
     Args:
-        only_first: Pictures that only the first model gets right.
-        only_second: Pictures that only the second model gets right.
+        only_first: Images that only the first model gets right.
+        only_second: Images that only the second model gets right.
 
     Returns:
-        The p-value, in (0, 1]; 1 if the models are right on the same pictures.
+        The p-value, in (0, 1]; 1 if the models are right on the same images.
 
     Source:
         McNemar, Psychometrika 12 (1947) 153-157, with the binomial distribution in place of chi-squared.
@@ -66,16 +66,16 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def paired_difference_interval(
     both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Newcombe's interval of the difference of two accuracies on the same pictures (his method 10).
+    """Newcombe's interval of the difference of two accuracies on the same images (his method 10).
 
     It joins the two Wilson intervals by the correlation of the models' answers, so that, unlike the Wald
     interval, it neither collapses to a point where the models agree nor leaves [-1, 1].
 
     Args:
-        both: Pictures that both models get right.
-        only_first: Pictures that only the first gets right.
-        only_second: Pictures that only the second gets right.
-        neither: Pictures that both get wrong.
+        both: Images that both models get right.
+        only_first: Images that only the first gets right.
+        only_second: Images that only the second gets right.
+        neither: Images that both get wrong.
         confidence: In (0, 1).
 
     Returns:
@@ -83,7 +83,7 @@ def paired_difference_interval(
 
     Raises:
         ConfigError: The confidence is not strictly between 0 and 1.
-        DataError: There is no picture.
+        DataError: There is no image.
 
     Source:
         Newcombe, Statistics in Medicine 17 (1998) 2635-2650.
@@ -103,7 +103,7 @@ def paired_difference_interval(
 
 
 def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
-    """Newcombe's phi: the correlation of right answers, drawn towards 0 by n/2 where it is positive."""
+    """Newcombe's phi: the correlation of correct answers, drawn towards 0 by n/2 where it is positive."""
     n = both + only_first + only_second + neither
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     covariance = float(both * neither - only_first * only_second)

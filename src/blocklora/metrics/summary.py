@@ -1,24 +1,118 @@
-"""All that is known about a classifier's answers on its test pictures, as one JSON-ready dictionary."""
+"""All that is known about a classifier's answers to its test images: one ``Evaluation``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from blocklora.core.errors import DataError
-from blocklora.metrics.accuracy import confusion_matrix, mean_class_accuracy, per_class
+from blocklora.metrics.accuracy import ClassResult, confusion_counts, mean_class_accuracy, per_class
 from blocklora.metrics.calibration import (
+    Reliability,
     expected_calibration_error,
     negative_log_likelihood,
     reliability_bins,
 )
-from blocklora.metrics.checks import Ints, checked_labels, checked_probabilities
+from blocklora.metrics.checks import checked_labels, checked_probabilities
 from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
 
-__all__ = ["evaluate"]
+__all__ = ["Difference", "Evaluation", "evaluate"]
+
+_METHOD = "95% interval by Newcombe's method 10 for paired proportions; exact McNemar test"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Adapted - zero-shot, on the same test images.
+
+    Attributes:
+        value: The difference of the accuracies, in [-1, 1].
+        interval: 95%, in [-1, 1].
+        p_value: Of the hypothesis that both are equally good, in (0, 1].
+        only_adapted: Images that only the adapted model gets right.
+        only_zero_shot: Images that only the model before gets right.
+        method: How interval and p-value were computed.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    p_value: float
+    only_adapted: int
+    only_zero_shot: int
+    method: str = _METHOD
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What N test images of C classes say about a classifier. Accuracies lie in [0, 1], intervals are 95%, Wilson.
+
+    Attributes:
+        accuracy: The share of correct answers.
+        accuracy_interval: Of it.
+        mean_class_accuracy: The recall averaged over the classes that have a test image.
+        n_test: N.
+        n_correct: Correct answers.
+        n_classes: C.
+        ece: Expected calibration error, in [0, 1].
+        nll: Mean negative log-likelihood of the true class, in nats.
+        per_class: C results.
+        confusion_counts: (true class, predicted class, images) of the pairs that happened.
+        reliability: How often answers are correct at each confidence.
+        zero_shot_accuracy: Before adapting; None if not known, like the next two.
+        zero_shot_interval: Of it.
+        difference: Adapted - zero-shot.
+    """
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    mean_class_accuracy: float
+    n_test: int
+    n_correct: int
+    n_classes: int
+    ece: float
+    nll: float
+    per_class: tuple[ClassResult, ...]
+    confusion_counts: tuple[tuple[int, int, int], ...]
+    reliability: Reliability
+    zero_shot_accuracy: float | None = None
+    zero_shot_interval: tuple[float, float] | None = None
+    difference: Difference | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object; what was not compared with zero-shot has no such keys."""
+        facts: dict[str, Any] = _lists(asdict(self))
+        compared = ("zero_shot_accuracy", "zero_shot_interval", "difference")
+        return {key: value for key, value in facts.items() if key not in compared or value is not None}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation that ``to_json`` wrote; other keys are passed over.
+
+        Raises:
+            KeyError: A key is missing.
+            TypeError: An object has a key that is not known.
+        """
+        plain = ("accuracy", "mean_class_accuracy", "n_test", "n_correct", "n_classes", "ece", "nll")
+        difference = facts.get("difference")
+        return cls(
+            **{key: facts[key] for key in plain},
+            accuracy_interval=_pair(facts["accuracy_interval"]),
+            per_class=tuple(
+                ClassResult(**row | {"accuracy_interval": _maybe_pair(row["accuracy_interval"])})
+                for row in facts["per_class"]
+            ),
+            confusion_counts=tuple(
+                (label, predicted, n) for label, predicted, n in facts["confusion_counts"]
+            ),
+            reliability=Reliability(**{key: tuple(value) for key, value in facts["reliability"].items()}),
+            zero_shot_accuracy=facts.get("zero_shot_accuracy"),
+            zero_shot_interval=_maybe_pair(facts.get("zero_shot_interval")),
+            difference=difference and Difference(**difference | {"interval": _pair(difference["interval"])}),
+        )
 
 
 def evaluate(
@@ -26,23 +120,17 @@ def evaluate(
     labels: ArrayLike,
     class_names: Sequence[str],
     zero_shot_labels: ArrayLike | None = None,
-) -> dict[str, Any]:
-    """Judge a classifier by its probabilities on N test pictures of C classes.
+) -> Evaluation:
+    """Judge a classifier by its probabilities on N test images of C classes.
 
     Args:
         probabilities: (N, C), rows sum to 1, N >= 1. The answer is the first class of the top probability.
         labels: (N,) true classes, 0..C-1.
         class_names: C names.
-        zero_shot_labels: (N,) the answers of the model before it was adapted, to the same pictures.
+        zero_shot_labels: (N,) what the model predicted for the same images before it was adapted.
 
     Returns:
-        Only dictionaries, lists, strings, Python numbers and None; no NaN. ``accuracy`` and
-        ``accuracy_interval`` [low, high] (95%, Wilson); ``mean_class_accuracy``, over the classes in the
-        test; ``n_test``, ``n_correct``, ``n_classes``, ``ece``, ``nll``; ``per_class``, see the function of
-        that name; ``confusion``, C rows of C counts, a row for each true class; ``reliability``, see
-        ``reliability_bins``. With ``zero_shot_labels`` also ``zero_shot_accuracy``, ``zero_shot_interval``
-        and ``difference``, adapted - zero-shot: ``value``, ``interval``, ``p_value``, ``only_adapted`` and
-        ``only_zero_shot`` (the pictures that only one of the two gets right) and ``method``.
+        The evaluation; its comparison with zero-shot is None without ``zero_shot_labels``.
 
     Raises:
         DataError: The arrays and names do not fit each other, the test is empty, a row of probabilities does
@@ -53,45 +141,55 @@ def evaluate(
     if len(class_names) != n_classes:
         raise DataError(f"There are {len(class_names)} class names for {n_classes} columns of probabilities.")
     truth = checked_labels(labels, n_test, n_classes)
-    predicted = checked.argmax(axis=1)
-    confusion = confusion_matrix(truth, predicted, n_classes)
-    n_correct = int(np.trace(confusion))
-    before = zero_shot_confusion = None
+    before = None
     if zero_shot_labels is not None:
         before = checked_labels(zero_shot_labels, n_test, n_classes, "zero_shot_labels")
-        zero_shot_confusion = confusion_matrix(truth, before, n_classes)
-    result = {
-        "accuracy": n_correct / n_test,
-        "accuracy_interval": list(wilson_interval(n_correct, n_test)),
-        "mean_class_accuracy": mean_class_accuracy(confusion),
-        "n_test": n_test,
-        "n_correct": n_correct,
-        "n_classes": n_classes,
-        "ece": expected_calibration_error(checked, truth),
-        "nll": negative_log_likelihood(checked, truth),
-        "per_class": per_class(confusion, class_names, zero_shot_confusion),
-        "confusion": confusion.tolist(),
-        "reliability": reliability_bins(checked, truth),
-    }
-    return result if before is None else result | _comparison(truth, predicted, before)
+    predicted = checked.argmax(axis=1)
+    n_correct = int((predicted == truth).sum())
+    classes = per_class(truth, predicted, class_names, before)
+    n_before = None if before is None else int((before == truth).sum())
+    return Evaluation(
+        accuracy=n_correct / n_test,
+        accuracy_interval=wilson_interval(n_correct, n_test),
+        mean_class_accuracy=mean_class_accuracy(classes),
+        n_test=n_test,
+        n_correct=n_correct,
+        n_classes=n_classes,
+        ece=expected_calibration_error(checked, truth),
+        nll=negative_log_likelihood(checked, truth),
+        per_class=classes,
+        confusion_counts=confusion_counts(truth, predicted, n_classes),
+        reliability=reliability_bins(checked, truth),
+        zero_shot_accuracy=None if n_before is None else n_before / n_test,
+        zero_shot_interval=None if n_before is None else wilson_interval(n_before, n_test),
+        difference=None if before is None else _difference(predicted == truth, before == truth),
+    )
 
 
-def _comparison(truth: Ints, predicted: Ints, before: Ints) -> dict[str, Any]:
-    """The zero-shot answers, and how the adapted answers to the same pictures differ."""
-    n = len(truth)
-    now, then = predicted == truth, before == truth
+def _difference(now: NDArray[np.bool_], then: NDArray[np.bool_]) -> Difference:
+    """Compare (N,) correct answers now with (N,) correct answers then."""
     both, only_now = int((now & then).sum()), int((now & ~then).sum())
     only_then, neither = int((~now & then).sum()), int((~now & ~then).sum())
-    n_then = both + only_then
-    return {
-        "zero_shot_accuracy": n_then / n,
-        "zero_shot_interval": list(wilson_interval(n_then, n)),
-        "difference": {
-            "value": (only_now - only_then) / n,
-            "interval": list(paired_difference_interval(both, only_now, only_then, neither)),
-            "p_value": mcnemar_exact(only_now, only_then),
-            "only_adapted": only_now,
-            "only_zero_shot": only_then,
-            "method": "95% interval by Newcombe's method 10 for paired proportions; exact McNemar test",
-        },
-    }
+    return Difference(
+        value=(only_now - only_then) / len(now),
+        interval=paired_difference_interval(both, only_now, only_then, neither),
+        p_value=mcnemar_exact(only_now, only_then),
+        only_adapted=only_now,
+        only_zero_shot=only_then,
+    )
+
+
+def _lists(value: Any) -> Any:
+    """Return a value with lists in the place of tuples, as JSON gives it back."""
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return [_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    low, high = values
+    return low, high
+
+
+def _maybe_pair(values: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if values is None else _pair(values)

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from blocklora.metrics import wilson_interval
+from blocklora.metrics import Reliability, wilson_interval
 
 __all__ = ["learning_curve", "nice_ticks", "reliability_diagram"]
 
@@ -55,7 +54,7 @@ def nice_ticks(low: float, high: float, n: int = 5) -> list[float]:
     return ticks
 
 
-def learning_curve(history: Sequence[Mapping[str, Any]]) -> Markup | None:
+def learning_curve(history: Sequence[Mapping[str, float | None]]) -> Markup | None:
     """The training loss at each step, with its running mean.
 
     Args:
@@ -64,8 +63,8 @@ def learning_curve(history: Sequence[Mapping[str, Any]]) -> Markup | None:
     Returns:
         The drawing; None if no two steps with a loss are known.
     """
-    known = [(float(h["step"]), float(h["loss"])) for h in history if h.get("loss") is not None]
-    known = [(step, loss) for step, loss in known if isfinite(loss)]
+    pairs = [(point.get("step"), point.get("loss")) for point in history]
+    known = [(step, loss) for step, loss in pairs if step is not None and loss is not None and isfinite(loss)]
     if len({step for step, _ in known}) < 2:
         return None
     points = _thinned(np.array(sorted(known)))
@@ -81,8 +80,8 @@ def learning_curve(history: Sequence[Mapping[str, Any]]) -> Markup | None:
     return _svg(400, 250, label, parts)
 
 
-def reliability_diagram(bins: Mapping[str, Any]) -> Markup:
-    """How often the model is right at each confidence, above how often it is so confident.
+def reliability_diagram(bins: Reliability) -> Markup:
+    """How often the model is correct at each confidence, above how often it is so confident.
 
     Args:
         bins: What ``metrics.reliability_bins`` gives.
@@ -91,13 +90,13 @@ def reliability_diagram(bins: Mapping[str, Any]) -> Markup:
         The drawing.
     """
     share = Frame((0, 1), (0, 1), 40, 308, 24, 292)
-    amount = Frame((0, 1), (0, max(*bins["counts"], 1)), 40, 308, 304, 344)
+    amount = Frame((0, 1), (0, max(*bins.counts, 1)), 40, 308, 304, 344)
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = _axes(share, [], ticks, "", "right answers", percent=True)
+    parts = _axes(share, [], ticks, "", "correct", percent=True)
     parts.append(_line(share.x(0), share.y(0), share.x(1), share.y(1), "ideal"))
-    edges, columns = bins["edges"], (bins["counts"], bins["confidence"], bins["accuracy"])
+    edges, columns = bins.edges, (bins.counts, bins.confidence, bins.accuracy)
     for low, high, n, confidence, accuracy in zip(edges[:-1], edges[1:], *columns, strict=True):
-        if n == 0:
+        if confidence is None or accuracy is None:
             continue
         x, width = share.x(low) + 1, share.x(high) - share.x(low) - 2
         least, most = wilson_interval(round(accuracy * n), n)
@@ -108,7 +107,9 @@ def reliability_diagram(bins: Mapping[str, Any]) -> Markup:
             _rect(x, amount.y(n), width, amount.bottom - amount.y(n), "amount"),
         ]
     parts += _x_labels(amount, ticks, "confidence", percent=True)
-    label = "Reliability diagram: the share of right answers at each confidence; the dashed line is ideal."
+    label = (
+        "Reliability diagram: the share of correct predictions at each confidence; the dashed line is ideal."
+    )
     return _svg(328, 384, label, parts)
 
 

@@ -4,115 +4,111 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_text
-from blocklora.report import figures, tables, words
+from blocklora.report import figures, notes, tables, words
+from blocklora.report.run_metrics import RunMetrics
+from blocklora.report.tables import OpenImage
 
 __all__ = ["render_report", "write_report"]
 
-REQUIRED = ("accuracy", "n_test", "n_classes", "per_class")
 
-
-def write_report(
-    metrics: Mapping[str, Any], out: Path, open_picture: Callable[[str], Image.Image | None]
-) -> None:
+def write_report(metrics: RunMetrics, out: Path, open_image: OpenImage) -> None:
     """Write the report of one run as a single self-contained HTML file.
 
     Args:
-        metrics: What RUN/metrics.json holds: the result of ``metrics.evaluate`` and, each optional, what is
-            known about the run (``method``, ``model``, ``dataset``, ``history``, ``mistakes`` and so on).
+        metrics: What is known about the run.
         out: The file to write, such as RUN/report.html, in a folder that exists. It is written whole or not
             at all.
-        open_picture: Gives the picture of a mistake by its name, or None where it cannot be had.
+        open_image: Gives the image of a mistake by its name, or None where it cannot be had.
 
     Raises:
-        RunError: ``metrics`` lacks a required key, or ``out`` is a folder.
+        RunError: ``out`` is a folder.
     """
     out = Path(out)
     if out.is_dir():
         raise RunError(
             f"{out} is a folder; expected the name of the report file, such as {out / 'report.html'}."
         )
-    page = render_report(metrics, open_picture)
+    page = render_report(metrics, open_image)
     write_text(out, page.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
 
 
-def render_report(metrics: Mapping[str, Any], open_picture: Callable[[str], Image.Image | None]) -> str:
-    """The page that ``write_report`` writes.
-
-    Args:
-        metrics: See ``write_report``.
-        open_picture: See ``write_report``.
-
-    Returns:
-        HTML.
-
-    Raises:
-        RunError: ``metrics`` lacks a required key.
-    """
-    missing = [key for key in REQUIRED if key not in metrics]
-    if missing:
-        raise RunError(
-            f"metrics has no {', '.join(missing)}; expected the result of blocklora.metrics.evaluate."
-        )
+def render_report(metrics: RunMetrics, open_image: OpenImage) -> str:
+    """Return the page that ``write_report`` writes, as HTML."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=words.percent, percent_range=words.percent_range)
+    environment.filters.update(
+        count=words.count, percent=words.percent, percent_range=words.percent_range, score_class=_score_class
+    )
     script = _asset("sort.js")
     return environment.from_string(_asset("template.html")).render(
-        metrics=metrics,
         style=Markup(_asset("style.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        **_view(metrics, open_picture),
+        **_view(metrics, open_image),
     )
 
 
-def _view(metrics: Mapping[str, Any], open_picture: Callable[[str], Image.Image | None]) -> dict[str, Any]:
+def _view(metrics: RunMetrics, open_image: OpenImage) -> dict[str, Any]:
     """What the template shows, each worked out and named; empty or None where nothing is known."""
-    history, reliability = metrics.get("history") or [], metrics.get("reliability")
+    found, shown = metrics.evaluation, _shown_names(metrics)
     return {
-        "title": f"{metrics.get('dataset') or 'Test'}: {words.percent(metrics['accuracy'])} right",
+        "title": f"{metrics.dataset or 'Test'}: {words.percent(found.accuracy)} accuracy",
         "sentence": words.run_sentence(metrics),
         "verdict": words.verdict(metrics),
-        "scores": _scores(metrics),
-        "notes": metrics.get("notes") or [],
-        "unreadable": metrics.get("unreadable") or [],
-        "class_tables": tables.class_tables(metrics["per_class"]),
-        "confusion": tables.confusion_view(metrics),
-        "mistakes": tables.picture_cards(metrics.get("mistakes") or [], open_picture),
-        "reliability": reliability and figures.reliability_diagram(reliability),
+        "scores": words.scores(metrics),
+        "untested": notes.untested_note(found),
+        "notes": [*_other_warnings(metrics), *metrics.notes],
+        "unreadable": [
+            (shown[bad.image], bad.reason.replace(bad.image, shown[bad.image])) for bad in metrics.unreadable
+        ],
+        "class_tables": tables.class_tables(found.per_class),
+        "confusion": tables.confusion_view(found),
+        "mistakes": tables.image_cards(metrics.mistakes, shown, open_image),
+        "reliability": figures.reliability_diagram(found.reliability),
         "calibration": words.calibration_sentence(metrics),
-        "curve": figures.learning_curve(history),
-        "history": history,
+        "curve": figures.learning_curve(metrics.history),
+        "learning_rates": _learning_rates(metrics),
         "facts": tables.facts(metrics),
-        "selection": metrics.get("selection") or {},
-        "files": tables.file_lists(metrics.get("files") or {}),
-        "versions": metrics.get("versions") or {},
-        "created": str(metrics.get("created") or "").replace("T", " ").replace("+00:00", " UTC"),
+        "chosen": words.chosen(metrics.choices, metrics.old_selection),
+        "files": tables.file_lists(metrics.files, shown),
+        "versions": metrics.versions,
+        "comparison": found.difference and found.difference.method,
+        "created": (metrics.created or "").replace("T", " ").replace("+00:00", " UTC"),
     }
 
 
-def _scores(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The accuracies of the headline: adapted, and zero-shot if it is known."""
-    now, interval = metrics["accuracy"], metrics.get("accuracy_interval")
-    before, before_interval = metrics.get("zero_shot_accuracy"), metrics.get("zero_shot_interval")
-    if before is None:
-        return [{"name": "Accuracy", "value": now, "interval": interval, "css": "adapted"}]
-    return [
-        {"name": "Adapted", "value": now, "interval": interval, "css": "adapted"},
-        {"name": "Zero-shot", "value": before, "interval": before_interval, "css": "before"},
-    ]
+def _shown_names(metrics: RunMetrics) -> dict[str, str]:
+    """The name to show of every image that the page names."""
+    listed = [name for part in metrics.files.values() for name in part.first]
+    listed += [mistake.image for mistake in metrics.mistakes] + [bad.image for bad in metrics.unreadable]
+    return words.short_names(listed)
+
+
+def _other_warnings(metrics: RunMetrics) -> list[str]:
+    """The warnings but that on classes without a test image, which stands beside the headline."""
+    untested = notes.untested_note(metrics.evaluation)
+    return [note for note in notes.warnings(metrics) if note != untested]
+
+
+def _learning_rates(metrics: RunMetrics) -> tuple[float, float] | None:
+    """The first and the last learning rate, if both are known."""
+    rates = [point.get("lr") for point in (*metrics.history[:1], *metrics.history[-1:])]
+    return (rates[0], rates[-1]) if rates and rates[0] is not None and rates[-1] is not None else None
+
+
+def _score_class(name: str) -> str:
+    """The CSS class of a score."""
+    return "before" if name == "Zero-shot" else "adapted"
 
 
 def _asset(name: str) -> str:

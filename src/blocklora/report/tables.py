@@ -1,114 +1,158 @@
-"""What the report's tables and pictures show, worked out from the metrics. C classes."""
+"""What the report's tables and images show, worked out from the metrics. C classes."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from blocklora.core.errors import DataError
-from blocklora.report.words import count, duration, memory, percent
+from blocklora.metrics import ClassResult, Evaluation, confusion_matrix
+from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.words import count, duration, memory, percent, short_names
 
 __all__ = [
+    "Card",
+    "ClassTable",
+    "ConfusedPair",
+    "ConfusionView",
+    "FileList",
+    "OpenImage",
+    "Thumbnail",
     "class_tables",
     "confused_pairs",
     "confusion_view",
     "facts",
     "file_lists",
-    "picture_cards",
+    "image_cards",
     "thumbnail",
 ]
 
 MOST_CLASSES_SHOWN = 40  # with more, the table opens with the worst ones, and pairs replace the matrix
 WORST_CLASSES = 20
 MOST_PAIRS = 15
-MOST_PATHS = 500  # of each part; split.json has all
 THUMBNAIL = 160  # pixels, the longer side
 
-OpenPicture = Callable[[str], "Image.Image | None"]
+OpenImage = Callable[[str], "Image.Image | None"]
 
 
-def class_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One table of all classes, or for many classes the worst ones first and then all, folded away.
+@dataclass(frozen=True)
+class ClassTable:
+    """Rows of classes; ``title`` is None, or the words to unfold them."""
 
-    Args:
-        rows: ``per_class`` of ``metrics.evaluate``.
+    title: str | None
+    rows: list[ClassResult]
 
-    Returns:
-        Tables of ``title`` (None, or the words to unfold it) and ``rows``, the worst class first.
-    """
-    worst_first = sorted(rows, key=lambda row: 2.0 if row["accuracy"] is None else row["accuracy"])
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """``n`` of the ``of`` test images of class ``true`` were taken for class ``predicted``."""
+
+    true: str
+    predicted: str
+    n: int
+    of: int
+
+
+@dataclass(frozen=True)
+class ConfusionView:
+    """Class names, the rows of the matrix as (name, cells of (count, share of the row)) for few classes, and pairs."""
+
+    names: list[str]
+    rows: list[tuple[str, list[tuple[int, float]]]] | None
+    pairs: list[ConfusedPair]
+
+
+@dataclass(frozen=True)
+class FileList:
+    """The images of a part: a title, the first names, and how many more there are."""
+
+    title: str
+    names: list[str]
+    more: int
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small copy of an image as a data address, the size to show it at, and whether that magnifies it."""
+
+    address: str
+    width: int
+    height: int
+    tiny: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A mistake, the name to show, and its thumbnail, None where the image cannot be had."""
+
+    mistake: Mistake
+    name: str
+    thumbnail: Thumbnail | None
+
+
+def class_tables(rows: Sequence[ClassResult]) -> list[ClassTable]:
+    """One table of all classes, or for many classes the worst ones first and then all, folded away."""
+    worst_first = sorted(rows, key=lambda row: 2.0 if row.accuracy is None else row.accuracy)
     if len(rows) <= MOST_CLASSES_SHOWN:
-        return [{"title": None, "rows": worst_first}]
+        return [ClassTable(None, worst_first)]
     return [
-        {"title": None, "rows": worst_first[:WORST_CLASSES]},
-        {"title": f"All {len(rows):,} classes", "rows": list(rows)},
+        ClassTable(None, worst_first[:WORST_CLASSES]),
+        ClassTable(f"All {count(len(rows), 'class')}", list(rows)),
     ]
 
 
-def confused_pairs(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that are confused most often.
-
-    Args:
-        confusion: (C, C) counts, rows are the true classes.
-        class_names: C names.
-
-    Returns:
-        At most 15 of ``true``, ``predicted``, ``n`` pictures and ``of``, the test pictures of the true class.
-    """
-    counts = np.array(confusion)
-    totals = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:MOST_PAIRS]
-    places = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, counts.shape), strict=True)]
+def confused_pairs(evaluation: Evaluation) -> list[ConfusedPair]:
+    """At most 15 pairs of classes, those that are confused most often first."""
+    classes = evaluation.per_class
+    wrong = [cell for cell in evaluation.confusion_counts if cell[0] != cell[1]]
+    worst = sorted(wrong, key=lambda cell: -cell[2])[:MOST_PAIRS]
     return [
-        {"true": class_names[i], "predicted": class_names[j], "n": int(counts[i, j]), "of": int(totals[i])}
-        for i, j in places
-        if counts[i, j]
+        ConfusedPair(classes[label].class_name, classes[predicted].class_name, n, classes[label].n_test)
+        for label, predicted, n in worst
     ]
 
 
-def confusion_view(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The confusion matrix as a heat map for few classes, and the pairs confused most often for any number.
-
-    Returns:
-        ``names``; ``rows`` of (name, cells of (count, share of the row)), None for many classes; ``pairs``.
-    """
-    confusion = metrics.get("confusion")
-    if not confusion:
-        return None
-    names = [row["class_name"] for row in metrics["per_class"]]
-    pairs = confused_pairs(confusion, names)
+def confusion_view(evaluation: Evaluation) -> ConfusionView:
+    """The confusion matrix as a heat map for few classes, and the pairs confused most often for any number."""
+    names = [row.class_name for row in evaluation.per_class]
+    pairs = confused_pairs(evaluation)
     if len(names) > MOST_CLASSES_SHOWN:
-        return {"names": names, "rows": None, "pairs": pairs}
-    cells = [[(n, n / max(sum(row), 1)) for n in row] for row in confusion]
-    return {"names": names, "rows": list(zip(names, cells, strict=True)), "pairs": pairs}
+        return ConfusionView(names, None, pairs)
+    matrix = confusion_matrix(evaluation.confusion_counts, len(names)).tolist()
+    cells = [[(n, n / max(sum(row), 1)) for n in row] for row in matrix]
+    return ConfusionView(names, list(zip(names, cells, strict=True)), pairs)
 
 
-def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
     """What was trained and at what cost, as (name, value); what is not known is left out."""
-    trained, total = metrics.get("trainable_parameters"), metrics.get("total_parameters")
-    share = f" ({100 * trained / total:.2g}% of {total:,})" if trained is not None and total else ""
-    temperature = metrics.get("temperature")
+    model, temperature, found = metrics.model, metrics.temperature, metrics.evaluation
     known = [
-        ("Model", metrics.get("model")),
-        ("Method", metrics.get("method")),
-        ("Prompt", metrics.get("prompt")),
-        ("Trained parameters", None if trained is None else f"{trained:,}{share}"),
-        ("Training time", _maybe(metrics.get("train_seconds"), duration)),
-        ("Peak memory", _maybe(metrics.get("peak_memory_bytes"), memory)),
-        ("Engine", _engine(metrics.get("engine") or {})),
-        ("Device", metrics.get("device")),
-        ("Precision", metrics.get("precision")),
-        ("Temperature", None if temperature is None else f"{temperature:.3g} (logits are divided by it)"),
-        ("Mean accuracy over classes", _maybe(metrics.get("mean_class_accuracy"), percent)),
-        ("Negative log-likelihood", _maybe(metrics.get("nll"), lambda nll: f"{nll:.3f} nats a picture")),
+        ("Model", model and short_names([model])[model]),
+        ("Method", metrics.method),
+        ("Prompt", metrics.prompt),
+        ("Trainable parameters", _parameters(metrics)),
+        ("Training time", _maybe(metrics.train_seconds, duration)),
+        ("Peak memory", _maybe(metrics.peak_memory_bytes, memory)),
+        ("Engine", _engine(metrics.engine)),
+        ("Device", metrics.device),
+        ("Precision", metrics.precision),
+        ("Temperature", _maybe(temperature, lambda t: f"{t:.3g} (logits are divided by it)")),
+        ("Mean recall of the classes", percent(found.mean_class_accuracy)),
+        ("Negative log-likelihood", f"{found.nll:.3f} nats an image"),
     ]
     return [(name, str(value)) for name, value in known if value is not None]
+
+
+def _parameters(metrics: RunMetrics) -> str | None:
+    trained, total = metrics.trainable_parameters, metrics.total_parameters
+    if trained is None:
+        return None
+    return f"{trained:,} ({100 * trained / total:.2g}% of {total:,})" if total else f"{trained:,}"
 
 
 def _engine(engine: Mapping[str, Any]) -> str | None:
@@ -126,39 +170,39 @@ def _engine(engine: Mapping[str, Any]) -> str | None:
     return f"{engine.get('engine')}{why}{f': {plan}' if plan else ''}{peak}"
 
 
-def file_lists(files: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each part: ``title``, the first paths, and how many more there are. A part may be only a number."""
-    lists = []
-    for part in ("train", "val", "test"):
-        held = files.get(part)
-        if held is None:
-            continue
-        paths, n = ([], held) if isinstance(held, int) else (list(held[:MOST_PATHS]), len(held))
-        lists.append({"title": f"{part}: {count(n, 'picture')}", "paths": paths, "more": n - len(paths)})
-    return lists
+def file_lists(files: Mapping[str, PartFiles], shown: Mapping[str, str]) -> list[FileList]:
+    """For each part that is known: how many images, and the first ones by the name to show."""
+    parts = [(part, files[part]) for part in ("train", "val", "test") if part in files]
+    return [
+        FileList(
+            f"{part}: {count(held.n, 'image')}",
+            [shown[name] for name in held.first],
+            held.n - len(held.first),
+        )
+        for part, held in parts
+    ]
 
 
-def picture_cards(mistakes: Sequence[Mapping[str, Any]], open_picture: OpenPicture) -> list[dict[str, Any]]:
-    """The mistakes, each with its thumbnail as a data address, or None where the picture cannot be had."""
-    return [{**mistake, "thumbnail": thumbnail(mistake["image"], open_picture)} for mistake in mistakes]
+def image_cards(mistakes: Sequence[Mistake], shown: Mapping[str, str], open_image: OpenImage) -> list[Card]:
+    """The mistakes, each with the name to show and its thumbnail."""
+    return [Card(mistake, shown[mistake.image], thumbnail(mistake.image, open_image)) for mistake in mistakes]
 
 
-def thumbnail(image: str, open_picture: OpenPicture) -> dict[str, Any] | None:
-    """A small copy of a picture to stand in the page itself.
+def thumbnail(image: str, open_image: OpenImage) -> Thumbnail | None:
+    """A small copy of an image to stand in the page itself.
 
     Args:
-        image: The picture's name.
-        open_picture: Gives the picture, or None.
+        image: The image's name.
+        open_image: Gives the image, or None.
 
     Returns:
-        ``address`` ("data:image/..."), ``width`` and ``height`` to show it at, and ``tiny``, true if it is
-        magnified; None if the picture cannot be had (a report must not fail for one picture).
+        The copy; None if the image cannot be had (a report must not fail for one image).
     """
     try:
-        picture = open_picture(image)
-        if picture is None:
+        opened = open_image(image)
+        if opened is None:
             return None
-        small = picture.convert("RGB")
+        small = opened.convert("RGB")
     except (DataError, OSError):
         return None
     small.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -171,12 +215,12 @@ def thumbnail(image: str, open_picture: OpenPicture) -> dict[str, Any] | None:
         small.save(buffer, "JPEG", quality=80, optimize=True)
     scale = THUMBNAIL // longer if tiny else 1
     kind = "png" if tiny else "jpeg"
-    return {
-        "address": f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
-        "width": small.width * scale,
-        "height": small.height * scale,
-        "tiny": tiny,
-    }
+    return Thumbnail(
+        address=f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
+        width=small.width * scale,
+        height=small.height * scale,
+        tiny=tiny,
+    )
 
 
 def _maybe(value: Any, words: Callable[[Any], str]) -> str | None:

@@ -1,22 +1,38 @@
-"""Numbers and findings in plain words. Pure functions from metrics to strings."""
+"""Figures and findings in plain words. Pure functions from facts to strings."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from blocklora.core.choices import Choice, Scalar
+from blocklora.metrics import Reliability
+from blocklora.report.run_metrics import RunMetrics
 
 __all__ = [
+    "Score",
     "Verdict",
     "calibration_sentence",
+    "choice_sentence",
+    "chosen",
     "count",
     "duration",
+    "join",
+    "mean_confidence",
     "memory",
     "percent",
     "percent_range",
     "run_sentence",
+    "scores",
+    "selection",
+    "short_names",
+    "signed",
     "verdict",
 ]
+
+SEALED = (("test images", "looked at once, after training had ended; nothing was chosen by them"),)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -37,7 +53,7 @@ def percent_range(interval: Sequence[float] | None, digits: int = 1) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """(1200, "picture") -> "1,200 pictures". "class" becomes "classes"."""
+    """(1200, "image") -> "1,200 images". "class" becomes "classes"."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{n:,} {noun if n == 1 else plural}"
 
@@ -59,6 +75,55 @@ def memory(n_bytes: float) -> str:
     return f"{mebibytes:.0f} MiB" if mebibytes < 1023.5 else f"{mebibytes / 1024:.1f} GiB"
 
 
+def signed(share: float) -> str:
+    """0.104 -> "+10.4", in points; what rounds to 0 has no sign."""
+    text = f"{100 * share:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def join(words: Sequence[str], last: str = "and") -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return f" {last} ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def short_names(images: Sequence[str]) -> dict[str, str]:
+    """Images named by absolute paths without the folder that they share, so that a page tells nothing of the disk.
+
+    Args:
+        images: Names of images; a relative one stays as it is.
+
+    Returns:
+        What to show, by name.
+    """
+    absolute = {name: re.split(r"[\\/]", name) for name in images if re.match(r"/|\\\\|[A-Za-z]:[\\/]", name)}
+    folders = [parts[:-1] for parts in absolute.values()]
+    levels = list(zip(*folders, strict=False))
+    shared = next((depth for depth, level in enumerate(levels) if len(set(level)) > 1), len(levels))
+    return {name: "/".join(absolute[name][shared:]) if name in absolute else name for name in images}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One accuracy of the headline: what it is of, its value, and its interval."""
+
+    name: Literal["Accuracy", "Adapted", "Zero-shot"]
+    value: float
+    interval: tuple[float, float]
+
+
+def scores(metrics: RunMetrics) -> list[Score]:
+    """Return the accuracies of the headline: zero-shot once, or adapted and, if it is known, zero-shot."""
+    found = metrics.evaluation
+    if metrics.method == "zero-shot":
+        return [Score("Zero-shot", found.accuracy, found.accuracy_interval)]
+    if found.zero_shot_accuracy is None or found.zero_shot_interval is None:
+        return [Score("Accuracy", found.accuracy, found.accuracy_interval)]
+    return [
+        Score("Adapted", found.accuracy, found.accuracy_interval),
+        Score("Zero-shot", found.zero_shot_accuracy, found.zero_shot_interval),
+    ]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether adapting helped: a kind for the colour, a headline, and the evidence."""
@@ -68,75 +133,121 @@ class Verdict:
     evidence: str
 
 
-def verdict(metrics: Mapping[str, Any]) -> Verdict | None:
+def verdict(metrics: RunMetrics) -> Verdict | None:
     """Compare adapted with zero-shot. Clear only if the interval excludes 0 and p < 0.05 too.
 
-    Args:
-        metrics: With the ``difference`` that ``metrics.evaluate`` gives; None comes back without it.
-
     Returns:
-        The verdict in plain words.
+        The verdict in plain words; None where nothing was adapted or nothing is known of zero-shot.
     """
-    difference = metrics.get("difference")
-    if not difference:
+    found = metrics.evaluation.difference
+    if found is None or metrics.method == "zero-shot":
         return None
-    value, (low, high), p_value = difference["value"], difference["interval"], difference["p_value"]
-    clear = p_value < 0.05 and (low > 0 or high < 0)
-    points = f"{100 * abs(value):.1f} points"
+    low, high = found.interval
+    points = f"{100 * abs(found.value):.1f} points"
     kind: Literal["better", "worse", "same"]
-    if not clear:
-        kind, headline = "same", f"No clear difference from zero-shot ({_signed(value)} points)"
-    elif value > 0:
+    if found.p_value >= 0.05 or low <= 0 <= high:
+        kind, headline = "same", f"No clear difference from zero-shot ({signed(found.value)} points)"
+    elif found.value > 0:
         kind, headline = "better", f"Better than zero-shot by {points}"
     else:
         kind, headline = "worse", f"Worse than zero-shot by {points}"
-    p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-    evidence = f"95% interval of the difference {_signed(low)} to {_signed(high)} points, {p_text}"
-    evidence += f", on the same {count(metrics['n_test'], 'picture')}."
-    if "only_adapted" in difference:
-        evidence += (
-            f" {difference['only_adapted']:,} of them only the adapted model gets right, "
-            f"{difference['only_zero_shot']:,} only zero-shot."
-        )
+    p_text = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
+    evidence = (
+        f"95% interval of the difference {signed(low)} to {signed(high)} points, {p_text}, on the same "
+        f"{count(metrics.evaluation.n_test, 'image')}. The adapted model alone is correct on "
+        f"{found.only_adapted:,} of them, zero-shot alone on {found.only_zero_shot:,}."
+    )
     return Verdict(kind, headline, evidence)
 
 
-def run_sentence(metrics: Mapping[str, Any]) -> str:
+def run_sentence(metrics: RunMetrics) -> str:
     """What was run, in one sentence; what is not known is left out."""
-    model = metrics.get("model") or "The model"
-    classes = count(metrics["n_classes"], "class")
-    n_train = metrics.get("n_train")
-    test = f"tested on {count(metrics['n_test'], 'picture')}"
-    of = f"the {classes} of {metrics['dataset']}" if metrics.get("dataset") else classes
-    if n_train == 0 or metrics.get("method") == "zero-shot":
+    found = metrics.evaluation
+    model = short_names([metrics.model])[metrics.model] if metrics.model else "The model"
+    classes = count(found.n_classes, "class")
+    of = f"the {classes} of {metrics.dataset}" if metrics.dataset else classes
+    test = f"tested on {count(found.n_test, 'image')}"
+    if metrics.n_train == 0 or metrics.method == "zero-shot":
         return f"{model} was {test} of {of}, without training."
-    how = f" with {metrics['method']}" if metrics.get("method") else ""
-    details = [f"seed {metrics['seed']}"] if metrics.get("seed") is not None else []
-    if metrics.get("shots") is not None:
-        details.insert(0, f"up to {metrics['shots']:,} a class")
-    if metrics.get("n_val"):
-        details.append(f"{metrics['n_val']:,} more for validation")
-    on = f", on {count(n_train, 'picture')}" if n_train else ""
-    bracket = f" ({', '.join(details)})" if details else ""
-    return f"{model} was adapted{how} to {of}{on}{bracket}, then {test}."
+    how = f" with {metrics.method}" if metrics.method else ""
+    on = f", on {count(metrics.n_train, 'image')}" if metrics.n_train else ""
+    return f"{model} was adapted{how} to {of}{on}{_details(metrics)}, then {test}."
 
 
-def calibration_sentence(metrics: Mapping[str, Any]) -> str | None:
+def _details(metrics: RunMetrics) -> str:
+    """Shots, seed and validation images, in brackets."""
+    known = [
+        None if metrics.shots is None else f"up to {metrics.shots:,} a class",
+        None if metrics.seed is None else f"seed {metrics.seed}",
+        f"{metrics.n_val:,} more for validation" if metrics.n_val else None,
+    ]
+    words = ", ".join(part for part in known if part)
+    return f" ({words})" if words else ""
+
+
+def mean_confidence(bins: Reliability) -> float:
+    """The mean probability of the predicted class, in [0, 1]."""
+    pairs = zip(bins.counts, bins.confidence, strict=True)
+    return sum(n * (mean or 0.0) for n, mean in pairs) / sum(bins.counts)
+
+
+def calibration_sentence(metrics: RunMetrics) -> str:
     """The expected calibration error, and to which side it leans, in plain words."""
-    bins, ece = metrics.get("reliability"), metrics.get("ece")
-    if not bins or ece is None:
-        return None
-    pairs = zip(bins["counts"], bins["confidence"], strict=True)
-    confidence = sum(n * mean for n, mean in pairs if n) / sum(bins["counts"])
-    gap = confidence - metrics["accuracy"]
-    lean = "about as sure as it should be" if abs(gap) < 0.02 else "too sure" if gap > 0 else "too modest"
+    found = metrics.evaluation
+    confidence = mean_confidence(found.reliability)
+    gap = confidence - found.accuracy
+    lean = (
+        "about as sure as it should be" if abs(gap) < 0.02 else "too sure" if gap > 0 else "not sure enough"
+    )
     return (
-        f"Expected calibration error {percent(ece)}: how far, on average, the probability given to an answer "
-        f"is from how often such answers are right. Overall the model is {lean}: its answers get "
-        f"{percent(confidence)} on average, and {percent(metrics['accuracy'])} of them are right."
+        f"Expected calibration error {percent(found.ece)}: how far, on average, the probability of a predicted class "
+        f"is from how often such predictions are correct. Overall the model is {lean}: its predictions have a "
+        f"probability of {percent(confidence)} on average, and {percent(found.accuracy)} of them are correct."
     )
 
 
-def _signed(share: float) -> str:
-    text = f"{100 * share:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
+def choice_sentence(choice: Choice) -> str:
+    """The value and how it was chosen: "31.6: the best of 25 on 40 validation images (accuracy 92.3%)"."""
+    return f"{_value(choice.value)}: {_how(choice)}"
+
+
+def chosen(choices: Mapping[str, Choice], old_selection: Mapping[str, str]) -> list[tuple[str, str]]:
+    """How everything was chosen, as (name, sentence); what was fixed for one reason stands together."""
+    lines = [(name, choice_sentence(choice)) for name, choice in choices.items() if choice.by == "validation"]
+    fixed: dict[str, list[str]] = {}
+    for name, choice in choices.items():
+        if choice.by == "fixed":
+            fixed.setdefault(choice.reason, []).append(f"{name} {_value(choice.value)}")
+    together = [(reason, ", ".join(values)) for reason, values in fixed.items()]
+    known = [*lines, *together, *old_selection.items()]
+    return [(name.replace("_", " "), text) for name, text in [*known, *(SEALED if known else ())]]
+
+
+def selection(choices: Mapping[str, Choice], old_selection: Mapping[str, str]) -> dict[str, str]:
+    """How everything was chosen, a sentence for each name; empty where nothing is known of it."""
+    known = {**old_selection, **{name: choice_sentence(choice) for name, choice in choices.items()}}
+    return known | dict(SEALED) if known else {}
+
+
+def _how(choice: Choice) -> str:
+    if choice.by == "fixed":
+        return choice.reason
+    how = "fitted to" if choice.candidates == 1 else f"the best of {choice.candidates:,} on"
+    images = count(choice.n_images, "image" if choice.reason else "validation image")
+    reason = f", {choice.reason}" if choice.reason else ""
+    return f"{how} {images}{_score(choice)}{reason}"
+
+
+def _score(choice: Choice) -> str:
+    if choice.score is None:
+        return ""
+    score = percent(choice.score) if choice.score_name == "accuracy" else f"{choice.score:.3f}"
+    return f" ({choice.score_name} {score})"
+
+
+def _value(value: Scalar | tuple[Scalar, ...]) -> str:
+    if isinstance(value, tuple):
+        return " and ".join(map(_value, value))
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,173 @@
+"""RUN/metrics.json: written whole, one line a row, and read again, also as earlier versions wrote it.
+
+Format 2 has the key ``format``. Before, there was none, ``confusion`` was a full matrix, ``files`` held every path,
+and how values were chosen was told in sentences alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocklora.core.choices import Choice
+from blocklora.core.errors import ConfigError, RunError
+from blocklora.core.files import write_bytes
+from blocklora.data.types import Unreadable
+from blocklora.metrics import Evaluation
+from blocklora.report.notes import warnings
+from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.words import selection
+
+__all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]
+
+FORMAT = 2
+_BUILT = frozenset({"evaluation", "mistakes", "unreadable", "files", "choices"})
+_OLD = frozenset({"old_selection", "old_selected_by"})
+_PLAIN = tuple(f.name for f in fields(RunMetrics) if f.name not in _BUILT | _OLD)
+
+
+def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
+    """Return what metrics.json holds: the facts, and ``selection``, ``selected_by`` and ``warnings`` made of them."""
+    choices = metrics.choices
+    chosen_by = {name: choice.by for name, choice in choices.items()}
+    facts = {name: getattr(metrics, name) for name in _PLAIN}
+    return {
+        "format": FORMAT,
+        **metrics.evaluation.to_json(),
+        **facts,
+        "ensemble": list(metrics.ensemble),
+        "notes": list(metrics.notes),
+        "warnings": warnings(metrics),
+        "history": [{key: _finite(value) for key, value in point.items()} for point in metrics.history],
+        "choices": {name: choice.to_json() for name, choice in choices.items()},
+        "selection": selection(choices, metrics.old_selection),
+        "selected_by": {**metrics.old_selected_by, **chosen_by},
+        "mistakes": [asdict(mistake) | {"top": list(map(list, mistake.top))} for mistake in metrics.mistakes],
+        "unreadable": [asdict(bad) for bad in metrics.unreadable],
+        "files": {part: {"n": files.n, "first": list(files.first)} for part, files in metrics.files.items()},
+    }
+
+
+def metrics_from_json(facts: Mapping[str, Any], name: str = "metrics") -> RunMetrics:
+    """Return what ``metrics_json`` wrote, in this or an earlier format.
+
+    Args:
+        facts: The JSON object.
+        name: Of the file, for messages.
+
+    Raises:
+        RunError: It is of a later format, or a fact is missing or not as expected.
+    """
+    version = facts.get("format", 1)
+    if version not in (1, FORMAT):
+        raise RunError(
+            f"{name}: format {version} is later than {FORMAT}, the last one known here; update blocklora."
+        )
+    try:
+        return _built(_upgraded(facts) if version == 1 else facts)
+    except KeyError as error:
+        raise RunError(f"{name}: has no {error.args[0]}; expected the metrics.json of a run.") from error
+    except (TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise RunError(f"{name}: not as expected ({error}); it is damaged, or no metrics.json.") from error
+
+
+def read_metrics(path: Path) -> RunMetrics:
+    """Read a RUN/metrics.json.
+
+    Raises:
+        RunError: It cannot be read, or is no metrics.json.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); this is not a whole RUN folder.") from error
+    if not isinstance(facts, dict):
+        raise RunError(f"{path}: holds no JSON object; expected the metrics.json of a run.")
+    return metrics_from_json(facts, str(path))
+
+
+def write_metrics(path: Path, metrics: RunMetrics) -> None:
+    """Write a RUN/metrics.json, whole or not at all.
+
+    Args:
+        path: The file, in a folder that exists.
+        metrics: What to write.
+    """
+    write_bytes(path, json_text(metrics_json(metrics)).encode("utf-8", "backslashreplace"))
+
+
+def json_text(facts: Mapping[str, Any]) -> str:
+    """Return a JSON object as text that is small and can be read: a line for each row of a list or inner object.
+
+    A lone surrogate (of a file name in no known encoding) stays as it is; NaN and infinities raise ``ValueError``.
+    """
+    return "{\n" + ",\n".join(f"{_dump(key)}: {_rows(value)}" for key, value in facts.items()) + "\n}\n"
+
+
+def _rows(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], list | dict | str):
+        return "[\n" + ",\n".join(f" {_dump(row)}" for row in value) + "\n]"
+    if isinstance(value, dict) and value:
+        return "{\n" + ",\n".join(f" {_dump(key)}: {_dump(row)}" for key, row in value.items()) + "\n}"
+    return _dump(value)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _built(facts: Mapping[str, Any]) -> RunMetrics:
+    """Return the metrics of an object of format 2; a key that is missing or None takes its default."""
+    plain = {name: facts[name] for name in _PLAIN if facts.get(name) is not None}
+    for name in ("ensemble", "notes", "history"):
+        plain[name] = tuple(facts.get(name) or ())
+    return RunMetrics(
+        evaluation=Evaluation.from_json(facts),
+        mistakes=tuple(
+            Mistake(**row | {"top": tuple((name, share) for name, share in row.get("top") or ())})
+            for row in facts.get("mistakes") or ()
+        ),
+        unreadable=tuple(Unreadable(**row) for row in facts.get("unreadable") or ()),
+        files={
+            part: PartFiles(row["n"], tuple(row["first"])) for part, row in (facts.get("files") or {}).items()
+        },
+        choices={name: Choice.from_json(row) for name, row in (facts.get("choices") or {}).items()},
+        old_selection=_not_of(facts, "selection"),
+        old_selected_by=_not_of(facts, "selected_by"),
+        **plain,
+    )
+
+
+def _not_of(facts: Mapping[str, Any], key: str) -> dict[str, str]:
+    """Return the entries that stand for no choice: those of an earlier format."""
+    choices = facts.get("choices") or {}
+    return {
+        name: text
+        for name, text in (facts.get(key) or {}).items()
+        if name not in {*choices, "test images", "test pictures"}
+    }
+
+
+def _upgraded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object of format 1 as format 2 has it."""
+    confusion = np.array(facts["confusion"])  # (C, C)
+    places = np.argwhere(confusion)
+    files = facts.get("files") or {}
+    return {
+        **{key: value for key, value in facts.items() if key != "confusion"},
+        "confusion_counts": [[int(i), int(j), int(confusion[i, j])] for i, j in places],
+        "files": {
+            part: asdict(PartFiles(held) if isinstance(held, int) else PartFiles.of(held))
+            for part, held in files.items()
+            if held is not None
+        },
+    }

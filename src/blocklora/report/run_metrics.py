@@ -1,0 +1,113 @@
+"""Everything that is known about one run: its evaluation, what was trained, and how everything was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blocklora.core.choices import Choice
+from blocklora.data.types import Unreadable
+from blocklora.metrics import Evaluation
+
+__all__ = ["Mistake", "PartFiles", "RunMetrics"]
+
+MOST_PATHS = 500  # of each part; split.json has all
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that was wrongly classified; ``top`` holds the most probable classes with their probabilities."""
+
+    image: str
+    label: str
+    predicted: str
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """The images of a part: how many, and the names of the first ones; split.json has all."""
+
+    n: int
+    first: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, images: Sequence[str]) -> PartFiles:
+        """Return the number and the first names of images."""
+        return cls(len(images), tuple(images[:MOST_PATHS]))
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """What metrics.json holds and the report shows. Whatever is not known is None or empty.
+
+    ``measure`` fills in the first four; ``dataclasses.replace`` adds what is known about the run.
+
+    Attributes:
+        evaluation: What the test images say.
+        temperature: What logits are divided by.
+        mistakes: Wrong predictions, those of the highest probability first.
+        unreadable: Images that could not be read and were left out.
+        run: The RUN folder that was measured again.
+        method: Such as "block-lora".
+        model: A Hub id, a folder, or "tiny".
+        dataset: Its name.
+        prompt: The sentence a class name stands in.
+        ensemble: The templates that predict, where there are several.
+        protocol: How the shots were drawn.
+        index: The file that named the training images.
+        classes: The half of the classes that was used.
+        shots: Training images a class at most; None is all.
+        seed: Of every random stream.
+        n_train: Training images.
+        n_val: Validation images.
+        trainable_parameters: Of the method.
+        total_parameters: Of the model and the method.
+        train_seconds: Of training.
+        peak_memory_bytes: Of the device, or of the process on a CPU.
+        device: Such as "cuda".
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        engine: What the engine says of itself, ready for JSON.
+        history: ``step``, ``loss`` and ``lr`` of points of the training.
+        choices: By name, how each setting and the kept step was chosen.
+        notes: Whatever else a reader should know, as sentences.
+        files: By part, "train", "val" and "test".
+        versions: By package.
+        created: When, in ISO 8601.
+        old_selection: Sentences on choices, of a file written before choices were facts.
+        old_selected_by: The same in a word each.
+    """
+
+    evaluation: Evaluation
+    temperature: float | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    run: str | None = None
+    method: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    prompt: str | None = None
+    ensemble: tuple[str, ...] = ()
+    protocol: str | None = None
+    index: str | None = None
+    classes: str | None = None
+    shots: int | None = None
+    seed: int | None = None
+    n_train: int | None = None
+    n_val: int | None = None
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    train_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, float | None]] = ()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, PartFiles] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str | None = None
+    old_selection: Mapping[str, str] = field(default_factory=dict)
+    old_selected_by: Mapping[str, str] = field(default_factory=dict)
