@@ -261,7 +261,7 @@ def test_damaged_folders(fitted: FewShotClassifier, tmp_path: Path) -> None:
         FewShotClassifier.load(kept)
     fitted.save(kept)
     (kept / "adapter" / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(RunError, match="this adapter cannot be read"):
+    with pytest.raises(RunError, match="this adapter cannot be used"):
         FewShotClassifier.load(kept)
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(RunError, match="this is a file; expected a folder"):

@@ -1,86 +1,166 @@
-"""Image features of a fitted classifier, and beside them those of the model as it was before.
+"""From many images to their features, with unreadable ones set apart.
 
-Axes: M = pictures, D = the width of CLIP's shared space.
+Axes: B = images of a batch, M = readable images, D = the width of a feature, S = the side of the model's square.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from blocklora.classifier.pictures import Encoded, encode_pictures
-from blocklora.classifier.save import Saved
-from blocklora.classifier.store import frozen_features, keep, recall
-from blocklora.classifier.tower import changed_image_features
-from blocklora.clip import image_features
-from blocklora.core.device import autocast
-from blocklora.data import Source
+from blocklora.classifier.classifier import Classifier
+from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
+from blocklora.clip import crop_size, pixels
+from blocklora.core.device import Compute, out_of_memory
+from blocklora.core.errors import ImageError
+from blocklora.core.threads import read_ahead
+from blocklora.data import Source, Unreadable, open_for_model
 
-__all__ = ["base_model", "encode"]
+__all__ = ["Encoded", "at_once", "encode", "encode_images"]
+
+_AT_ONCE = {"cuda": 256}
+_AT_ONCE_ELSEWHERE = 64
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of the images that could be read.
+
+    Attributes:
+        features: What was computed for each (M, ...), float32 on the CPU.
+        kept: The index of each among the images given (M,).
+        unreadable: The others, with the reason.
+    """
+
+    features: Tensor
+    kept: list[int]
+    unreadable: list[Unreadable]
+
+
+def at_once(device: torch.device) -> int:
+    """Return how many images go through an image tower at a time where nothing else is asked for."""
+    return _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE)
 
 
 def encode(
-    saved: Saved,
-    pictures: Sequence[tuple[str, Source]],
+    classifier: Classifier,
+    images: Sequence[tuple[str, Source]],
+    compute: Compute,
     *,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
+    batch_size: int | None = None,
+    store: FeatureStore = NOTHING_KEPT,
     zero_shot: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Compute unit image features. Those of the frozen model are shared between the runs of a bench.
+    """Compute unit image features; those of the base model are shared through the store.
 
     Args:
-        saved: The classifier, on the device.
-        pictures: Names, for messages, and sources.
-        device: Where to compute.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        batch_size: Pictures that go through the image tower at a time.
-        zero_shot: Whether the features of the model as it was before are wanted, too.
-        on_batch: Told how many pictures are done.
+        classifier: The classifier, on ``compute.device``.
+        images: Names, for messages, and sources.
+        compute: Where to compute, and how precisely.
+        batch_size: Images that go through the image tower at a time; None suits the device.
+        store: Where features of the base model are kept.
+        zero_shot: Whether the base model's features are wanted, too.
+        on_batch: Called with the number of images that are done.
 
     Returns:
-        Features (M, D), or with ``zero_shot`` (M, 2, D): adapted, and as before.
+        Features (M, D), or with ``zero_shot`` (M, 2, D): adapted, and the base model's.
     """
-    adapter = hasattr(saved.model, "disable_adapter")
-    untouched = not adapter and not saved.tower
-    what = frozen_features(pictures, saved, device, precision) if zero_shot or untouched else None
-    known = recall(what)  # (1, M, D)
-    if known is not None and untouched:
+    facts = None
+    if store.keeps and (zero_shot or classifier.is_base):
+        facts = frozen_facts(images, classifier.base, compute, classifier.engine)
+    known = store.recall(facts)  # (1, M, D)
+    if known is not None and classifier.is_base:
         features = torch.stack([known[0], known[0]], dim=1) if zero_shot else known[0]
         if on_batch:
             on_batch(len(features))
         return Encoded(features, list(range(len(features))), [])
 
-    def forward(pixel_values: torch.Tensor) -> torch.Tensor:
-        with autocast(device, precision):
-            adapted = changed_image_features(base_model(saved.model), saved.tower, pixel_values)
+    def forward(pixel_values: Tensor) -> Tensor:
+        with compute.autocast():
+            adapted = classifier.image_features(pixel_values)
             if not zero_shot or known is not None:
                 return adapted
-            plain = adapted
-            if not untouched:
-                with saved.model.disable_adapter() if adapter else nullcontext():
-                    plain = image_features(base_model(saved.model), pixel_values)
+            plain = adapted if classifier.is_base else classifier.zero_shot_image_features(pixel_values)
             return torch.stack([adapted, plain], dim=1)
 
     began = time.monotonic()
-    found = encode_pictures(
-        pictures, forward, saved.processor, device=device, batch_size=batch_size, on_batch=on_batch
+    found = encode_images(
+        images,
+        forward,
+        classifier.base.processor,
+        device=compute.device,
+        batch_size=batch_size,
+        on_batch=on_batch,
     )
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
-    if what is not None and found.kept and not found.unreadable:
-        plain = (found.features[:, 1] if zero_shot else found.features)[None]
-        keep(what, plain, time.monotonic() - began)
+    if found.kept and not found.unreadable:
+        plain = found.features[:, 1] if zero_shot else found.features
+        store.keep(facts, plain[None], time.monotonic() - began)
     return found
 
 
-def base_model(model: Any) -> Any:
-    """Return the CLIP model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+@torch.no_grad()
+def encode_images(
+    images: Sequence[tuple[str, Source]],
+    forward: Callable[[Tensor], Tensor],
+    processor: object,
+    *,
+    device: torch.device,
+    batch_size: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Decode, preprocess and encode images; decoding runs ahead in threads.
+
+    A batch for which memory runs out is cut in half, and so on down to one image.
+
+    Args:
+        images: Names (for messages) and sources.
+        forward: Takes pixel values (B, 3, S, S) on the device and returns (B, ...).
+        processor: The checkpoint's image processor.
+        device: Where ``forward`` computes.
+        batch_size: B; None suits the device.
+        on_batch: Called with the number of images that are done.
+    """
+    size = batch_size or at_once(device)
+
+    def prepare(start: int) -> list[Tensor | Unreadable]:
+        return [_prepare(name, source, processor) for name, source in images[start : start + size]]
+
+    features, kept, unreadable = [], [], []
+    starts = range(0, len(images), size)
+    for start, batch in zip(starts, read_ahead(prepare, starts), strict=True):
+        good = [(start + place, value) for place, value in enumerate(batch) if isinstance(value, Tensor)]
+        unreadable += [value for value in batch if isinstance(value, Unreadable)]
+        if good:
+            kept += [index for index, _ in good]
+            features.append(_in_halves(forward, torch.stack([value for _, value in good]).to(device)))
+        if on_batch:
+            on_batch(start + len(batch))
+    return Encoded(torch.cat(features) if features else torch.empty(0, 0), kept, unreadable)
+
+
+def _in_halves(forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
+    """Run a batch, or its halves where memory runs out: (B, ...) float32 on the CPU."""
+    try:
+        return forward(pixel_values).float().cpu()
+    except RuntimeError as error:
+        if not out_of_memory(error) or len(pixel_values) == 1:
+            raise
+    if pixel_values.is_cuda:
+        torch.cuda.empty_cache()
+    halves = torch.chunk(pixel_values, 2)
+    return torch.cat([_in_halves(forward, half) for half in halves])
+
+
+def _prepare(name: str, source: Source, processor: object) -> Tensor | Unreadable:
+    """Return an image's pixel values (3, S, S), or why there are none."""
+    try:
+        return pixels(open_for_model(source, crop_size(processor), name=name), processor)
+    except ImageError as error:
+        return Unreadable(name, str(error))

@@ -1,148 +1,126 @@
-"""Features of the frozen model, kept on disk and shared by all processes that need the same ones.
+"""Features of frozen models, kept in a folder and shared by all runs that are given the same store.
 
-A folder of safetensors files, each named by a hash of everything its numbers depend on. Files are written whole, so
-readers see all of one or none; two processes that compute the same features write the same file. The folder is named
-by the environment variable ``BLOCKLORA_FEATURES`` (``blocklora bench`` sets it for its workers); without it nothing is
-kept.
+Each is a safetensors file, named by the fingerprint of everything its values depend on. Files are written whole, so
+readers see all of one or none; two processes that compute the same features write the same file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
+from blocklora.clip import Clip, ImageTower
+from blocklora.core.device import Compute
 from blocklora.core.errors import ImageError
 from blocklora.core.files import write_bytes
+from blocklora.core.fingerprint import fingerprint, numeric_versions
 from blocklora.data import Source, content_digests
 
-__all__ = ["FOLDER_VARIABLE", "FrozenModel", "frozen_features", "keep", "recall", "seconds_spared"]
+__all__ = ["NOTHING_KEPT", "FeatureStore", "frozen_facts"]
 
-FOLDER_VARIABLE = "BLOCKLORA_FEATURES"
-MAX_BYTES = 4 * 1024**3
+_MAX_BYTES = 4 * 1024**3
 _LEFT_BEHIND_SECONDS = 3600.0
 _FEATURES, _SECONDS = "features", "seconds"
-_spared: list[float] = []
 
 
-class FrozenModel(Protocol):
-    """A model as it was loaded: where from, its image tower's hash, and its image processor."""
-
-    @property
-    def model_id(self) -> str:
-        """A hub id, a folder, or ``tiny``."""
-        ...
-
-    @property
-    def revision(self) -> str | None:
-        """The hub's commit."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """A hash of the weights."""
-        ...
-
-    @property
-    def processor(self) -> Any:
-        """The checkpoint's image processor."""
-        ...
-
-
-def frozen_features(
-    pictures: Sequence[tuple[str, Source]], model: FrozenModel, device: torch.device, precision: str
-) -> dict[str, Any] | None:
-    """Return what the frozen image tower's unit features of pictures, as a test sees them, depend on.
+class FeatureStore:
+    """A folder of features.
 
     Args:
-        pictures: Names, which do not count, and sources, in the order of the features.
-        model: The model that they are computed with.
-        device: Where it is computed.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        folder: Where they are kept; None keeps nothing.
+        max_bytes: The most bytes it may hold; what was unused for longest goes first.
+
+    Attributes:
+        seconds_spared: How long the features that were read here took whoever computed them. What a method costs is
+            its own time and this, whoever came first.
+    """
+
+    def __init__(self, folder: Path | None = None, *, max_bytes: int = _MAX_BYTES) -> None:
+        self.folder, self._max_bytes = folder, max_bytes
+        self.seconds_spared = 0.0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self.folder is not None
+
+    def recall(self, facts: Mapping[str, Any] | None) -> Tensor | None:
+        """Return the features that were kept for these facts; None where there are none, or no whole ones."""
+        path = self._path(facts)
+        if path is None:
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                features: Tensor = file.get_tensor(_FEATURES).clone()  # the file may go
+                seconds = float(file.metadata()[_SECONDS])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        with suppress(OSError):
+            path.touch()  # used just now: the last to be dropped
+        self.seconds_spared += seconds
+        return features
+
+    def keep(self, facts: Mapping[str, Any] | None, features: Tensor, seconds: float) -> None:
+        """Keep features; a folder that cannot be written is no error.
+
+        Args:
+            facts: What they depend on; None keeps nothing.
+            features: Any shape.
+            seconds: How long it took to compute them.
+        """
+        path = self._path(facts)
+        if path is None:
+            return
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, save({_FEATURES: features.contiguous()}, {_SECONDS: str(seconds)}))
+            _drop_oldest(path.parent, self._max_bytes)
+
+    def _path(self, facts: Mapping[str, Any] | None) -> Path | None:
+        """Return the file for these facts, or None where nothing is kept."""
+        if facts is None or self.folder is None:
+            return None
+        return self.folder / f"{fingerprint(facts)}.safetensors"
+
+
+NOTHING_KEPT = FeatureStore()
+"""The store of those who share nothing."""
+
+
+def frozen_facts(
+    images: Sequence[tuple[str, Source]], base: Clip | ImageTower, compute: Compute, engine: str = "auto"
+) -> dict[str, Any] | None:
+    """Return what a frozen image tower's unit features of images, as a prediction sees them, depend on.
+
+    Args:
+        images: Names, which do not count, and sources, in the order of the features.
+        base: The model that they are computed with.
+        compute: Where and how precisely.
+        engine: Which engine computes them.
 
     Returns:
-        What ``recall`` and ``keep`` take, to which more may be added; None where nothing is kept, or a picture's
-        file cannot be read.
+        What ``recall`` and ``keep`` take, to which more may be added; None where an image's file cannot be read.
     """
-    if not os.environ.get(FOLDER_VARIABLE):
-        return None
     try:
-        contents = content_digests(pictures)
+        contents = content_digests(images)
     except ImageError:
         return None
     return {
-        "pictures": hashlib.sha256(" ".join(contents).encode()).hexdigest(),
-        "model": [model.model_id, model.revision, model.sha256],
-        "preprocessing": model.processor.to_json_string(),
-        "device": device.type,
-        "precision": precision,
-        "versions": [version(package) for package in ("blocklora", "torch", "transformers")],
+        "images": fingerprint({"contents": contents}),
+        "weights": base.sha256,
+        "preprocessing": base.processor.to_json_string(),
+        "device": compute.device.type,
+        "precision": compute.precision,
+        "engine": engine,
+        "versions": numeric_versions(),
     }
-
-
-def recall(what: Mapping[str, Any] | None) -> torch.Tensor | None:
-    """Return the features that were kept for ``what``; None where there are none, or no whole ones."""
-    path = _path(what)
-    if path is None:
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            features: torch.Tensor = file.get_tensor(_FEATURES).clone()  # the file may go
-            seconds = float(file.metadata()[_SECONDS])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-    with suppress(OSError):
-        os.utime(path)  # used just now: the last to be dropped
-    _spared.append(seconds)
-    return features
-
-
-def keep(what: Mapping[str, Any] | None, features: torch.Tensor, seconds: float) -> None:
-    """Keep features for ``what``, where a folder is named; one that cannot be written is no error.
-
-    Args:
-        what: What they depend on.
-        features: Any shape.
-        seconds: How long it took to compute them.
-    """
-    path = _path(what)
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save({_FEATURES: features.contiguous()}, {_SECONDS: str(seconds)}))
-        _drop_oldest(path.parent, MAX_BYTES)
-    except OSError:
-        pass
-
-
-def seconds_spared() -> float:
-    """Return how long the features that this process has read were computed, by others or before.
-
-    What a method costs is its own time and this, whoever came first.
-    """
-    return sum(_spared)
-
-
-def _path(what: Mapping[str, Any] | None) -> Path | None:
-    """Return the file of ``what``, or None where nothing is kept."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    if what is None or not folder:
-        return None
-    return (
-        Path(folder)
-        / f"{hashlib.sha256(json.dumps(dict(what), sort_keys=True).encode()).hexdigest()}.safetensors"
-    )
 
 
 def _drop_oldest(folder: Path, max_bytes: int) -> None:

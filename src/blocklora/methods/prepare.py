@@ -1,14 +1,20 @@
-"""Before training: pictures read, prompts made, the model loaded, and everything checked that can be wrong."""
+"""Before training: images read, prompts made, the model loaded, and everything checked that can be wrong."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from blocklora.clip import Clip, load_clip, tokenize
-from blocklora.core.errors import DataError
+from blocklora.core.errors import ConfigError, DataError
+from blocklora.core.words import count, name_some
 from blocklora.data import Dataset, Example, FewShotSplit, Unreadable, prompts, readable
-from blocklora.methods import Task
+from blocklora.methods.config import FitConfig
+from blocklora.methods.method import Task
+from blocklora.methods.table import METHODS, find_method
 
 __all__ = ["Prepared", "prepare"]
 
@@ -19,83 +25,112 @@ class Prepared:
 
     Attributes:
         clip: The model.
-        task: Classes, prompts, and readable training pictures.
-        val: Readable validation pictures.
+        task: Classes, prompts, and readable training and validation images.
         notes: What was decided on the way, in sentences.
-        unreadable: Training and validation pictures that could not be read.
+        unreadable: Training and validation images that could not be read.
     """
 
     clip: Clip
     task: Task
-    val: tuple[Example, ...]
     notes: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
 
 
-def prepare(
-    model: str, prompt: str, dataset: Dataset, split: FewShotSplit, ensemble: Sequence[str] = ()
-) -> Prepared:
-    """Read the training and validation pictures of a split and load the model.
+def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepared:
+    """Read the training and validation images of a split and load the model.
 
     Args:
-        model: A hub id, a folder, or ``tiny``.
-        prompt: The sentence a class name stands in, with one ``{}``.
+        config: What is to be done.
         dataset: The whole task.
-        split: The pictures of the run; its test part is not touched.
-        ensemble: More such sentences, whose class features are averaged.
+        split: The images of the run; its test part is not touched.
 
     Raises:
-        ConfigError: The prompt has no place for a class name.
-        DataError: There are fewer than two classes, or a class has no readable training picture.
+        ConfigError: A prompt has no place for a class name, or the method does not work on the model's family.
+        DataError: There are fewer than two classes, or a class has no readable training image.
         ModelError: The model cannot be loaded.
     """
     if len(dataset.class_names) < 2:
-        raise DataError(f"{dataset.name}: {len(dataset.class_names)} class; a classifier needs two or more.")
+        raise DataError(
+            f"{dataset.name}: {count(len(dataset.class_names), 'class')}; a classifier needs two or more."
+        )
     train, bad_train = readable(split.train)
     val, bad_val = readable(split.val)
     _check_classes(dataset, train, bad_train)
-    sentences = tuple(prompts(dataset.class_names, prompt))
-    written = [prompts(dataset.class_names, template) for template in ensemble]
-    clip = load_clip(model)
+    sentences = tuple(prompts(dataset.class_names, config.prompt))
+    written = [prompts(dataset.class_names, template) for template in config.ensemble]
+    clip = load_clip(config.model, config.revision)
+    _check_family(config.method, clip)
     tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
-    return Prepared(
-        clip=clip,
-        task=Task(
-            dataset.class_names,
-            sentences,
-            tokens,
-            tuple(train),
-            dataset.flip,
-            tuple(val),
-            tuple(tokenize(several, clip.tokenizer, clip.context_length)[0] for several in written),
-        ),
+    task = Task(
+        class_names=dataset.class_names,
+        prompts=sentences,
+        tokens=tokens,
+        train=tuple(train),
+        flip=dataset.flip,
         val=tuple(val),
-        notes=(*split.notes, *_prompt_notes(cut, clip.context_length), *_temperature_notes(len(val))),
-        unreadable=(*bad_train, *bad_val),
+        ensemble=tuple(tokenize(several, clip.tokenizer, clip.context_length)[0] for several in written),
     )
+    notes = (
+        *split.notes,
+        *_same_prompt_notes(dataset.class_names, tokens),
+        *_cut_notes(cut, clip.context_length),
+        *_temperature_notes(len(val)),
+    )
+    return Prepared(clip, task, notes, (*bad_train, *bad_val))
 
 
 def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unreadable]) -> None:
-    """Raise unless every class has a readable training picture."""
+    """Raise unless every class has a readable training image."""
     present = {example.label for example in train}
     missing = [name for label, name in enumerate(dataset.class_names) if label not in present]
     if missing:
-        reason = f" {len(bad)} could not be read, e.g. {bad[0].reason}" if bad else ""
+        reason = f" {count(len(bad), 'image')} could not be read, e.g. {bad[0].reason}" if bad else ""
         raise DataError(
-            f"{dataset.name}: no readable training picture for class '{missing[0]}' ({len(missing)} such "
-            f"classes).{reason} Add pictures or remove the class."
+            f"{dataset.name}: no readable training image for {name_some(missing)}.{reason} Add images or remove "
+            f"the {'class' if len(missing) == 1 else 'classes'}."
         )
 
 
-def _prompt_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
+def _check_family(method: str, clip: Clip) -> None:
+    """Raise unless a method works on models of a kind."""
+    families = find_method(method).families
+    if families is None or clip.model_type in families:
+        return
+    others = [name for name, other in METHODS.items() if other.families is None]
+    raise ConfigError(
+        f"method '{method}': works on models of the type {' or '.join(families)}, and {clip.model_id} is of the type "
+        f"{clip.model_type}; expected one of {', '.join(others)}."
+    )
+
+
+def _same_prompt_notes(class_names: Sequence[str], tokens: Tensor) -> tuple[str, ...]:
+    """Name classes whose prompts are the same to the text tower: in case, underscores, or cut at the end."""
+    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, row in zip(class_names, tokens.tolist(), strict=True):
+        groups[tuple(row)].append(name)
+    same = [names for names in groups.values() if len(names) > 1]
+    if not same:
+        return ()
+    pairs = " and ".join(repr(name) for name in same[0])
+    more = f", and {count(len(same) - 1, 'more such group')}" if len(same) > 1 else ""
+    return (
+        f"{pairs} have the same prompt to the text tower{more}: names cannot tell them apart; rename one, or give "
+        "other words with --class-names",
+    )
+
+
+def _cut_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
     """Say which prompts were too long for the text tower."""
     if not cut:
         return ()
-    return (f"{len(cut)} prompts have more than {length} tokens and were cut at the end, e.g. '{cut[0]}'",)
+    were = "was" if len(cut) == 1 else "were"
+    return (
+        f"{count(len(cut), 'prompt')} of more than {length} tokens {were} cut at the end, e.g. '{cut[0]}'",
+    )
 
 
 def _temperature_notes(n_val: int) -> tuple[str, ...]:
     """Say where the temperature does not come from."""
     if n_val:
         return ()
-    return ("no validation pictures were left, so probabilities are not calibrated (temperature 1)",)
+    return ("no validation images were left, so probabilities are not calibrated (temperature 1)",)

@@ -1,12 +1,9 @@
-"""The settings of a method: a small frozen dataclass in its file, and how values get into it.
-
-A method's dataclass is the type of its ``options`` argument; nothing else has to be said about it.
-"""
+"""The settings of a method: a small frozen dataclass in its file, and how values get into it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,54 +18,36 @@ __all__ = [
     "need_whole",
     "parse_settings",
     "settings_json",
-    "settings_type",
 ]
 
 
-def settings_type(method: Callable[..., Any]) -> type[Any]:
-    """Return the dataclass that a method's ``options`` argument is of.
-
-    Raises:
-        ConfigError: The argument is not annotated.
-    """
-    found: type[Any] | None = get_type_hints(method).get("options")
-    if found is None:
-        raise ConfigError(
-            f"method '{method.__name__}': expected 'options' annotated with the dataclass of its settings, "
-            "such as Options."
-        )
-    return found
-
-
-def make_settings(name: str, method: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+def make_settings(name: str, kind: type[Any], given: Mapping[str, Any]) -> Any:
     """Return a method's settings: its defaults, and what was given instead.
 
     Args:
         name: The method's name, for messages.
-        method: Its fit function.
+        kind: The dataclass of its settings.
         given: Values by the names of the dataclass's fields.
 
     Raises:
         ConfigError: The method has no such setting, or a value cannot work.
     """
-    kind = settings_type(method)
     hints = get_type_hints(kind)
     _need_known(name, [field.name for field in fields(kind)], given)
     return kind(**{key: _checked(key, value, hints[key]) for key, value in given.items()})
 
 
-def parse_settings(name: str, method: Callable[..., Any], pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(name: str, kind: type[Any], pairs: Sequence[str]) -> dict[str, Any]:
     """Turn ``name=value`` words of a command line into values of the right types.
 
     Args:
         name: The method's name, for messages.
-        method: Its fit function.
+        kind: The dataclass of its settings.
         pairs: Words such as ``epochs=50`` or ``context=a photo of a``; ``none`` stands for None.
 
     Raises:
         ConfigError: A word is no such pair, the method has no such setting, or the value is of another type.
     """
-    kind = settings_type(method)
     hints = get_type_hints(kind)
     texts = {}
     for pair in pairs:

@@ -7,31 +7,28 @@ adapter is; how it is trained is CLIP-LoRA's recipe, as for ``clip-lora``. ``tar
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-import blocklora.adapter  # noqa: F401  (makes Block-LoRA known to PEFT)
-from blocklora.classifier.text_side import TextSide
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
+from blocklora.adapter import base_weight_changes, changes_base
 from blocklora.core.errors import ConfigError
 from blocklora.methods.adapters.common import fit_adapter, target_pattern
-from blocklora.methods.adapters.options import Options
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
+from blocklora.methods.adapters.settings import AdapterSettings
+from blocklora.methods.method import FitResult, Job, Method
 
-__all__ = ["Settings", "fit", "read_config"]
+__all__ = ["METHOD", "AnyPeftSettings", "fit", "read_config"]
 
 _IN_THE_FILE = ("r", "n_blocks", "alpha", "dropout", "parametrization", "arm_dropout")
 
 
 @dataclass(frozen=True)
-class Settings(Options):
+class AnyPeftSettings(AdapterSettings):
     """The settings of the adapters, of which those that say what an adapter is stand in the file.
 
     Attributes:
@@ -43,7 +40,7 @@ class Settings(Options):
     def __post_init__(self) -> None:
         """Check every value, and read the file."""
         super().__post_init__()
-        defaults = {field.name: field.default for field in fields(Options)}
+        defaults = {field.name: field.default for field in fields(AdapterSettings)}
         for name in _IN_THE_FILE:
             if getattr(self, name) != defaults[name]:
                 raise ConfigError(
@@ -60,25 +57,16 @@ class Settings(Options):
         object.__setattr__(self, "peft_config", text)  # a file may change before the run is resumed
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Fit the adapter; see ``Method``."""
-    config = read_config(str(options.peft_config), "--peft-config")
+def fit(job: Job, settings: AnyPeftSettings) -> FitResult:
+    """Fit the adapter."""
+    config = read_config(str(settings.peft_config), "--peft-config")
     if hasattr(config, "target_modules") and not config.target_modules:
-        config.target_modules = target_pattern(options, clip)
-    fitted = fit_adapter(config, task, clip, options, seed, compute, checkpoint=checkpoint, on_step=on_step)
-    kind = json.loads(str(options.peft_config))["peft_type"]
-    how = f"the adapter ({kind}) by its file, its training by the published recipe of CLIP-LoRA, or what was given"
-    selection = fitted.selection | {"settings": f"fixed beforehand: {how}"}
-    return replace(fitted, selection=selection, text=TextSide())
+        config.target_modules = target_pattern(settings, job.clip)
+    view = copy.deepcopy(job.clip.model) if changes_base(config) else None
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    return fit_adapter(
+        job, settings, config, view=view, recipe=f"CLIP-LoRA, with the adapter {kind} of its file"
+    )
 
 
 def read_config(text: str, name: str) -> PeftConfig:
@@ -110,6 +98,8 @@ def read_config(text: str, name: str) -> PeftConfig:
         raise ConfigError(
             f"{name}: PEFT refuses this configuration: {' '.join(str(error).split())}"
         ) from error
+    if reason := base_weight_changes(config):
+        raise ConfigError(f"{name}: {reason}")
     if config.is_prompt_learning or getattr(config, "modules_to_save", None):
         raise ConfigError(
             f"{name}: expected an adapter of layers: no prompt learning (take coop or maple) and no modules_to_save."
@@ -123,3 +113,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: this PEFT configuration cannot be read ({error}).") from error
+
+
+METHOD = Method(fit, AnyPeftSettings, open=True, prompts="averaged")

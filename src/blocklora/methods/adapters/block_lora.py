@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 from blocklora.adapter import BlockLoraConfig
-from blocklora.classifier.text_side import TextSide
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
 from blocklora.methods.adapters.common import fit_adapter, target_pattern
-from blocklora.methods.adapters.options import Options
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
+from blocklora.methods.adapters.settings import AdapterSettings
+from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.settings import need
 
-__all__ = ["fit"]
+__all__ = ["METHOD", "BlockLoraSettings", "fit"]
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Options,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Fit Block-LoRA; see ``Method``."""
+@dataclass(frozen=True)
+class BlockLoraSettings(AdapterSettings):
+    """How to adapt CLIP; ``n_blocks`` must divide ``r``."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        need(self.r % self.n_blocks == 0, "n_blocks", self.n_blocks, f"a divisor of r = {self.r}")
+
+
+def fit(job: Job, settings: BlockLoraSettings) -> FitResult:
+    """Fit Block-LoRA."""
     config = BlockLoraConfig(
-        r=options.r,
-        n_blocks=options.n_blocks,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
+        r=settings.r,
+        n_blocks=settings.n_blocks,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
         use_rslora=True,
-        parametrization=options.parametrization,
-        arm_dropout=options.arm_dropout,
-        target_modules=target_pattern(options, clip),
+        parametrization=settings.parametrization,
+        arm_dropout=settings.arm_dropout,
+        target_modules=target_pattern(settings, job.clip),
     )
-    fitted = fit_adapter(config, task, clip, options, seed, compute, checkpoint=checkpoint, on_step=on_step)
-    return replace(fitted, text=TextSide())
+    return fit_adapter(job, settings, config)
+
+
+METHOD = Method(fit, BlockLoraSettings, open=True, prompts="averaged")

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from peft import LoraConfig
 
-from blocklora.classifier.text_side import TextSide
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
 from blocklora.methods.adapters.common import fit_adapter, target_pattern
-from blocklora.methods.adapters.options import Options
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
+from blocklora.methods.adapters.settings import AdapterSettings
+from blocklora.methods.method import FitResult, Job, Method
 
-__all__ = ["fit"]
+__all__ = ["METHOD", "fit"]
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Options,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Fit LoRA; see ``Method``."""
+def fit(job: Job, settings: AdapterSettings) -> FitResult:
+    """Fit LoRA."""
     config = LoraConfig(
-        r=options.r,
-        lora_alpha=options.alpha,  # type: ignore[arg-type]  # PEFT says int and computes with any number
-        lora_dropout=options.dropout,
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT says int and computes with any number
+        lora_dropout=settings.dropout,
         use_rslora=True,
-        target_modules=target_pattern(options, clip),
+        target_modules=target_pattern(settings, job.clip),
     )
-    fitted = fit_adapter(config, task, clip, options, seed, compute, checkpoint=checkpoint, on_step=on_step)
-    return replace(fitted, text=TextSide())
+    return fit_adapter(job, settings, config)
+
+
+METHOD = Method(fit, AdapterSettings, open=True, prompts="averaged")

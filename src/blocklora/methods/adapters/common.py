@@ -10,74 +10,83 @@ import torch
 from peft import PeftConfig, get_peft_model
 
 from blocklora.adapter import param_groups
-from blocklora.clip import Clip, class_features, make_towers
-from blocklora.core.device import Compute
-from blocklora.methods.adapters.options import TARGETS, Options, chosen_layers
-from blocklora.methods.task import Fitted, Task, fixed_beforehand
-from blocklora.training import Checkpoint, OnStep, TrainingPictures, plan_memory, train
+from blocklora.classifier import TextChange
+from blocklora.clip import Clip, class_features, make_towers, shared_view
+from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
+from blocklora.methods.frozen.features import training_images
+from blocklora.methods.method import EngineUse, FitResult, Job, last_step
+from blocklora.training import plan_memory, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
 
-def target_pattern(options: Options, clip: Clip) -> str:
+def target_pattern(settings: AdapterSettings, clip: Clip) -> str:
     """Return the regular expression that names the adapted layers of a model, in both towers' own words."""
     parts = []
-    for tower in clip.depths if options.towers == "both" else [options.towers]:
+    for tower in clip.depths if settings.towers == "both" else [settings.towers]:
         text = tower == "text"
         blocks = re.escape(clip.family.text_blocks if text else "encoder.layers")
         names = TARGETS | dict(clip.family.text_layers) if text else TARGETS
-        numbers = "|".join(map(str, chosen_layers(options.layers, clip.depths[tower])))
-        leaves = "|".join(re.escape(names[target]) for target in options.targets)
-        parts.append(rf"{tower}_model\.{blocks}\.({numbers})\.({leaves})")
+        indices = "|".join(map(str, chosen_layers(settings.layers, clip.depths[tower])))
+        leaves = "|".join(re.escape(names[target]) for target in settings.targets)
+        parts.append(rf"{tower}_model\.{blocks}\.({indices})\.({leaves})")
     return "|".join(parts)
 
 
 def fit_adapter(
-    config: PeftConfig,
-    task: Task,
-    clip: Clip,
-    options: Options,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None,
-    on_step: OnStep | None,
-) -> Fitted:
-    """Put an adapter into both towers, train it, and compute the class features it leads to."""
-    model = _with_adapter(clip.model, config, seed)
-    base = model.get_base_model()
+    job: Job, settings: AdapterSettings, config: PeftConfig, *, view: Any = None, recipe: str = "CLIP-LoRA"
+) -> FitResult:
+    """Put an adapter into both towers of a view of the model, train it, and compute the class features it leads to.
+
+    Args:
+        job: What is to be learned.
+        settings: How to train.
+        config: The adapter.
+        view: Where the adapter is put; None is a view that shares all weights with the model.
+        recipe: Whose settings these are.
+    """
+    adapter = _with_adapter(view or shared_view(job.clip.model), config, job.seed)
+    base = adapter.get_base_model()
     towers = make_towers(
         base,
-        engine=options.engine,
-        dtype=compute.dtype,
-        prefix_sharing=options.prefix_sharing == "on",
+        engine=settings.engine,
+        dtype=job.compute.dtype,
+        prefix_sharing=settings.prefix_sharing == "on",
     )
-    augment = options.augment or ("crop-flip" if task.flip else "crop")
-    pictures = TrainingPictures(
-        task.train, clip.processor, batch_size=options.batch_size, augment=augment, seed=seed
-    )
-    memory = plan_memory(towers, task.tokens, pictures, compute.device, options.memory_limit)
-    steps = options.steps(task.shots)
+    images = training_images(job, settings.batch_size, settings.augment)
+    memory = plan_memory(towers, job.task.tokens, images, job.device, settings.memory_limit)
+    steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
     training = train(
         towers,
-        param_groups(model, lr=options.lr, weight_decay=options.weight_decay),
-        task.tokens,
-        pictures,
-        compute,
+        param_groups(adapter, lr=settings.lr, weight_decay=settings.weight_decay),
+        job.task.tokens,
+        images,
+        job.compute,
         iterations=steps,
-        lr=options.lr,
-        seed=seed,
+        lr=settings.lr,
+        seed=job.seed,
         plans=memory.plans,
-        checkpoint=checkpoint,
-        on_step=on_step,
+        checkpoint=job.checkpoint,
+        on_step=job.on_step,
+        resources=job.resources,
     )
-    return Fitted(
-        model=model,
-        class_features=class_features(base, task.tokens),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        training=training,
-        selection=fixed_beforehand(steps, "CLIP-LoRA"),
-        engine={"engine": towers.engine, "why_not_lean": towers.why} | memory.outcome(training.plan),
+    classifier = job.classifier(
+        class_features(base, job.task.tokens, engine=settings.engine),
+        adapter=adapter,
+        text=TextChange(),
+        engine=settings.engine,
+    )
+    return FitResult(
+        classifier,
+        sum(p.numel() for p in adapter.parameters() if p.requires_grad),
+        last_step(steps, recipe),
+        training,
+        EngineUse(
+            towers.engine,
+            towers.why,
+            memory.outcome(training.plan),
+            training.plan.micro_batch or settings.batch_size,
+        ),
         notes=training.notes,
     )
 

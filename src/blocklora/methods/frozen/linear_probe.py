@@ -1,13 +1,15 @@
 """A linear probe: logistic regression on frozen image features (Radford et al., 2021, section 3.2).
 
-Recipe: scikit-learn's L-BFGS with an L2 penalty, C swept over 1e-6 .. 1e6 and chosen on validation pictures.
-Deviations: 25 values of C instead of 96; features are unit vectors, so without validation pictures C is 31.6,
-which is CLIP's published 0.316 for features whose norm is about 10.
+Recipe: scikit-learn's L-BFGS with an L2 penalty, C swept over 1e-6 .. 1e6 and chosen on validation images.
+Deviations: 25 values of C instead of 96; equal accuracies are told apart by the log loss at the best temperature;
+features are unit vectors, so without validation images C is 31.6, which is CLIP's published 0.316 for features whose
+norm is about 10.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,26 +18,25 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from blocklora.classifier.heads import Head
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.frozen.on_features import accuracy, labels_of, picture_features, written_classes
+from blocklora.classifier import Head
+from blocklora.core.choices import Choice
+from blocklora.methods.frozen.features import frozen_features, labels_of
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive, need_whole
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
+from blocklora.metrics import choose_candidate
 
-__all__ = ["Settings", "fit"]
+__all__ = ["METHOD", "LinearProbeSettings", "fit"]
 
 _SWEEP = np.logspace(-6, 6, 25)
 _WITHOUT_VALIDATION = 31.6
 
 
 @dataclass(frozen=True)
-class Settings:
+class LinearProbeSettings:
     """How to fit the probe.
 
     Attributes:
-        c: The inverse strength of the penalty; None chooses it on validation pictures.
+        c: The inverse strength of the penalty; None chooses it on validation images.
         max_iterations: Of L-BFGS.
     """
 
@@ -48,42 +49,42 @@ class Settings:
         need_whole(self, "max_iterations")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Fit the probe; see ``Method``."""
-    features = picture_features(task.train, clip, compute)[0].double().numpy()  # (M, D)
-    labels = labels_of(task.train).numpy()
+def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
+    """Fit the probe."""
+    features = frozen_features(job, job.task.train)[0].double().numpy()  # (M, D)
+    labels = labels_of(job.task.train).numpy()
 
     def probe(c: float) -> Head:
-        return _probe(features, labels, c, options.max_iterations)
+        return _probe(features, labels, c, settings.max_iterations)
 
-    if options.c is not None:
-        c, why = options.c, "given beforehand"
-    elif task.val:
-        val, truth = picture_features(task.val, clip, compute)[0], labels_of(task.val)
-        scores = [accuracy(probe(c).logits(val), truth) for c in _SWEEP]
-        best = int(np.argmax(scores))  # the first of equals: the strongest penalty
-        c = float(_SWEEP[best])
-        why = f"the best of {len(_SWEEP)} on {len(task.val)} validation pictures ({scores[best]:.1%})"
-    else:
-        c, why = _WITHOUT_VALIDATION, "fixed: there are no validation pictures to choose it by"
-    head = probe(c)
-    return Fitted(
-        model=clip.model,
-        class_features=written_classes(task, clip),
-        trainable_parameters=sum(tensor.numel() for tensor in head.tensors.values()),
-        training=None,
-        selection={"C": f"{c:.4g}, {why}", "kept step": "where L-BFGS stopped"},
-        head=head,
+    head, choice = _chosen(job, settings, probe)
+    return FitResult(
+        job.classifier(head=head),
+        sum(tensor.numel() for tensor in head.tensors.values()),
+        {"C": choice, "kept step": Choice("converged", "fixed", "where L-BFGS stopped")},
     )
+
+
+def _chosen(job: Job, settings: LinearProbeSettings, probe: Callable[[float], Head]) -> tuple[Head, Choice]:
+    """Return the probe to keep, and how its C was chosen."""
+    if settings.c is not None:
+        return probe(settings.c), Choice(settings.c, "fixed", "given")
+    if not job.task.val:
+        return probe(_WITHOUT_VALIDATION), Choice(
+            _WITHOUT_VALIDATION, "fixed", "there are no validation images to choose it by"
+        )
+    val = frozen_features(job, job.task.val)[0]
+    heads = [probe(float(c)) for c in _SWEEP]
+    best = choose_candidate([head.logits(val).numpy() for head in heads], labels_of(job.task.val).numpy())
+    choice = Choice(
+        float(_SWEEP[best.index]),
+        "validation",
+        n_images=len(job.task.val),
+        candidates=len(_SWEEP),
+        score=best.accuracy,
+        score_name="accuracy",
+    )
+    return heads[best.index], choice
 
 
 def _probe(features: NDArray[np.float64], labels: NDArray[np.int64], c: float, iterations: int) -> Head:
@@ -97,3 +98,6 @@ def _probe(features: NDArray[np.float64], labels: NDArray[np.int64], c: float, i
         weight, bias = np.vstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
     tensors = {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
     return Head("linear", tensors)
+
+
+METHOD = Method(fit, LinearProbeSettings)

@@ -2,9 +2,9 @@
 
 Logits are f . (w_n + alpha_n t_n) for a unit feature f and the unit text feature t_n of class n. Recipe
 (FereshteShakeri/FewShot-CLIP-Strong-Baseline): the whole batch at once; w starts at the class sums of features, every
-alpha at 250 x the mean of f . t of a picture and its own class; SGD with momentum 0.9 on w at 4 M / lambda_max(F'F),
+alpha at 250 x the mean of f . t of an image and its own class; SGD with momentum 0.9 on w at 4 M / lambda_max(F'F),
 and every tenth epoch a plain step on alpha at M / (4 max_n |F t_n|^2): the inverse Lipschitz bounds of the paper; 300
-epochs, of which validation pictures choose the latest best; one augmented pass, crops of 50% to 100%.
+epochs, of which validation images choose the latest best; one augmented pass, crops of 50% to 100%.
 Deviations: no bias, as in the paper; alpha follows the gradient of its epoch, as in the paper, where the released code
 adds up those since the start; the mean that alpha starts at is over own classes, there over all pairs.
 """
@@ -17,80 +17,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.heads import Head
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.frozen.on_features import (
+from blocklora.classifier import Head
+from blocklora.core.choices import Choice
+from blocklora.methods.frozen.features import (
     FeatureBatches,
+    FeatureSettings,
     Keeper,
     labels_of,
-    train_features,
-    val_features,
-    written_classes,
+    training_features,
+    validation_features,
 )
-from blocklora.methods.settings import need_positive, need_share, need_whole
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
-from blocklora.training.minimise import minimise
-from blocklora.training.pictures import Augment
+from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.settings import need_positive, need_whole
+from blocklora.training import minimise
 
-__all__ = ["Settings", "fit", "start", "step_sizes"]
+__all__ = ["METHOD", "LpPlusPlusSettings", "fit", "start", "step_sizes"]
 
 _MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
-class Settings:
+class LpPlusPlusSettings(FeatureSettings):
     """How to train the probe; its learning rates follow from the features.
+
+    The other attributes are those of ``FeatureSettings``; all passes are in the one batch.
 
     Attributes:
         epochs: Steps over all features.
         alpha_scale: What the start of alpha is multiplied by.
         alpha_every: How many epochs lie between two steps on alpha.
-        passes: Augmented passes over the pictures; all are in the one batch.
-        smallest_crop: Its share of a picture's area, in (0, 1].
-        augment: ``crop-flip``, ``crop``, ``none``; None is ``crop-flip``, or ``crop`` where mirroring changes the
-            class.
     """
 
     epochs: int = 300
     alpha_scale: float = 250.0
     alpha_every: int = 10
     passes: int = 1
-    smallest_crop: float = 0.5
-    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
-        need_whole(self, "epochs", "alpha_every", "passes")
+        super().__post_init__()
+        need_whole(self, "epochs", "alpha_every")
         need_positive(self, "alpha_scale", zero=True)
-        need_share(self, "smallest_crop")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Train the probe; see ``Method``."""
-    device = compute.device
-    passes = train_features(
-        task,
-        clip,
-        compute,
-        augment=options.augment,
-        passes=options.passes,
-        smallest=options.smallest_crop,
-        seed=seed,
-    )
-    features, labels = passes.flatten(0, 1).to(device), labels_of(task.train).repeat(len(passes)).to(device)
-    classes = written_classes(task, clip).to(device)
-    weight, alpha = (torch.nn.Parameter(v) for v in start(features, labels, classes, options.alpha_scale))
+def fit(job: Job, settings: LpPlusPlusSettings) -> FitResult:
+    """Train the probe."""
+    passes = training_features(job, settings)
+    features = passes.flatten(0, 1).to(job.device)
+    labels = labels_of(job.task.train).repeat(len(passes)).to(job.device)
+    classes = job.written_classes.to(job.device)
+    weight, alpha = (torch.nn.Parameter(v) for v in start(features, labels, classes, settings.alpha_scale))
     weight_lr, alpha_lr = step_sizes(features, classes)
 
     def logits(inputs: Tensor) -> Tensor:
@@ -98,13 +74,13 @@ def fit(
 
     def gradients(step: int, inputs: Tensor, truth: Tensor) -> Tensor:
         loss = F.cross_entropy(logits(inputs), truth)
-        compute.backward(loss)
+        job.compute.backward(loss)
         return loss
 
     def on_alpha(step: int) -> float:
-        return float((step + 1) % options.alpha_every == 0)
+        return float((step + 1) % settings.alpha_every == 0)
 
-    keeper = Keeper([weight, alpha], logits, *val_features(task, clip, compute), an_epoch=1)
+    keeper = Keeper([weight, alpha], logits, *validation_features(job), an_epoch=1)
     curve = minimise(
         gradients,
         torch.optim.SGD(
@@ -114,26 +90,22 @@ def fit(
             ]
         ),
         [lambda step: 1.0, on_alpha],
-        FeatureBatches(features[None].cpu(), labels.cpu(), batch_size=len(labels), seed=seed),
-        compute,
-        steps=options.epochs,
+        FeatureBatches(features[None].cpu(), labels.cpu(), batch_size=len(labels), seed=job.seed),
+        job.compute,
+        steps=settings.epochs,
         state={"weight": weight, "alpha": alpha},
-        on_step=on_step,
+        on_step=job.on_step,
+        resources=job.resources,
         after_step=keeper.after_step,
     )
-    kept = keeper.put_back(options.epochs)
+    kept = keeper.put_back(settings.epochs)
     both = (weight + alpha[:, None] * classes).detach().cpu()  # (N, D)
-    return Fitted(
-        model=clip.model,
-        class_features=classes.cpu(),
-        trainable_parameters=weight.numel() + alpha.numel(),
-        training=curve,
-        selection={
-            "kept step": kept,
-            "learning rates": f"{weight_lr:.4g} and {alpha_lr:.4g}, derived from the training features",
-        },
-        head=Head("linear", {"weight": both, "bias": torch.zeros(len(both))}),
-    )
+    head = Head("linear", {"weight": both, "bias": torch.zeros(len(both))})
+    choices = {
+        "kept step": kept,
+        "learning rates": Choice((weight_lr, alpha_lr), "fixed", "derived from the training features"),
+    }
+    return FitResult(job.classifier(head=head), weight.numel() + alpha.numel(), choices, curve)
 
 
 def start(
@@ -142,13 +114,13 @@ def start(
     """Return where the weights (N, D) and alpha (N,) start.
 
     Args:
-        features: Unit features of the training pictures (M, D).
+        features: Unit features of the training images (M, D).
         labels: Their labels (M,).
         class_features: Unit text features (N, D).
         alpha_scale: What alpha is multiplied by.
     """
     one_hot = F.one_hot(labels, len(class_features)).to(features)  # (M, N)
-    own = (features * class_features[labels]).sum(dim=1)  # (M,): each picture's cosine with its own class
+    own = (features * class_features[labels]).sum(dim=1)  # (M,): each image's cosine with its own class
     of_class = one_hot.T @ own / one_hot.sum(dim=0)  # (N,)
     return one_hot.T @ features, torch.full_like(of_class, alpha_scale * float(of_class.mean()))
 
@@ -160,3 +132,6 @@ def step_sizes(features: Tensor, class_features: Tensor) -> tuple[float, float]:
     largest = float(torch.linalg.eigvalsh(exact.T @ exact)[-1])  # of the D x D matrix F'F
     sums = (exact @ class_features.detach().cpu().double().T).square().sum(dim=0)  # (N,): |F t_n|^2
     return 4 * n / largest, n / (4 * float(sums.max()))
+
+
+METHOD = Method(fit, LpPlusPlusSettings, prompts="trained with")

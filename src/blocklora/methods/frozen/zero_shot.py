@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blocklora.classifier.text_side import TextSide
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.frozen.on_features import written_classes
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
+from blocklora.classifier import TextChange
+from blocklora.core.choices import Choice
+from blocklora.methods.method import FitResult, Job, Method
 
-__all__ = ["Settings", "fit"]
+__all__ = ["METHOD", "ZeroShotSettings", "fit"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ZeroShotSettings:
     """There is nothing to set."""
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Compute the class features; nothing is trained. See ``Method``."""
-    return Fitted(
-        model=clip.model,
-        class_features=written_classes(task, clip),
-        trainable_parameters=0,
-        training=None,
-        selection={"settings": "nothing was trained or chosen"},
-        text=TextSide(),
-    )
+def fit(job: Job, settings: ZeroShotSettings) -> FitResult:
+    """Compute the class features; nothing is trained."""
+    classifier = job.classifier(job.written_classes, text=TextChange())
+    return FitResult(classifier, 0, {"settings": Choice("none", "fixed", "nothing was trained or chosen")})
+
+
+METHOD = Method(fit, ZeroShotSettings, open=True, prompts="averaged")

@@ -1,9 +1,9 @@
-"""CoCoOp: learned words that a small network shifts for every picture (Zhou et al., 2022b).
+"""CoCoOp: learned words that a small network shifts for every image (Zhou et al., 2022b).
 
 Recipe (KaiyangZhou/CoOp): the vectors start from "a photo of a"; a bottleneck of D/16 reads the image feature, and
 what it gives is added to every vector; SGD 2e-3, batches of 1, 10 epochs.
-Deviations: those of all prompt learners here, see ``learned_prompts``. The classes depend on the picture, so a
-prediction runs the text tower over all class prompts for each picture: it alone of all methods needs that tower.
+Deviations: those of all prompt learners here, see ``learned_prompts``. The classes depend on the image, so a
+prediction runs the text tower over all class prompts for each image: it alone of all methods needs that tower.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.heads import CONDITIONAL, Head, conditional_logits
-from blocklora.classifier.text_side import TextSide
-from blocklora.clip import Clip, class_features
-from blocklora.core.device import Compute
+from blocklora.classifier import CONDITIONAL, Head, TextChange
+from blocklora.classifier.heads import conditional_logits
+from blocklora.core.seeds import start_generator
+from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.prompts import coop
-from blocklora.methods.prompts.learned_prompts import epochs_of, frozen_pictures, start_context, train_prompts
+from blocklora.methods.prompts.learned_prompts import (
+    FAMILIES,
+    epochs_of,
+    frozen_images,
+    start_context,
+    train_prompts,
+)
 from blocklora.methods.settings import need_whole
-from blocklora.methods.task import Fitted, Task, fixed_beforehand
-from blocklora.training import Checkpoint, OnStep
 
-__all__ = ["Settings", "fit"]
+__all__ = ["METHOD", "CoCoOpSettings", "fit"]
 
 
 @dataclass(frozen=True)
-class Settings(coop.Settings):
+class CoCoOpSettings(coop.CoOpSettings):
     """How to learn the prompts; the other attributes are CoOp's.
 
     Attributes:
@@ -47,64 +51,52 @@ class Settings(coop.Settings):
         need_whole(self, "reduction")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Learn the prompts and the network; see ``Method``."""
-    model, device = clip.model, compute.device
-    prompts, start = start_context(task, clip, options.words, options.n_context, seed)
-    tensors = {"context": torch.nn.Parameter(start)}
-    width, text_width = model.visual_projection.out_features, start.shape[1]
-    hidden = max(1, width // options.reduction)
-    generator = torch.Generator().manual_seed(seed)
-    for name, rows, columns in (("down", hidden, width), ("up", text_width, hidden)):
-        bound = 1 / math.sqrt(columns)  # as torch's Linear starts
-        weight = (2 * torch.rand(rows, columns, generator=generator) - 1) * bound
-        bias = (2 * torch.rand(rows, generator=generator) - 1) * bound
-        tensors |= {
-            name: torch.nn.Parameter(weight.to(device)),
-            f"{name}_bias": torch.nn.Parameter(bias.to(device)),
-        }
-    scale = float(model.logit_scale.detach().exp())
-    batches, encode = frozen_pictures(
-        task, clip, compute, batch_size=options.batch_size, augment=options.augment, seed=seed
-    )
+def fit(job: Job, settings: CoCoOpSettings) -> FitResult:
+    """Learn the prompts and the network."""
+    prompts, start = start_context(job, settings.words, settings.n_context)
+    tensors = {"context": torch.nn.Parameter(start)} | _network(job, settings.reduction, start.shape[1])
+    batches, encode = frozen_images(job, settings.batch_size, settings.augment)
 
     def gradients(step: int, inputs: Tensor, labels: Tensor) -> Tensor:
-        with compute.autocast():
+        with job.compute.autocast():
             images = encode(inputs).float()
-            logits = conditional_logits(images, prompts=prompts, scale=scale, **tensors)
+            logits = conditional_logits(images, prompts=prompts, scale=job.scale, **tensors)
         loss = F.cross_entropy(logits.float(), labels)
-        compute.backward(loss)
+        job.compute.backward(loss)
         return loss
 
     curve = train_prompts(
+        job,
         tensors,
         gradients,
         batches,
-        task,
-        compute,
-        epochs=epochs_of(task, options.epochs),
-        batch_size=options.batch_size,
-        lr=options.lr,
-        checkpoint=checkpoint,
-        on_step=on_step,
+        epochs=epochs_of(job.task, settings.epochs),
+        batch_size=settings.batch_size,
+        lr=settings.lr,
     )
     kept = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    return Fitted(
-        model=model,
-        class_features=class_features(model, task.tokens),
-        trainable_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        training=curve,
-        selection=fixed_beforehand(len(curve.losses), "CoCoOp"),
+    head = Head(CONDITIONAL, kept | {"tokens": prompts.tokens.cpu()}, {"scale": job.scale}, job.clip.model)
+    return FitResult(
+        job.classifier(head=head, text=TextChange(context=kept["context"], words=settings.words)),
+        sum(tensor.numel() for tensor in tensors.values()),
+        last_step(len(curve.losses), "CoCoOp"),
+        curve,
         notes=prompts.notes,
-        text=TextSide(context=kept["context"], words=options.words),
-        head=Head(CONDITIONAL, kept | {"tokens": prompts.tokens.cpu()}, {"scale": scale}, model),
     )
+
+
+def _network(job: Job, reduction: int, text_width: int) -> dict[str, torch.nn.Parameter]:
+    """Return the network's parameters as torch's ``Linear`` starts them: H = D / ``reduction``, W = ``text_width``."""
+    width = job.clip.model.visual_projection.out_features
+    hidden = max(1, width // reduction)
+    draw = start_generator(job.seed)
+    found: dict[str, Tensor] = {}
+    for name, rows, columns in (("down", hidden, width), ("up", text_width, hidden)):
+        bound = 1 / math.sqrt(columns)
+        weight = (2 * torch.rand(rows, columns, generator=draw) - 1) * bound
+        bias = (2 * torch.rand(rows, generator=draw) - 1) * bound
+        found |= {name: weight, f"{name}_bias": bias}
+    return {name: torch.nn.Parameter(value.to(job.device)) for name, value in found.items()}
+
+
+METHOD = Method(fit, CoCoOpSettings, open=True, families=FAMILIES)

@@ -14,16 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.text_side import TextSide
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.prompts.learned_prompts import epochs_of, frozen_pictures, start_context, train_prompts
+from blocklora.classifier import TextChange
+from blocklora.methods.method import FitResult, Job, Method, last_step
+from blocklora.methods.prompts.learned_prompts import (
+    FAMILIES,
+    epochs_of,
+    frozen_images,
+    start_context,
+    train_prompts,
+)
 from blocklora.methods.settings import need_positive, need_whole
-from blocklora.methods.task import Fitted, Task, fixed_beforehand
-from blocklora.training import Checkpoint, OnStep
-from blocklora.training.pictures import Augment
+from blocklora.training.images import Augment
 
-__all__ = ["Gradients", "Settings", "fit", "learn"]
+__all__ = ["METHOD", "CoOpSettings", "Gradients", "fit", "learn"]
 
 Gradients = Callable[[torch.nn.Parameter, Tensor, Tensor, Tensor], Tensor]
 """Given the vectors, unit image features (B, D), unit class features (N, D) and labels (B,): fills ``.grad`` and
@@ -31,17 +34,17 @@ returns the loss."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class CoOpSettings:
     """How to learn the prompts.
 
     Attributes:
         n_context: How many vectors; with ``words`` no more than they have tokens.
         words: What the vectors start from; empty is a random start.
         lr: Learning rate of SGD.
-        batch_size: Pictures a step.
-        epochs: Times that every picture is seen; None is 50 for one shot, 100 for 2 to 4, 200 for more.
+        batch_size: Images a step.
+        epochs: Times that every image is seen; None is 50 for one shot, 100 for 2 to 4, 200 for more.
         augment: ``crop-flip``, ``crop``, ``none``; None is ``crop-flip``, or ``crop`` where mirroring changes the
-            class. With ``none`` the image tower runs only once over each picture.
+            class. With ``none`` the image tower runs only once over each image.
     """
 
     n_context: int = 16
@@ -57,70 +60,47 @@ class Settings:
         need_positive(self, "lr")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Learn the prompts; see ``Method``."""
-    scale = clip.model.logit_scale.detach().exp()
+def fit(job: Job, settings: CoOpSettings) -> FitResult:
+    """Learn the prompts."""
 
     def gradients(context: torch.nn.Parameter, images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
-        loss = F.cross_entropy((scale * images @ classes.T).float(), labels)
-        compute.backward(loss)
+        loss = F.cross_entropy((job.scale * images @ classes.T).float(), labels)
+        job.compute.backward(loss)
         return loss
 
-    return learn(gradients, "CoOp", task, clip, options, seed, compute, checkpoint, on_step)
+    return learn(job, settings, gradients, "CoOp")
 
 
-def learn(
-    gradients: Gradients,
-    recipe: str,
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    checkpoint: Checkpoint | None,
-    on_step: OnStep | None,
-) -> Fitted:
+def learn(job: Job, settings: CoOpSettings, gradients: Gradients, recipe: str) -> FitResult:
     """Learn the words before the class names, by gradients that the caller computes."""
-    prompts, start = start_context(task, clip, options.words, options.n_context, seed)
+    prompts, start = start_context(job, settings.words, settings.n_context)
     context = torch.nn.Parameter(start)  # (P, W)
-    batches, encode = frozen_pictures(
-        task, clip, compute, batch_size=options.batch_size, augment=options.augment, seed=seed
-    )
+    batches, encode = frozen_images(job, settings.batch_size, settings.augment)
 
     def step_gradients(step: int, inputs: Tensor, labels: Tensor) -> Tensor:
-        with compute.autocast():
+        with job.compute.autocast():
             images, classes = encode(inputs), prompts.features(context)
         return gradients(context, images.float(), classes.float(), labels)
 
     curve = train_prompts(
+        job,
         {"context": context},
         step_gradients,
         batches,
-        task,
-        compute,
-        epochs=epochs_of(task, options.epochs),
-        batch_size=options.batch_size,
-        lr=options.lr,
-        checkpoint=checkpoint,
-        on_step=on_step,
+        epochs=epochs_of(job.task, settings.epochs),
+        batch_size=settings.batch_size,
+        lr=settings.lr,
     )
-    with torch.no_grad(), compute.autocast():
+    with torch.no_grad(), job.compute.autocast():
         classes = prompts.features(context)
-    return Fitted(
-        model=clip.model,
-        class_features=classes.float().cpu(),
-        trainable_parameters=context.numel(),
-        training=curve,
-        selection=fixed_beforehand(len(curve.losses), recipe),
+    text = TextChange(context=context.detach(), words=settings.words)
+    return FitResult(
+        job.classifier(classes.float(), text=text),
+        context.numel(),
+        last_step(len(curve.losses), recipe),
+        curve,
         notes=prompts.notes,
-        text=TextSide(context=context.detach(), words=options.words),
     )
+
+
+METHOD = Method(fit, CoOpSettings, open=True, families=FAMILIES)

@@ -13,19 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.frozen.on_features import written_classes
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.prompts import coop
+from blocklora.methods.prompts.learned_prompts import FAMILIES
 from blocklora.methods.settings import need_positive
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
 
-__all__ = ["Settings", "fit"]
+__all__ = ["METHOD", "KgCoOpSettings", "fit"]
 
 
 @dataclass(frozen=True)
-class Settings(coop.Settings):
+class KgCoOpSettings(coop.CoOpSettings):
     """How to learn the prompts; the other attributes are CoOp's.
 
     Attributes:
@@ -43,24 +40,17 @@ class Settings(coop.Settings):
         need_positive(self, "weight", zero=True)
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Learn the prompts; see ``Method``."""
-    scale = clip.model.logit_scale.detach().exp()
-    written = written_classes(task, clip).to(compute.device)  # (N, D)
+def fit(job: Job, settings: KgCoOpSettings) -> FitResult:
+    """Learn the prompts."""
+    written = job.written_classes.to(job.device)  # (N, D)
 
     def gradients(context: torch.nn.Parameter, images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
         distance = 1 - (classes * written).sum(dim=1).mean()
-        loss = F.cross_entropy(scale * images @ classes.T, labels) + options.weight * distance
-        compute.backward(loss)
+        loss = F.cross_entropy(job.scale * images @ classes.T, labels) + settings.weight * distance
+        job.compute.backward(loss)
         return loss
 
-    return coop.learn(gradients, "KgCoOp", task, clip, options, seed, compute, checkpoint, on_step)
+    return coop.learn(job, settings, gradients, "KgCoOp")
+
+
+METHOD = Method(fit, KgCoOpSettings, open=True, prompts="trained with", families=FAMILIES)

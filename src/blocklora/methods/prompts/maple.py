@@ -15,28 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.text_side import TextSide
-from blocklora.classifier.tower import TowerChange
-from blocklora.clip import Clip
-from blocklora.clip.prompted import prompted_image_features
-from blocklora.core.device import Compute
+from blocklora.classifier import ImageChange, TextChange
+from blocklora.clip import prompted_image_features
+from blocklora.core.seeds import start_generator
+from blocklora.methods.frozen.features import training_images
+from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.prompts import coop
 from blocklora.methods.prompts.learned_prompts import (
+    FAMILIES,
     epochs_of,
     random_vectors,
     start_context,
     train_prompts,
 )
 from blocklora.methods.settings import need_whole
-from blocklora.methods.task import Fitted, Task, fixed_beforehand
-from blocklora.methods.weights.own_weights import pictures_of
-from blocklora.training import Checkpoint, OnStep
 
-__all__ = ["Settings", "fit", "image_prompts"]
+__all__ = ["METHOD", "MapleSettings", "fit", "image_prompts"]
 
 
 @dataclass(frozen=True)
-class Settings(coop.Settings):
+class MapleSettings(coop.CoOpSettings):
     """How to learn the prompts; the other attributes are CoOp's.
 
     Attributes:
@@ -56,61 +54,43 @@ class Settings(coop.Settings):
         need_whole(self, "depth")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Learn the prompts; see ``Method``."""
-    model = clip.model
-    scale = model.logit_scale.detach().exp()
-    prompts, start = start_context(task, clip, options.words, options.n_context, seed)
-    depth = min(options.depth, *clip.depths.values())
-    tensors = _start(start, depth, model.visual_projection.in_features, seed)
-
-    def features(pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        classes = prompts.features(tensors["context"], tensors["deep"])
-        return prompted_image_features(model, pixel_values, image_prompts(**tensors)), classes
+def fit(job: Job, settings: MapleSettings) -> FitResult:
+    """Learn the prompts."""
+    model = job.clip.model
+    prompts, start = start_context(job, settings.words, settings.n_context)
+    depth = min(settings.depth, *job.clip.depths.values())
+    tensors = _start(start, depth, model.visual_projection.in_features, job.seed)
 
     def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
-        with compute.autocast():
-            images, classes = features(pixel_values)
-        loss = F.cross_entropy(scale * images.float() @ classes.float().T, labels)
-        compute.backward(loss)
+        with job.compute.autocast():
+            classes = prompts.features(tensors["context"], tensors["deep"])
+            images = prompted_image_features(model, pixel_values, image_prompts(**tensors))
+        loss = F.cross_entropy(job.scale * images.float() @ classes.float().T, labels)
+        job.compute.backward(loss)
         return loss
 
     curve = train_prompts(
+        job,
         tensors,
         gradients,
-        pictures_of(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
-        task,
-        compute,
-        epochs=epochs_of(task, options.epochs),
-        batch_size=options.batch_size,
-        lr=options.lr,
-        checkpoint=checkpoint,
-        on_step=on_step,
+        training_images(job, settings.batch_size, settings.augment),
+        epochs=epochs_of(job.task, settings.epochs),
+        batch_size=settings.batch_size,
+        lr=settings.lr,
     )
     with torch.no_grad():
         visual = image_prompts(**tensors)
-        with compute.autocast():
+        with job.compute.autocast():
             classes = prompts.features(tensors["context"], tensors["deep"])
-    return Fitted(
-        model=model,
-        class_features=classes.float().cpu(),
-        trainable_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        training=curve,
-        selection=fixed_beforehand(len(curve.losses), "MaPLe"),
+    text = TextChange(
+        context=tensors["context"].detach(), deep=tensors["deep"].detach(), words=settings.words
+    )
+    return FitResult(
+        job.classifier(classes.float(), image=ImageChange(prompts=visual), text=text),
+        sum(tensor.numel() for tensor in tensors.values()),
+        last_step(len(curve.losses), "MaPLe"),
+        curve,
         notes=prompts.notes,
-        tower=TowerChange(prompts=visual),
-        text=TextSide(
-            context=tensors["context"].detach(), deep=tensors["deep"].detach(), words=options.words
-        ),
     )
 
 
@@ -131,13 +111,16 @@ def _start(context: Tensor, depth: int, image_width: int, seed: int) -> dict[str
     """Return what is trained, by name: the maps of all layers but the first start alike, as torch's Linear does."""
     vectors, width = context.shape
     bound = 1 / math.sqrt(width)
-    generator = torch.Generator().manual_seed(seed)
+    generator = start_generator(seed)
     maps = [(2 * torch.rand(image_width, width + 1, generator=generator) - 1) * bound for _ in range(2)]
     both = torch.stack([maps[0], *[maps[1]] * (depth - 1)])  # (J, V, W + 1): weights, and a column of biases
     start = {
         "context": context,
-        "deep": random_vectors(depth - 1, vectors, width, seed=seed, stream=1),
+        "deep": random_vectors(depth - 1, vectors, width, seed=seed, place=1),
         "weight": both[..., :-1],
         "bias": both[..., -1],
     }
     return {name: torch.nn.Parameter(value.to(context.device).contiguous()) for name, value in start.items()}
+
+
+METHOD = Method(fit, MapleSettings, open=True, families=FAMILIES)

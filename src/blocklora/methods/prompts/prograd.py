@@ -14,19 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.frozen.on_features import written_classes
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.prompts import coop
+from blocklora.methods.prompts.learned_prompts import FAMILIES
 from blocklora.methods.settings import need_positive
-from blocklora.methods.task import Fitted, Task
-from blocklora.training import Checkpoint, OnStep
 
-__all__ = ["Settings", "aligned", "fit"]
+__all__ = ["METHOD", "ProGradSettings", "aligned", "fit"]
 
 
 @dataclass(frozen=True)
-class Settings(coop.Settings):
+class ProGradSettings(coop.CoOpSettings):
     """How to learn the prompts; the other attributes are CoOp's.
 
     Attributes:
@@ -44,32 +41,22 @@ class Settings(coop.Settings):
         need_positive(self, "temperature")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Learn the prompts; see ``Method``."""
-    scale, heat = clip.model.logit_scale.detach().exp(), options.temperature
-    written = written_classes(task, clip).to(compute.device)  # (N, D)
+def fit(job: Job, settings: ProGradSettings) -> FitResult:
+    """Learn the prompts."""
+    written, heat = job.written_classes.to(job.device), settings.temperature  # (N, D)
 
     def gradients(context: torch.nn.Parameter, images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
-        logits = scale * images @ classes.T  # (B, N)
-        teacher = (scale * images @ written.T / heat).softmax(dim=1)
+        logits = job.scale * images @ classes.T  # (B, N)
+        teacher = (job.scale * images @ written.T / heat).softmax(dim=1)
         divergence = heat**2 * F.cross_entropy(logits / heat, teacher)
-        compute.backward(divergence, retain_graph=True)
+        job.compute.backward(divergence, retain_graph=True)
         general = _taken(context)
         loss = F.cross_entropy(logits, labels)
-        compute.backward(loss)
-        context.grad = aligned(_taken(context), general, options.weight)
+        job.compute.backward(loss)
+        context.grad = aligned(_taken(context), general, settings.weight)
         return loss
 
-    return coop.learn(gradients, "ProGrad", task, clip, options, seed, compute, checkpoint, on_step)
+    return coop.learn(job, settings, gradients, "ProGrad")
 
 
 def aligned(gradient: Tensor, general: Tensor, weight: float) -> Tensor:
@@ -90,3 +77,6 @@ def _taken(parameter: torch.nn.Parameter) -> Tensor:
     gradient = parameter.grad
     parameter.grad = None
     return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+METHOD = Method(fit, ProGradSettings, open=True, prompts="trained with", families=FAMILIES)

@@ -18,29 +18,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.text_side import TextSide
-from blocklora.classifier.tower import TowerChange
-from blocklora.clip import Clip, image_features
-from blocklora.clip.prompted import prompted_image_features
-from blocklora.core.device import Compute
-from blocklora.methods.frozen.on_features import written_classes
+from blocklora.classifier import ImageChange, TextChange
+from blocklora.clip import image_features, prompted_image_features
+from blocklora.core.choices import Choice
+from blocklora.methods.frozen.features import training_images
+from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.prompts import maple
 from blocklora.methods.prompts.learned_prompts import (
+    FAMILIES,
     epochs_of,
     random_vectors,
     start_context,
     train_prompts,
 )
 from blocklora.methods.settings import need_positive, need_whole
-from blocklora.methods.task import Fitted, Task, fixed_beforehand
-from blocklora.methods.weights.own_weights import pictures_of
-from blocklora.training import Checkpoint, OnStep
 
-__all__ = ["Settings", "epoch_weights", "fit", "regularised_loss"]
+__all__ = ["METHOD", "PromptSrcSettings", "epoch_weights", "fit", "regularised_loss"]
 
 
 @dataclass(frozen=True)
-class Settings(maple.Settings):
+class PromptSrcSettings(maple.MapleSettings):
     """How to learn the prompts; the other attributes are MaPLe's.
 
     Attributes:
@@ -68,36 +65,18 @@ class Settings(maple.Settings):
         need_positive(self, "mean_epoch", "spread")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Learn the prompts; see ``Method``."""
-    model, device = clip.model, compute.device
-    scale = model.logit_scale.detach().exp()
-    written = written_classes(task, clip).to(device)  # (N, D)
-    prompts, context = start_context(task, clip, options.words, options.n_context, seed)
-    depth = min(options.depth, *clip.depths.values())
-    vectors, width = context.shape
-    image_width = model.visual_projection.in_features
-    start = {
-        "context": context,
-        "deep": random_vectors(depth - 1, vectors, width, seed=seed, stream=1),
-        "visual": random_vectors(depth, options.n_image_context, image_width, seed=seed, stream=2),
-    }
-    tensors = {name: torch.nn.Parameter(value.to(device)) for name, value in start.items()}
+def fit(job: Job, settings: PromptSrcSettings) -> FitResult:
+    """Learn the prompts."""
+    model = job.clip.model
+    written = job.written_classes.to(job.device)  # (N, D)
+    prompts, context = start_context(job, settings.words, settings.n_context)
+    tensors = _start(job, settings, context)
     means = {f"mean/{name}": torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    epochs = epochs_of(task, options.epochs)
-    weights = epoch_weights(epochs, options.mean_epoch, options.spread)
+    epochs = epochs_of(job.task, settings.epochs)
+    weights = epoch_weights(epochs, settings.mean_epoch, settings.spread)
 
     def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
-        with compute.autocast():
+        with job.compute.autocast():
             classes = prompts.features(tensors["context"], tensors["deep"])
             images = prompted_image_features(model, pixel_values, tensors["visual"])
             with torch.no_grad():
@@ -108,11 +87,11 @@ def fit(
             frozen.float(),
             written,
             labels,
-            scale=float(scale),
-            text_weight=options.text_weight,
-            image_weight=options.image_weight,
+            scale=job.scale,
+            text_weight=settings.text_weight,
+            image_weight=settings.image_weight,
         )
-        compute.backward(loss)
+        job.compute.backward(loss)
         return loss
 
     def after_epoch(epoch: int) -> None:
@@ -120,35 +99,40 @@ def fit(
             means[f"mean/{name}"] += weights[epoch - 1] * tensor.detach()
 
     curve = train_prompts(
+        job,
         tensors,
         gradients,
-        pictures_of(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
-        task,
-        compute,
+        training_images(job, settings.batch_size, settings.augment),
         epochs=epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        checkpoint=checkpoint,
-        on_step=on_step,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
         others=means,
         after_epoch=after_epoch,
     )
-    with torch.no_grad(), compute.autocast():
+    with torch.no_grad(), job.compute.autocast():
         classes = prompts.features(means["mean/context"], means["mean/deep"])
-    steps = len(curve.losses)
-    return Fitted(
-        model=model,
-        class_features=classes.float().cpu(),
-        trainable_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        training=curve,
-        selection=fixed_beforehand(steps, "PromptSRC")
-        | {
-            "kept step": f"the mean over all {epochs} epochs, by weights fixed beforehand; none was chosen by accuracy"
-        },
+    kept = Choice(epochs, "fixed", "the mean over all epochs, by weights fixed beforehand")
+    text = TextChange(context=means["mean/context"], deep=means["mean/deep"], words=settings.words)
+    return FitResult(
+        job.classifier(classes.float(), image=ImageChange(prompts=means["mean/visual"]), text=text),
+        sum(tensor.numel() for tensor in tensors.values()),
+        last_step(len(curve.losses), "PromptSRC") | {"kept step": kept},
+        curve,
         notes=prompts.notes,
-        tower=TowerChange(prompts=means["mean/visual"]),
-        text=TextSide(context=means["mean/context"], deep=means["mean/deep"], words=options.words),
     )
+
+
+def _start(job: Job, settings: PromptSrcSettings, context: Tensor) -> dict[str, torch.nn.Parameter]:
+    """Return what is trained, by name."""
+    depth = min(settings.depth, *job.clip.depths.values())
+    vectors, width = context.shape
+    image_width = job.clip.model.visual_projection.in_features
+    start = {
+        "context": context,
+        "deep": random_vectors(depth - 1, vectors, width, seed=job.seed, place=1),
+        "visual": random_vectors(depth, settings.n_image_context, image_width, seed=job.seed, place=2),
+    }
+    return {name: torch.nn.Parameter(value.to(job.device)) for name, value in start.items()}
 
 
 def regularised_loss(
@@ -190,3 +174,6 @@ def epoch_weights(epochs: int, mean: float, spread: float) -> list[float]:
     """Return the weight of every epoch in the mean that is kept: a Gaussian over 1 .. ``epochs``, summing to 1."""
     found = [math.exp(-0.5 * ((epoch - mean) / spread) ** 2) for epoch in range(1, epochs + 1)]
     return [value / sum(found) for value in found]
+
+
+METHOD = Method(fit, PromptSrcSettings, open=True, prompts="trained with", families=FAMILIES)

@@ -10,37 +10,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blocklora.clip import Clip
-from blocklora.core.device import Compute
-from blocklora.methods.task import Fitted, Task
-from blocklora.methods.weights import layer_norm
-from blocklora.methods.weights.own_weights import steps_of
-from blocklora.training import Checkpoint, OnStep
+from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.weights.own_weights import WeightSettings, fit_weights, trainable_view
 
-__all__ = ["Settings", "fit"]
+__all__ = ["METHOD", "FullSettings", "fit"]
+
+_STEPS_A_SHOT = 500
 
 
 @dataclass(frozen=True)
-class Settings(layer_norm.Settings):
+class FullSettings(WeightSettings):
     """How to train; the attributes are those of LayerNorm tuning, with 500 steps a shot."""
 
     lr: float = 1e-5
     weight_decay: float = 0.1
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Train every weight; see ``Method``."""
-    parameters = {name: value for name, value in clip.model.named_parameters() if name != "logit_scale"}
-    steps = steps_of(task, options.iterations, 500)
-    return layer_norm.fit_weights(
-        parameters, steps, "WiSE-FT", task, clip, options, seed, compute, checkpoint, on_step
-    )
+def fit(job: Job, settings: FullSettings) -> FitResult:
+    """Train every weight."""
+    view = trainable_view(job)
+    parameters = {name: value for name, value in view.named_parameters() if name != "logit_scale"}
+    steps = job.task.steps(settings.iterations, _STEPS_A_SHOT)
+    return fit_weights(job, settings, view, parameters, steps, "WiSE-FT")
+
+
+METHOD = Method(fit, FullSettings, open=True, prompts="averaged")

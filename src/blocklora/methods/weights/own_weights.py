@@ -1,23 +1,77 @@
-"""What methods that train CLIP's own weights share: which ones, and how the trained values are taken out again."""
+"""What methods that train CLIP's own weights share: which ones, and how they are trained in a view of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.text_side import TextSide
-from blocklora.classifier.tower import TowerChange, is_of_image_tower
-from blocklora.clip import Clip
-from blocklora.methods.task import Task
-from blocklora.training import TrainingPictures
-from blocklora.training.pictures import Augment
+from blocklora.classifier import ImageChange, TextChange, is_of_image_tower
+from blocklora.classifier.heads import cosine_logits
+from blocklora.clip import class_features, image_features, shared_view, text_features
+from blocklora.core.schedules import step_cosine
+from blocklora.methods.frozen.features import training_images
+from blocklora.methods.method import FitResult, Job, last_step
+from blocklora.methods.settings import need_positive, need_whole
+from blocklora.training import minimise
+from blocklora.training.images import Augment
 
-__all__ = ["layer_norms", "of_image_tower", "of_text_tower", "pictures_of", "steps_of", "trained"]
+__all__ = [
+    "LAST_LR",
+    "WeightSettings",
+    "changes_of",
+    "fit_weights",
+    "layer_norms",
+    "own",
+    "trainable_view",
+]
 
-_MOST_SHOTS = 16
+LAST_LR = 1e-6  # where the cosine ends
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """How to train weights.
+
+    Attributes:
+        iterations: Steps in all; None is 300 for every shot (of the largest class, 16 at most).
+        lr: Learning rate of AdamW; falls to 1e-6 along half a cosine.
+        weight_decay: Of AdamW.
+        batch_size: Pictures a step.
+        augment: ``crop-flip``, ``crop``, ``none``; None is ``crop-flip``, or ``crop`` where mirroring changes the
+            class.
+    """
+
+    iterations: int | None = None
+    lr: float = 2e-4
+    weight_decay: float = 1e-2
+    batch_size: int = 32
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        need_whole(self, "iterations", "batch_size")
+        need_positive(self, "lr")
+        need_positive(self, "weight_decay", zero=True)
+
+
+def trainable_view(job: Job) -> Any:
+    """Return a view of the model in which parameters can be trained: the model itself stays as it is.
+
+    Parameters that are to be trained are made the view's own by ``own``; the others share their memory.
+    """
+    return shared_view(job.clip.model)
+
+
+def own(parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Give parameters of a view memory of their own, and let them be trained."""
+    for parameter in parameters.values():
+        parameter.data = parameter.data.clone()
+        parameter.requires_grad_(True)
 
 
 def layer_norms(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -30,43 +84,50 @@ def layer_norms(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     }
 
 
-@contextmanager
-def trained(parameters: dict[str, torch.nn.Parameter]) -> Iterator[None]:
-    """Let these parameters be trained inside; afterwards they are frozen, with the values of before."""
-    before = {name: parameter.data for name, parameter in parameters.items()}
-    for parameter in parameters.values():
-        parameter.data = parameter.data.clone()
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(False)
-            parameter.data, parameter.grad = before[name], None
+def changes_of(parameters: Mapping[str, torch.nn.Parameter]) -> tuple[ImageChange, TextChange]:
+    """Return the values that these parameters have now, as changes of the two towers."""
+    values = {name: parameter.detach() for name, parameter in parameters.items()}
+    images = {name: value for name, value in values.items() if is_of_image_tower(name)}
+    texts = {name: value for name, value in values.items() if not is_of_image_tower(name)}
+    return ImageChange(images), TextChange(texts)
 
 
-def of_image_tower(parameters: dict[str, torch.nn.Parameter]) -> TowerChange:
-    """Return the values that the image tower's parameters among these have now, as a change of the tower."""
-    weights: dict[str, Tensor] = {
-        name: parameter.detach().clone() for name, parameter in parameters.items() if is_of_image_tower(name)
-    }
-    return TowerChange(weights)
+def fit_weights(
+    job: Job,
+    settings: WeightSettings,
+    view: Any,
+    parameters: Mapping[str, torch.nn.Parameter],
+    steps: int,
+    recipe: str,
+) -> FitResult:
+    """Train some of the weights of a view of the model, by the names they have in it."""
+    own(parameters)
+    tokens = job.task.tokens.to(job.device)
 
+    def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
+        with job.compute.autocast():
+            images, classes = image_features(view, pixel_values), text_features(view, tokens)
+            logits = cosine_logits(images, classes, job.scale)
+        loss = F.cross_entropy(logits.float(), labels)
+        job.compute.backward(loss)
+        return loss
 
-def of_text_tower(parameters: dict[str, torch.nn.Parameter]) -> TextSide:
-    """Return the values that the text tower's parameters among these have now."""
-    weights = {n: p.detach().clone() for n, p in parameters.items() if not is_of_image_tower(n)}
-    return TextSide(weights)
-
-
-def pictures_of(
-    task: Task, clip: Clip, *, batch_size: int, augment: Augment | None, seed: int
-) -> TrainingPictures:
-    """Return batches of training pictures; with ``augment`` None they are mirrored where that fits."""
-    chosen: Augment = augment or ("crop-flip" if task.flip else "crop")
-    return TrainingPictures(task.train, clip.processor, batch_size=batch_size, augment=chosen, seed=seed)
-
-
-def steps_of(task: Task, iterations: int | None, each_shot: int) -> int:
-    """Return how many steps to train: as given, or so many for each shot, of which 16 count at most."""
-    return iterations or each_shot * min(task.shots, _MOST_SHOTS)
+    curve = minimise(
+        gradients,
+        torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay),
+        step_cosine(steps, last=min(1.0, LAST_LR / settings.lr)),
+        training_images(job, settings.batch_size, settings.augment),
+        job.compute,
+        steps=steps,
+        state=dict(parameters),
+        checkpoint=job.checkpoint,
+        on_step=job.on_step,
+        resources=job.resources,
+    )
+    image, text = changes_of(parameters)
+    return FitResult(
+        job.classifier(class_features(view, job.task.tokens), image=image, text=text),
+        sum(parameter.numel() for parameter in parameters.values()),
+        last_step(steps, recipe),
+        curve,
+    )

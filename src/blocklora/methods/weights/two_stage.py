@@ -16,29 +16,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocklora.classifier.heads import cosine_logits
-from blocklora.clip import Clip, class_features, image_features, text_features
-from blocklora.core.device import Compute
+from blocklora.clip import class_features, image_features, text_features
+from blocklora.core.schedules import step_cosine
+from blocklora.methods.frozen.features import training_images
+from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.settings import need
-from blocklora.methods.task import Fitted, Task, fixed_beforehand
-from blocklora.methods.weights import layer_norm
 from blocklora.methods.weights.own_weights import (
+    LAST_LR,
+    WeightSettings,
+    changes_of,
     layer_norms,
-    of_image_tower,
-    of_text_tower,
-    pictures_of,
-    steps_of,
-    trained,
+    own,
+    trainable_view,
 )
-from blocklora.training import Checkpoint, OnStep
-from blocklora.training.minimise import minimise, step_cosine
+from blocklora.training import minimise
 
-__all__ = ["Settings", "fit"]
+__all__ = ["METHOD", "TwoStageSettings", "fit"]
 
-_LAST_LR = 1e-6
+_STEPS_A_SHOT = 300
 
 
 @dataclass(frozen=True)
-class Settings(layer_norm.Settings):
+class TwoStageSettings(WeightSettings):
     """How to train; the other attributes are those of LayerNorm tuning.
 
     Attributes:
@@ -53,61 +52,51 @@ class Settings(layer_norm.Settings):
         need(0 <= self.first_stage <= 1, "first_stage", self.first_stage, "a share from 0 to 1")
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Settings,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Train the LayerNorms, then the classes; see ``Method``."""
-    model, tokens = clip.model, task.tokens.to(compute.device)
-    scale = model.logit_scale.detach().exp()
-    parameters = layer_norms(model)
-    classes = torch.nn.Parameter(class_features(model, task.tokens).to(compute.device))  # (N, D)
-    steps = steps_of(task, options.iterations, 300)
-    first = round(options.first_stage * steps)
+def fit(job: Job, settings: TwoStageSettings) -> FitResult:
+    """Train the LayerNorms, then the classes."""
+    view, tokens = trainable_view(job), job.task.tokens.to(job.device)
+    parameters = layer_norms(view)
+    own(parameters)
+    classes = torch.nn.Parameter(class_features(view, job.task.tokens).to(job.device))  # (N, D)
+    steps = job.task.steps(settings.iterations, _STEPS_A_SHOT)
+    first = round(settings.first_stage * steps)
 
     def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
         if step == first:  # the towers are done
-            classes.data = class_features(model, task.tokens).to(classes)
-        with compute.autocast(), torch.set_grad_enabled(step < first):
-            images = image_features(model, pixel_values)
-            texts = text_features(model, tokens) if step < first else None
+            classes.data = class_features(view, job.task.tokens).to(classes)
+        with job.compute.autocast(), torch.set_grad_enabled(step < first):
+            images = image_features(view, pixel_values)
+            texts = text_features(view, tokens) if step < first else None
         units = F.normalize(classes, dim=-1) if texts is None else texts
-        loss = F.cross_entropy(cosine_logits(images, units.to(images.dtype), scale).float(), labels)
-        compute.backward(loss)
+        loss = F.cross_entropy(cosine_logits(images, units.to(images.dtype), job.scale).float(), labels)
+        job.compute.backward(loss)
         return loss
 
-    with trained(parameters):
-        last = min(1.0, _LAST_LR / options.lr)
-        curve = minimise(
-            gradients,
-            torch.optim.AdamW(
-                [{"params": list(parameters.values())}, {"params": [classes]}],
-                lr=options.lr,
-                weight_decay=options.weight_decay,
-            ),
-            [step_cosine(first, last=last), step_cosine(steps - first, last=last, start=first)],
-            pictures_of(task, clip, batch_size=options.batch_size, augment=options.augment, seed=seed),
-            compute,
-            steps=steps,
-            state={**parameters, "classes": classes},
-            checkpoint=checkpoint,
-            on_step=on_step,
-        )
-        final = (
-            class_features(model, task.tokens) if first == steps else F.normalize(classes.detach(), dim=-1)
-        )
-        return Fitted(
-            model=model,
-            class_features=final.cpu(),
-            trainable_parameters=sum(p.numel() for p in parameters.values()) + classes.numel(),
-            training=curve,
-            selection=fixed_beforehand(steps, "2SFS"),
-            tower=of_image_tower(parameters),
-            text=of_text_tower(parameters),
-        )
+    last = min(1.0, LAST_LR / settings.lr)
+    curve = minimise(
+        gradients,
+        torch.optim.AdamW(
+            [{"params": list(parameters.values())}, {"params": [classes]}],
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        ),
+        [step_cosine(first, last=last), step_cosine(steps - first, last=last, start=first)],
+        training_images(job, settings.batch_size, settings.augment),
+        job.compute,
+        steps=steps,
+        state={**parameters, "classes": classes},
+        checkpoint=job.checkpoint,
+        on_step=job.on_step,
+        resources=job.resources,
+    )
+    final = class_features(view, job.task.tokens) if first == steps else F.normalize(classes.detach(), dim=-1)
+    image, text = changes_of(parameters)
+    return FitResult(
+        job.classifier(final, image=image, text=text),
+        sum(p.numel() for p in parameters.values()) + classes.numel(),
+        last_step(steps, "2SFS"),
+        curve,
+    )
+
+
+METHOD = Method(fit, TwoStageSettings, open=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from blocklora.clip import Engine
 from blocklora.core.errors import ConfigError
-from blocklora.methods.settings import need, need_positive, need_whole, settings_json
+from blocklora.methods.settings import need, need_positive, need_whole
+from blocklora.training.images import Augment
 from blocklora.training.memory.limits import parse_bytes
-from blocklora.training.pictures import Augment
 
-__all__ = ["Options", "Parametrization", "Towers"]
+__all__ = ["TARGETS", "AdapterSettings", "Parametrization", "TowerChoice", "chosen_layers"]
 
-Towers = Literal["both", "vision", "text"]
+TowerChoice = Literal["both", "vision", "text"]
 Parametrization = Literal["blocks", "folded"]
 TARGETS = {
     "q": "self_attn.q_proj",
@@ -23,24 +23,23 @@ TARGETS = {
     "fc1": "mlp.fc1",
     "fc2": "mlp.fc2",
 }
-_ITERATIONS_PER_SHOT, _MOST_SHOTS = 500, 16
 
 
 @dataclass(frozen=True)
-class Options:
+class AdapterSettings:
     """How to adapt CLIP.
 
     Attributes:
         iterations: Steps in all; None is 500 for every shot (of the largest class, 16 at most).
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         lr: Learning rate of AdamW; falls to 1e-6 along half a cosine.
         weight_decay: Of AdamW.
         r: The total rank of an adapter.
-        n_blocks: How many blocks (arms) Block-LoRA cuts the rank into; must divide ``r``.
+        n_blocks: How many blocks Block-LoRA cuts the rank into; must divide ``r``.
         alpha: The adapter's scale is ``alpha / sqrt(r)``.
-        dropout: Probability in [0, 1) of dropping a number of the adapter's input.
-        parametrization: ``blocks`` (the paper's), or ``folded``: its exact twin with fewer numbers.
-        arm_dropout: Whether every block of Block-LoRA drops numbers of its own; an extension of the paper.
+        dropout: Probability in [0, 1) of dropping a value of the adapter's input.
+        parametrization: ``blocks`` (the paper's), or ``folded``: the same function with fewer parameters.
+        arm_dropout: Whether every block of Block-LoRA has a dropout mask of its own; an extension of the paper.
         towers: Which towers get an adapter.
         targets: Which layers of a block get one: any of q, k, v, out, fc1, fc2.
         layers: Which blocks of a tower: ``all``, ``top-N`` (nearest to the output) or ``bottom-N``.
@@ -52,6 +51,8 @@ class Options:
         memory_limit: The most memory that training may use, such as ``24GB``; None is what is free.
     """
 
+    STEPS_A_SHOT: ClassVar[int] = 500
+
     iterations: int | None = None
     batch_size: int = 32
     lr: float = 2e-4
@@ -62,7 +63,7 @@ class Options:
     dropout: float = 0.25
     parametrization: Parametrization = "blocks"
     arm_dropout: bool = False
-    towers: Towers = "both"
+    towers: TowerChoice = "both"
     targets: tuple[str, ...] = ("q", "k", "v")
     layers: str = "all"
     augment: Augment | None = None
@@ -81,7 +82,7 @@ class Options:
         need_positive(self, "weight_decay", zero=True)
         need(0 <= self.dropout < 1, "dropout", self.dropout, "a probability from 0 up to, but not, 1")
         _choice("parametrization", self.parametrization, get_args(Parametrization))
-        _choice("towers", self.towers, get_args(Towers))
+        _choice("towers", self.towers, get_args(TowerChoice))
         folded = self.parametrization == "folded"
         need(not (self.arm_dropout and folded), "arm_dropout", True, "false where parametrization is folded")
         _choice("engine", self.engine, get_args(Engine))
@@ -94,14 +95,6 @@ class Options:
         for target in self.targets:
             _choice("targets", target, tuple(TARGETS))
         chosen_layers(self.layers, 1)
-
-    def steps(self, shots: int) -> int:
-        """Return how many steps to train with ``shots`` pictures in the largest class."""
-        return self.iterations or _ITERATIONS_PER_SHOT * min(shots, _MOST_SHOTS)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON-ready values."""
-        return settings_json(self)
 
 
 def chosen_layers(layers: str, depth: int) -> list[int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocklora.methods.adapters.options import TARGETS, chosen_layers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from blocklora.clip import load_clip
 from blocklora.core.errors import ConfigError
 from blocklora.methods import Options
 from blocklora.methods.adapters.common import target_pattern
-from blocklora.methods.adapters.options import TARGETS, chosen_layers
 
 
 def test_defaults_are_the_published_recipe() -> None:

@@ -1,0 +1,116 @@
+"""The one classifier: everything that a prediction needs, and nothing that a prediction changes.
+
+Axes: B = images of a batch, M = images, N = classes, D = the width of the space that the two towers share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blocklora.classifier.changes import ImageChange, TextChange
+from blocklora.classifier.heads import Head
+from blocklora.clip import Clip, Engine, ImageTower, image_features, prompted_image_features, with_weights
+
+__all__ = ["Classifier"]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A fitted classifier in memory.
+
+    Nothing in it changes after it was made, so many threads may predict with one classifier, and ask for zero-shot
+    features beside it.
+
+    Attributes:
+        method: How it was fitted.
+        base: The model as it was loaded, both towers or the image tower alone; never changed.
+        class_names: N names.
+        prompts: N sentences.
+        head: What turns image features into logits.
+        zero_shot_features: Unit features (N, D) of the class prompts by the base model's text tower.
+        adapter: A ``PeftModel`` around a view of ``base.model``, for methods that train an adapter.
+        image: What else was changed in the image tower.
+        text: What was learned about class names in general; None where only these classes were learned.
+        temperature: What logits are divided by.
+        engine: Which engine computes features: ``auto``, ``lean`` or ``plain``.
+        precision: What it was fitted in: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    method: str
+    base: Clip | ImageTower
+    class_names: tuple[str, ...]
+    prompts: tuple[str, ...]
+    head: Head
+    zero_shot_features: Tensor
+    adapter: Any = None
+    image: ImageChange = field(default_factory=ImageChange)
+    text: TextChange | None = None
+    temperature: float = 1.0
+    engine: Engine = "auto"
+    precision: str = "fp32"
+    _tower: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make the image tower that predicts: the base, the one with the adapter, or a view with other weights."""
+        tower = self.base.model if self.adapter is None else self.adapter.get_base_model()
+        object.__setattr__(
+            self, "_tower", with_weights(tower, self.image.weights) if self.image.weights else tower
+        )
+
+    @property
+    def is_base(self) -> bool:
+        """Whether images have the base model's own features."""
+        return self.adapter is None and not self.image
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.base.model.parameters()).device
+        return found
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Return unit features (B, D) of pixel values (B, 3, S, S) on the model's device."""
+        if self.image.prompts is not None:
+            return prompted_image_features(self._tower, pixel_values, self.image.prompts)
+        return image_features(self._tower, pixel_values, engine=self.engine)
+
+    def zero_shot_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Return what ``image_features`` gives for the base model."""
+        return image_features(self.base.model, pixel_values, engine=self.engine)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Turn adapted image features (M, D) into logits (M, N), in float64, not yet divided by the temperature."""
+        return self.head.logits(features)
+
+    def probabilities(self, features: Tensor) -> NDArray[np.float64]:
+        """Turn adapted image features (M, D) into probabilities (M, N)."""
+        if not len(features):
+            return np.empty((0, len(self.class_names)))
+        return np.asarray((self.logits(features) / self.temperature).softmax(dim=1).numpy())
+
+    def zero_shot_labels(self, features: Tensor) -> NDArray[np.int64]:
+        """Return the class index (M,) that the base model gives its own image features (M, D)."""
+        return np.asarray((features @ self.zero_shot_features.T).argmax(dim=1).numpy())
+
+    def with_temperature(self, temperature: float) -> Classifier:
+        """Return the same classifier with another temperature."""
+        return replace(self, temperature=temperature)
+
+    def of_other_classes(
+        self, class_names: Sequence[str], prompts: Sequence[str], head: Head, zero_shot_features: Tensor
+    ) -> Classifier:
+        """Return a classifier of other classes on the same towers."""
+        return replace(
+            self,
+            class_names=tuple(class_names),
+            prompts=tuple(prompts),
+            head=head,
+            zero_shot_features=zero_shot_features,
+        )

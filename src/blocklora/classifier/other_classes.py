@@ -1,0 +1,96 @@
+"""Other classes for a fitted classifier, known by their names alone.
+
+Axes: N = classes, D = the width of the shared space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklora.classifier.changes import TextChange
+from blocklora.classifier.class_prompts import ClassPrompts, prompt_tokens
+from blocklora.classifier.heads import CONDITIONAL, Head
+from blocklora.clip import Clip, class_features, tokenize, with_weights
+from blocklora.core.errors import ConfigError
+from blocklora.data import prompts
+
+__all__ = ["mean_features", "other_classes", "template_features"]
+
+
+@torch.no_grad()
+def other_classes(
+    head: Head,
+    text: TextChange | None,
+    model: Any,
+    clip: Clip,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+) -> Head:
+    """Return the head of a fitted classifier for other classes.
+
+    Args:
+        head: The classifier's own.
+        text: What its method learned about names; None is nothing.
+        model: A ``CLIPModel`` with both towers, and with the classifier's adapter in its layers if it has one.
+        clip: The tokenizer and how much the text tower reads.
+        class_names: N names.
+        templates: Sentences with one ``{}``; the mean of their class features predicts. Where the words before the
+            name are learned they take their place.
+
+    Raises:
+        ConfigError: The method learned the classes that it saw and knows no others.
+    """
+    if text is None or (head.kind != CONDITIONAL and "class_features" not in head.tensors):
+        raise ConfigError(
+            "this method learns the classes that it saw and knows no others; fit it to the new ones."
+        )
+    device = model.logit_scale.device
+    n_context = len(text.context) if text.context is not None else 0
+    tokens = prompt_tokens(clip, class_names, text.words, n_context)[0].to(device)
+    if head.kind == CONDITIONAL:
+        return replace(head, tensors={**head.tensors, "tokens": tokens.cpu()}, model=model)
+    if text.weights:
+        model = with_weights(model, {name: value.to(device) for name, value in text.weights.items()})
+    if text.context is not None:
+        deep = None if text.deep is None else text.deep.to(device)
+        features = ClassPrompts(model, tokens).features(text.context.to(device), deep).float().cpu()
+    else:
+        features = template_features(model, clip, class_names, templates)
+    return replace(head, tensors={**head.tensors, "class_features": features})
+
+
+def template_features(model: Any, clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Return unit class features (N, D), on the CPU: the mean over templates, see ``mean_features``.
+
+    Args:
+        model: A model of two towers, with or without an adapter in its layers.
+        clip: The tokenizer and how much the text tower reads.
+        class_names: N names.
+        templates: Sentences with one ``{}``.
+    """
+    sentences = [prompts(class_names, template) for template in templates]
+    return mean_features(
+        model, [tokenize(rows, clip.tokenizer, clip.context_length)[0] for rows in sentences]
+    )
+
+
+def mean_features(model: Any, tokens: Sequence[Tensor]) -> Tensor:
+    """Average the unit text features of a class over templates, and make the mean a unit vector again.
+
+    As openai/CLIP ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` does.
+
+    Args:
+        model: A model of two towers, with or without an adapter in its layers.
+        tokens: Token ids of every template (N, L).
+
+    Returns:
+        Unit features (N, D) on the CPU.
+    """
+    each = [class_features(model, rows) for rows in tokens]  # each (N, D)
+    return F.normalize(torch.stack(each).mean(dim=0), dim=-1) if len(each) > 1 else each[0]

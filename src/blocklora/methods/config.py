@@ -1,0 +1,137 @@
+"""Everything a user chooses about a fit but the data, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from blocklora.core.device import resolve_device, resolve_precision
+from blocklora.core.errors import ConfigError
+from blocklora.core.seeds import check_seed
+from blocklora.methods.settings import make_settings, settings_json
+from blocklora.methods.table import METHODS, find_method
+
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config"]
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+DEFAULT_PROMPT = "a photo of a {}."
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What a fit does. ``fit_config`` makes it.
+
+    Attributes:
+        method: A name in ``METHODS``.
+        settings: Of the method, all of them.
+        model: A hub id, a folder, or ``tiny``.
+        revision: A branch, tag or commit on the hub; None is the cached or newest one.
+        shots: Images a class to train on; None takes all.
+        seed: Where all randomness comes from.
+        prompt: The sentence that a class name stands in while training, with one ``{}``.
+        ensemble: Templates whose mean class features predict; empty: ``prompt`` alone.
+        device: Where to compute.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        deterministic: Whether only kernels that repeat to the last bit may be used.
+    """
+
+    method: str
+    settings: Any
+    model: str
+    revision: str | None
+    shots: int | None
+    seed: int
+    prompt: str
+    ensemble: tuple[str, ...]
+    device: torch.device
+    precision: str
+    deterministic: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every value, those of the method's settings among them, ready for JSON."""
+        own = {
+            "model": self.model,
+            "method": self.method,
+            "shots": self.shots,
+            "seed": self.seed,
+            "prompt": self.prompt,
+            "ensemble": list(self.ensemble),
+            "device": str(self.device),
+            "precision": self.precision,
+        }
+        if self.revision is not None:
+            own["revision"] = self.revision
+        if self.deterministic:
+            own["deterministic"] = True
+        return own | settings_json(self.settings)
+
+
+def fit_config(
+    *,
+    model: str = DEFAULT_MODEL,
+    method: str = "block-lora",
+    revision: str | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    prompt: str = DEFAULT_PROMPT,
+    ensemble: Sequence[str] = (),
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    deterministic: bool = False,
+    **settings: Any,
+) -> FitConfig:
+    """Check everything that can be checked without opening a file.
+
+    Args:
+        model: See ``FitConfig``, as the others.
+        method: A name in ``METHODS``.
+        revision: Of the model on the hub.
+        shots: Images a class.
+        seed: From 0 to 2**63 - 1.
+        prompt: With one ``{}``.
+        ensemble: For the methods that can make something of several prompts.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        deterministic: See ``FitConfig``.
+        **settings: The method's own settings; the others have their published defaults.
+
+    Raises:
+        ConfigError: A name is unknown, or a value cannot work.
+    """
+    how = find_method(method)
+    if ensemble and how.prompts == "one":
+        several = [name for name, other in METHODS.items() if other.prompts != "one"]
+        raise ConfigError(
+            f"an ensemble of prompts needs a method that reads prompts as they are, not {method}: expected one of "
+            f"{', '.join(several)}."
+        )
+    where = resolve_device(str(device))
+    return FitConfig(
+        method=method,
+        settings=make_settings(method, how.settings, settings),
+        model=str(model),
+        revision=revision,
+        shots=_checked_shots(shots),
+        seed=check_seed(seed),
+        prompt=prompt,
+        ensemble=tuple(ensemble),
+        device=where,
+        precision=resolve_precision(precision, where),
+        deterministic=deterministic,
+    )
+
+
+def _checked_shots(shots: object) -> int | None:
+    """Return the number of shots as a whole number, or None."""
+    if shots is None:
+        return None
+    try:
+        found = shots.__index__()  # type: ignore[attr-defined]  # numpy's whole numbers have it, too
+    except (AttributeError, TypeError):
+        found = 0
+    if isinstance(shots, bool) or found < 1:
+        raise ConfigError(f"shots '{shots}': expected a whole number of at least 1, or None for all images.")
+    return int(found)

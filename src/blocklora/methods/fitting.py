@@ -1,0 +1,126 @@
+"""The one way to call a method: device, job, ensemble of prompts, temperature."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from blocklora.classifier import (
+    NOTHING_KEPT,
+    Classifier,
+    FeatureStore,
+    at_once,
+    encode,
+    other_classes,
+)
+from blocklora.core.choices import Choice
+from blocklora.core.device import Compute
+from blocklora.core.resources import Resources
+from blocklora.data import Example
+from blocklora.methods.config import FitConfig
+from blocklora.methods.method import FitResult, Job
+from blocklora.methods.prepare import Prepared
+from blocklora.methods.table import find_method
+from blocklora.metrics import fit_temperature
+from blocklora.training import Checkpoint, OnStep
+
+__all__ = ["Fit", "fit_classifier"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted classifier and how it came about.
+
+    Attributes:
+        classifier: With its temperature.
+        result: What the method did.
+        choices: Those of the method, and the temperature's.
+        seconds: How long it took, features included, also those that the store had from before.
+        compute: Where it was fitted, and may predict.
+        images_at_once: How many images go through the image tower at a time when it predicts.
+    """
+
+    classifier: Classifier
+    result: FitResult
+    choices: dict[str, Choice]
+    seconds: float
+    compute: Compute
+    images_at_once: int
+
+
+def fit_classifier(
+    prepared: Prepared,
+    config: FitConfig,
+    *,
+    store: FeatureStore = NOTHING_KEPT,
+    resources: Resources | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> Fit:
+    """Fit to the training images; the validation images choose where a method says so, and set the temperature.
+
+    Args:
+        prepared: What ``prepare`` gave.
+        config: What is to be done.
+        store: Where features of the frozen model are kept.
+        resources: Cores and memory to use; None: all that this process may use.
+        checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
+        on_step: Called with the progress of training.
+    """
+    method, task, clip = find_method(config.method), prepared.task, prepared.clip
+    compute = Compute(config.device, config.precision, deterministic=config.deterministic)
+    with compute.training():
+        torch.nn.Module.to(clip.model, compute.device)
+        job = Job(task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step)
+        began = time.monotonic() + store.seconds_spared
+        result = method.fit(job, config.settings)
+        seconds = time.monotonic() + store.seconds_spared - began
+        if result.training:  # a resumed run began in another process
+            seconds = max(seconds, result.training.seconds)
+        classifier = result.classifier
+        if config.ensemble and method.prompts == "averaged":
+            classifier = _averaged(classifier, prepared, config.ensemble)
+        size = _at_once(compute.device, result, config.settings)
+        temperature, choice = _temperature(classifier, task.val, compute, size, store)
+    return Fit(
+        classifier=classifier.with_temperature(temperature),
+        result=result,
+        choices={**result.choices, "temperature": choice},
+        seconds=seconds,
+        compute=compute,
+        images_at_once=size,
+    )
+
+
+def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[str]) -> Classifier:
+    """Let the mean over templates predict, as the text tower sees them after training."""
+    model = prepared.clip.model if classifier.adapter is None else classifier.adapter.get_base_model()
+    head = other_classes(
+        classifier.head, classifier.text, model, prepared.clip, prepared.task.class_names, templates
+    )
+    return replace(classifier, head=head)
+
+
+def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
+    """Return how many images are encoded at a time; under a memory limit not many more than in training."""
+    if result.engine and settings.memory_limit:
+        return min(at_once(device), 3 * result.engine.micro_batch)  # features need a third of a step's memory
+    return at_once(device)
+
+
+def _temperature(
+    classifier: Classifier, val: Sequence[Example], compute: Compute, size: int, store: FeatureStore
+) -> tuple[float, Choice]:
+    """Return the temperature that makes the validation images most probable, and how it was chosen."""
+    if not val:
+        return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
+    images = [(example.image, example.source) for example in val]
+    encoded = encode(classifier, images, compute, batch_size=size, store=store)
+    labels = np.array([val[index].label for index in encoded.kept])
+    found = fit_temperature(classifier.logits(encoded.features).numpy(), labels)
+    return found, Choice(found, "validation", n_images=len(labels))

@@ -1,0 +1,218 @@
+"""What every method is given, and what it gives back.
+
+Axes: N = classes, L = tokens of the longest prompt, D = the width of the space that the two towers share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from blocklora.classifier import (
+    NOTHING_KEPT,
+    Classifier,
+    FeatureStore,
+    Head,
+    ImageChange,
+    TextChange,
+    cosine_head,
+    mean_features,
+)
+from blocklora.clip import Clip, Engine
+from blocklora.core.choices import Choice
+from blocklora.core.device import Compute
+from blocklora.core.resources import Resources
+from blocklora.data import Example
+from blocklora.training import Checkpoint, Curve, OnStep
+
+__all__ = ["EngineUse", "FitResult", "Job", "Method", "PromptUse", "Task", "last_step"]
+
+PromptUse = Literal["one", "trained with", "averaged"]
+"""What a method makes of several prompts a class: it reads one alone; it trains with their mean; or it trains with one,
+and the mean predicts."""
+
+MOST_SHOTS = 16
+"""Recipes that say "so many steps a shot" mean at most so many shots."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A few-shot classification task.
+
+    Attributes:
+        class_names: N names.
+        prompts: N sentences, one a class.
+        tokens: Their token ids (N, L).
+        train: Readable labelled images.
+        flip: Whether an image's mirror image is of the same class.
+        val: Readable validation images, for methods that choose by them; often there are none.
+        ensemble: Token ids (N, L) of every template where a class is the mean over several; empty: ``tokens`` alone.
+    """
+
+    class_names: tuple[str, ...]
+    prompts: tuple[str, ...]
+    tokens: Tensor
+    train: tuple[Example, ...]
+    flip: bool
+    val: tuple[Example, ...] = ()
+    ensemble: tuple[Tensor, ...] = ()
+
+    @property
+    def shots(self) -> int:
+        """How many training images the largest class has."""
+        return max(Counter(example.label for example in self.train).values())
+
+    def steps(self, iterations: int | None, each_shot: int) -> int:
+        """Return how many steps to train: as given, or so many for each shot, of which 16 count at most."""
+        return iterations or each_shot * min(self.shots, MOST_SHOTS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: what is to be learned, from what, and where.
+
+    Attributes:
+        task: Classes, prompts and images.
+        clip: The model, on the device; it is never changed.
+        compute: Device and precision.
+        seed: Where all randomness comes from.
+        method: The method's name.
+        store: Where features of the frozen model are kept.
+        resources: Cores and memory to use; None: all that this process may use.
+        checkpoint: Where the state is kept; a fit that finds it there goes on from it.
+        on_step: Called with the progress of training.
+    """
+
+    task: Task
+    clip: Clip
+    compute: Compute
+    seed: int
+    method: str
+    store: FeatureStore = NOTHING_KEPT
+    resources: Resources | None = None
+    checkpoint: Checkpoint | None = None
+    on_step: OnStep | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return self.compute.device
+
+    @cached_property
+    def scale(self) -> float:
+        """What cosines are multiplied by: the model's own logit scale."""
+        return float(self.clip.model.logit_scale.detach().exp())
+
+    @cached_property
+    def written_classes(self) -> Tensor:
+        """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
+        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,))
+
+    def classifier(
+        self,
+        class_features: Tensor | None = None,
+        *,
+        head: Head | None = None,
+        adapter: Any = None,
+        image: ImageChange | None = None,
+        text: TextChange | None = None,
+        engine: Engine = "auto",
+    ) -> Classifier:
+        """Return the classifier that a method learned.
+
+        Args:
+            class_features: Unit features (N, D) whose scaled cosines predict.
+            head: What predicts instead.
+            adapter: A ``PeftModel`` around a view of the model.
+            image: What else was changed in the image tower.
+            text: What was learned about class names in general; None where only these classes were learned.
+            engine: Which engine computed features.
+        """
+        if head is None:
+            if class_features is None:
+                raise ValueError("expected class features or a head")
+            head = cosine_head(class_features.cpu(), self.scale)
+        return Classifier(
+            method=self.method,
+            base=self.clip,
+            class_names=self.task.class_names,
+            prompts=self.task.prompts,
+            head=head,
+            zero_shot_features=self.written_classes,
+            adapter=adapter,
+            image=image or ImageChange(),
+            text=text,
+            engine=engine,
+            precision=self.compute.precision,
+        )
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """How the towers were computed while training, and within what memory.
+
+    Attributes:
+        engine: ``lean`` or ``plain``.
+        why_not_lean: In words; empty where lean.
+        memory: The plan and what it needed, as JSON-ready values.
+        micro_batch: Images that went through at a time.
+    """
+
+    engine: str
+    why_not_lean: str
+    memory: Mapping[str, Any]
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A classifier, and what the method did.
+
+    Attributes:
+        classifier: What was learned.
+        trainable_parameters: How many parameters were trained.
+        choices: How each setting and the kept step were chosen, by name.
+        training: What the loop left behind; None where nothing was trained.
+        engine: How the towers were computed; None where nothing was trained through them.
+        notes: What happened on the way, in sentences.
+    """
+
+    classifier: Classifier
+    trainable_parameters: int
+    choices: Mapping[str, Choice]
+    training: Curve | None = None
+    engine: EngineUse | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fit a classifier.
+
+    Attributes:
+        fit: Fits a job with settings of the type ``settings``.
+        settings: A frozen dataclass with a default for every field.
+        open: Whether the classifier can be asked about classes that it has not seen, by their names.
+        prompts: What it makes of several prompts a class.
+        families: The ``model_type`` of every model it works on; None: all.
+    """
+
+    fit: Callable[[Job, Any], FitResult]
+    settings: type[Any]
+    open: bool = False
+    prompts: PromptUse = "one"
+    families: Sequence[str] | None = None
+
+
+def last_step(steps: int, recipe: str) -> dict[str, Choice]:
+    """Return the choices of a method that chooses nothing: the last step is kept, and ``recipe`` names the settings."""
+    return {
+        "kept step": Choice(steps, "fixed", "the last step"),
+        "settings": Choice("as published or given", "fixed", f"the published recipe of {recipe}, or given"),
+    }

@@ -1,0 +1,59 @@
+"""Every method by its name."""
+
+from __future__ import annotations
+
+from blocklora.core.errors import ConfigError
+from blocklora.core.words import did_you_mean
+from blocklora.methods.adapters import any_peft, block_lora, clip_lora
+from blocklora.methods.frozen import (
+    clip_adapter,
+    linear_probe,
+    lp_plus_plus,
+    taskres,
+    tip_adapter,
+    tip_adapter_f,
+    zero_shot,
+    zero_shot_probe,
+)
+from blocklora.methods.method import Method
+from blocklora.methods.prompts import cocoop, coop, kgcoop, maple, prograd, promptsrc
+from blocklora.methods.weights import full, layer_norm, two_stage
+
+__all__ = ["METHODS", "find_method"]
+
+METHODS: dict[str, Method] = {
+    "block-lora": block_lora.METHOD,
+    "clip-lora": clip_lora.METHOD,
+    "zero-shot": zero_shot.METHOD,
+    "linear-probe": linear_probe.METHOD,
+    "zero-shot-probe": zero_shot_probe.METHOD,
+    "tip-adapter": tip_adapter.METHOD,
+    "tip-adapter-f": tip_adapter_f.METHOD,
+    "clip-adapter": clip_adapter.METHOD,
+    "taskres": taskres.METHOD,
+    "lp++": lp_plus_plus.METHOD,
+    "layer-norm": layer_norm.METHOD,
+    "2sfs": two_stage.METHOD,
+    "full": full.METHOD,
+    "peft": any_peft.METHOD,
+    "coop": coop.METHOD,
+    "kgcoop": kgcoop.METHOD,
+    "prograd": prograd.METHOD,
+    "cocoop": cocoop.METHOD,
+    "maple": maple.METHOD,
+    "promptsrc": promptsrc.METHOD,
+}
+"""One file a method, one line here. A method of your own is one more entry."""
+
+
+def find_method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    if name not in METHODS:
+        raise ConfigError(
+            f"method '{name}': expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}."
+        )
+    return METHODS[name]
