@@ -65,10 +65,10 @@ def test_the_folder_holds_what_is_promised(run: Path, photos: Path) -> None:
     assert config["data"] == str(photos)
     assert config["iterations"] == 4
     assert [len(split[part]) for part in ("train", "val", "test")] == [12, 12, 9]
-    assert split["train"][0].keys() == {"image", "label", "class_name"}
-    assert metrics["files"]["train"] == [item["image"] for item in split["train"]]
-    assert "looked at once, after training had ended" in metrics["selection"]["test pictures"]
-    assert metrics["selection"]["temperature"] == "fitted to 12 validation pictures"
+    assert split["train"][0].keys() == {"image", "label", "class_name", "sha256"}
+    assert metrics["files"]["train"]["first"] == [item["image"] for item in split["train"]]
+    assert "looked at once, after training had ended" in metrics["selection"]["test images"]
+    assert metrics["selection"]["temperature"].endswith(": fitted to 12 validation images")
     assert any("--augment crop" in note for note in metrics["notes"])
     assert f"{metrics['accuracy']:.1%}" in (run / "report.html").read_text(encoding="utf-8")
 
@@ -93,7 +93,7 @@ def test_the_same_settings_give_the_same_run(
 def test_evaluate_again(run: Path, clip_folder: Path, photos: Path) -> None:
     log = Log()
     metrics, before = evaluate_run(run, device="cpu", progress=log), read(run / "metrics.json")
-    for name in ("accuracy", "zero_shot_accuracy", "n_test", "confusion"):
+    for name in ("accuracy", "zero_shot_accuracy", "n_test", "confusion_counts"):
         assert metrics[name] == before[name]
     assert metrics["ece"] == pytest.approx(before["ece"], rel=1e-9)
     assert log.done[-1] == (9, 9)
@@ -144,10 +144,11 @@ def test_test_pictures_are_not_touched_before_training_has_ended(
         monkeypatch.setattr(module, "open_image", open_image)
 
     import blocklora.classifier.pictures
-    import blocklora.training.pictures
+
+    import blocklora.training.images
 
     watch(blocklora.classifier.pictures)
-    watch(blocklora.training.pictures)
+    watch(blocklora.training.images)
     monkeypatch.setattr(FewShotClassifier, "train", train)
     out, _ = fit_run(str(photos), tmp_path / "run", **settings(clip_folder))
     split = read(out / "split.json")
@@ -205,7 +206,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         fit_run(str(own), out, progress=Stop(), **settings(clip_folder))
-    assert sorted(p.name for p in out.iterdir()) == ["checkpoint.safetensors", "config.json", "split.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoint.safetensors",
+        "checkpoint.start.json",
+        "config.json",
+        "split.json",
+    ]
     with pytest.raises(RunError, match="holds an unfinished run; add --resume to go on with it"):
         fit_run(str(own), out, **settings(clip_folder))
     first = own / read(out / "split.json")["train"][0]["image"]
@@ -235,8 +241,8 @@ def test_unreadable_and_doubled_pictures_are_told(
         "train/red_square/1.png",
         "test/red_square/0.png",
     ]
-    assert any("10 test pictures are identical, byte for byte" in note for note in metrics["notes"])
-    assert metrics["selection"]["temperature"] == "1, not fitted: no validation pictures"
+    assert any("10 test images are identical, byte for byte" in note for note in metrics["notes"])
+    assert metrics["selection"]["temperature"] == "1: no validation images"
 
 
 def test_no_readable_test_picture(
@@ -264,11 +270,11 @@ def test_mistakes_are_the_surest_wrong_answers() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     examples = [Example(name, 0, Path(name)) for name in "abcd"]
     rows = runs._mistakes(examples, np.array([1, 1, 0, 0]), probabilities, ["x", "y"])
-    assert [(row["image"], row["label"], row["predicted"]) for row in rows] == [
+    assert [(row.image, row.label, row.predicted) for row in rows] == [
         ("a", "y", "x"),
         ("c", "x", "y"),
     ]
-    assert rows[0]["top"] == [["x", 0.9], ["y", 0.1]]
+    assert rows[0].top == (("x", 0.9), ("y", 0.1))
 
 
 def test_a_damaged_run(run: Path, tmp_path: Path) -> None:

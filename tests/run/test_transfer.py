@@ -16,10 +16,10 @@ import mini_trees as mini
 import published_sampling as published
 import pytest
 import torch
+from blocklora.classifier.text_side import template_features
+from command import call
 
 from blocklora import FewShotClassifier
-from blocklora.classifier.text_side import template_features
-from blocklora.cli import app as cli
 from blocklora.clip import class_features, load_clip, tokenize
 from blocklora.core.errors import ConfigError, DataError, SealedTestError
 from blocklora.data import SHIFTS, TRAINABLE, load_dataset, prompts
@@ -30,17 +30,6 @@ from blocklora.run.record import _selected_by
 from blocklora.run.transfer import AdaptedTowers, base_to_new, cross_dataset
 
 FAST = ["--shots", "2", "--iterations", "2", "--lr", "0.01", "--device", "cpu", "--seed", "1"]
-
-
-def call(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: Any
-) -> tuple[int, str, str]:
-    """Run ``blocklora`` in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["blocklora", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def settings(folder: Path, root: Path, **more: Any) -> dict[str, Any]:
@@ -76,7 +65,7 @@ def test_the_command_of_the_documents(mini_root: Path, tmp_path: Path) -> None:
     metrics, split = read(run / "metrics.json"), read(run / "split.json")
     assert (metrics["n_train"], metrics["n_val"], metrics["n_test"]) == (12, 12, 9)
     assert metrics["prompt"] == "a photo of a {}, a type of pet."
-    assert split.keys() == {"train", "val", "test", "hash", "training_hash"}
+    assert split.keys() == {"train", "val", "test", "folder", "hash", "training_hash"}
     assert len(split["test"]) == 9
 
 
@@ -114,8 +103,8 @@ def test_options_of_the_data(
     assert code == 0, err
     first = json.loads(out)
     train, val = published.clip_lora("dtd", 2, 1)
-    assert first["files"]["train"] == [image for image, _ in train]
-    assert first["files"]["val"] == [image for image, _ in val]
+    assert first["files"]["train"]["first"] == [image for image, _ in train]
+    assert first["files"]["val"]["first"] == [image for image, _ in val]
     names = tmp_path / "names.txt"
     names.write_text("stripes\ndots\nzigzag\n", encoding="utf-8")
     more = [
@@ -437,7 +426,7 @@ def test_what_is_there_and_what_is_missing(
     gone = mini.split_entries("oxford_pets")["val"][0][0]
     (folder / "images" / str(gone)).unlink()
     code, out, _ = call(capsys, monkeypatch, "datasets", "pets", "--root", tmp_path)
-    assert (code, f"missing image: {gone}" in out, "1 images missing" in out) == (1, True, True)
+    assert (code, f"missing image: {gone}" in out, "1 image missing" in out) == (1, True, True)
     shutil.rmtree(folder)
     code, out, _ = call(capsys, monkeypatch, "datasets", "oxford_pets", "--root", tmp_path)
     assert code == 1
@@ -454,7 +443,8 @@ def test_all_of_them(
     mini_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, _ = call(capsys, monkeypatch, "datasets")
-    assert (code, len(out.splitlines())) == (0, 15)
+    assert (code, len(out.splitlines())) == (0, 18)
+    assert "digits           digits             10 classes  bundled, works offline" in out
     assert "sun397           SUN397            397 classes" in out
     code, out, _ = call(capsys, monkeypatch, "datasets", "--root", mini_root, "--json")
     rows = json.loads(out)
@@ -465,6 +455,12 @@ def test_all_of_them(
     }
     code, out, _ = call(capsys, monkeypatch, "datasets", "eurosat", "--root", mini_root)
     assert (code, out.splitlines()[-1]) == (0, "complete")
+    code, out, _ = call(capsys, monkeypatch, "datasets", "digits")
+    assert (code, "776 train, 130 val, 891 test" in out, "blocklora fit digits" in out) == (0, True, True)
+    code, out, _ = call(capsys, monkeypatch, "datasets", "--json")
+    rows = json.loads(out)
+    assert len(rows) == 18
+    assert all(row.keys() >= {"name", "title", "n_classes", "prompt", "page", "expected"} for row in rows)
     code, _, err = call(capsys, monkeypatch, "datasets", "eurosta")
     assert code == 1
     assert "did you mean 'eurosat'?" in err

@@ -6,16 +6,18 @@ chosen among three on the validation scans of ``digits``, with other seeds than 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 
 from blocklora.clip import TINY
+from blocklora.report import metrics_json
 from blocklora.run.fit import Progress, fit_run
+from blocklora.run.folder import CONFIG
 
-__all__ = ["SETTINGS", "run_demo"]
+__all__ = ["SETTINGS", "DemoProgress", "run_demo"]
 
 _SEEDS = (1, 2, 3)
 _SHOTS = 16
@@ -30,23 +32,38 @@ SETTINGS: dict[str, Any] = {
 _ROW = ("seed", "zero_shot_accuracy", "zero_shot_interval", "accuracy", "accuracy_interval", "train_seconds")
 
 
-def run_demo(out: Path, data: str, progress: Progress | None = None) -> dict[str, Any]:
+class DemoProgress(Progress, Interface):
+    """A progress callback of the demonstration."""
+
+    def begin(self, title: str) -> None:
+        """Another seed is begun."""
+        ...
+
+
+def run_demo(out: Path, data: str, progress: DemoProgress | None = None) -> dict[str, Any]:
     """Fit and measure Block-LoRA with three seeds.
 
     Args:
-        out: A folder; its ``seed1`` .. ``seed3`` are made anew.
+        out: A folder for the runs ``seed1`` .. ``seed3``. A run that is there already goes on, or is used as it is.
         data: A bundled task.
-        progress: Who is told how far it has come.
+        progress: The progress callback.
 
     Returns:
         One row a seed, the means, and a sentence that says whether the gain is one.
+
+    Raises:
+        RunError: A run there has other settings, or a folder holds something else; nothing is removed.
     """
     rows = []
-    for seed in _SEEDS:
+    for place, seed in enumerate(_SEEDS, 1):
         run = out / f"seed{seed}"
-        if (run / "config.json").is_file():
-            shutil.rmtree(run)
-        _, metrics = fit_run(data, run, model=TINY, shots=_SHOTS, seed=seed, progress=progress, **SETTINGS)
+        resume = (run / CONFIG).is_file()
+        if progress:
+            progress.begin(f"seed {place} of {len(_SEEDS)}")
+        _, found = fit_run(
+            data, run, model=TINY, shots=_SHOTS, seed=seed, resume=resume, progress=progress, **SETTINGS
+        )
+        metrics = metrics_json(found)
         rows.append({name: metrics[name] for name in _ROW} | {"run": str(run)})
     return {
         "data": data,

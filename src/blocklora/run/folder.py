@@ -1,6 +1,7 @@
 """The RUN folder: what is in it, and whether a run may start, go on, or is finished.
 
-It fills in this order: config.json and split.json (what will be done), checkpoint.safetensors (while training),
+It fills in this order: config.json and split.json (what will be done), checkpoint.safetensors and checkpoint.start.json
+(while training),
 adapter/, class_features.safetensors and classifier.json (what was learned), split.json again, now with the test
 pictures, report.html, and last metrics.json: a folder that has it is finished.
 """
@@ -8,31 +9,39 @@ pictures, report.html, and last metrics.json: a folder that has it is finished.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_json
+from blocklora.data import DataChoice
+from blocklora.report import RunMetrics, read_metrics
 
 __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "METRICS",
+    "PREDICTIONS",
     "REPORT",
     "SPLIT",
+    "check_origin",
     "check_run",
+    "data_choice",
     "forget_start",
     "read_json",
     "start_run",
 ]
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
+PREDICTIONS = "predictions.csv"
 CHECKPOINT = "checkpoint.safetensors"
 
 
 def check_run(
-    out: Path, config: dict[str, Any], record: dict[str, Any], resume: bool
-) -> dict[str, Any] | None:
+    out: Path, config: Mapping[str, Any], record: Mapping[str, Any], resume: bool
+) -> RunMetrics | None:
     """Check that a run may start in a folder, or go on there; nothing is written.
 
     Args:
@@ -65,12 +74,47 @@ def check_run(
         raise RunError(f"{out}: holds {kind} run; {hint}choose another --out, or delete it.")
     if resume:
         _check_same(out, config, record)
-    return read_json(out / METRICS) if METRICS in holds else None
+    return read_metrics(out / METRICS) if METRICS in holds else None
 
 
-def start_run(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Make the folder, and write what will be done."""
-    out.mkdir(parents=True, exist_ok=True)
+def check_origin(out: Path, origin: Mapping[str, Any], resume: bool) -> None:
+    """Check that a run that goes on has the base weights and the package versions that it was started with.
+
+    Args:
+        out: The folder.
+        origin: ``model_sha256``, a hash of the base model, and ``versions``.
+        resume: Whether an unfinished run goes on.
+
+    Raises:
+        RunError: Something has changed; it is named.
+    """
+    before = read_json(out / CONFIG).get("origin") if resume else None
+    if before is None or before == origin:
+        return
+    if before.get("versions") != origin["versions"]:
+        old, new = before.get("versions", {}), origin["versions"]
+        changed = ", ".join(
+            f"{name} {old.get(name)} (now {new[name]})" for name in new if old.get(name) != new[name]
+        )
+        raise RunError(
+            f"{out}: was started with {changed}, and would not end with the same bits; bring the versions back, or "
+            "choose another --out."
+        )
+    raise RunError(
+        f"{out}: the base model has other weights than when this run was started; bring them back, or choose another "
+        "--out."
+    )
+
+
+def data_choice(config: Mapping[str, Any]) -> DataChoice:
+    """Return which data a run used, from its config.json."""
+    return DataChoice(
+        **{field.name: config[field.name] for field in fields(DataChoice) if field.name in config}
+    )
+
+
+def start_run(out: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Write what will be done into the folder."""
     write_json(out / CONFIG, config)
     write_json(out / SPLIT, record)
 
@@ -79,11 +123,9 @@ def forget_start(out: Path) -> None:
     """Take back what ``start_run`` wrote, for a run that failed before anything was learned."""
     for name in (CONFIG, SPLIT):
         (out / name).unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
-def _check_same(out: Path, config: dict[str, Any], record: dict[str, Any]) -> None:
+def _check_same(out: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Raise unless the run in a folder is the one that is asked for."""
     before = read_json(out / CONFIG)
     changed = [name for name in config if before.get(name) != config[name]]

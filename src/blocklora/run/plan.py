@@ -12,7 +12,7 @@ from blocklora.clip import read_clip_config
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.methods import METHODS, make_settings
-from blocklora.methods.adapters.options import Options, chosen_layers
+from blocklora.methods.adapters.settings import AdapterSettings, chosen_layers
 from blocklora.training.memory.limits import free_memory, parse_bytes, words
 from blocklora.training.memory.planner import Need, Workload, choose_plans
 from blocklora.training.memory.rivals import clip_lora_need, peft_need
@@ -68,7 +68,7 @@ def plan_step(
     config = _config(model)
     if method not in ("block-lora", "clip-lora"):
         raise ConfigError(f"method '{method}': expected block-lora or clip-lora, whose steps can be planned.")
-    options = make_settings(method, METHODS[method], settings)
+    options = make_settings(method, METHODS[method].settings, settings)
     where = resolve_device(device)
     wanted = (
         precision if precision == "fp16" else resolve_precision(precision, where)
@@ -102,7 +102,7 @@ def _figures(need: Need, weights: int) -> dict[str, Any]:
 
 
 def _workload(
-    config: Any, options: Options, method: str, classes: int, batch_size: int, number: int
+    config: Any, options: AdapterSettings, method: str, classes: int, batch_size: int, number: int
 ) -> Workload:
     """The step that a fit with these options would take."""
     rank = options.r if method == "clip-lora" else options.r // options.n_blocks

@@ -1,57 +1,86 @@
-"""Classify files with a finished run."""
+"""Classify files with a finished run, a few hundred at a time, so that answers come while others are computed.
+
+Axes: M = images of one portion, N = classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from blocklora.core.errors import DataError
-from blocklora.data import IMAGE_ENDINGS
-from blocklora.estimator import FewShotClassifier
+from blocklora.classifier import encode
+from blocklora.core.words import printable
+from blocklora.data import Unreadable
+from blocklora.run.load import LoadedRun
 
-__all__ = ["predict_files"]
+__all__ = ["Prediction", "predict_images"]
+
+_FIRST, _MOST = 64, 512  # images of the first portion, which should come soon, and of the largest
 
 
-def predict_files(
-    run: Path, images: Sequence[Path], *, top_k: int = 5, device: str = "auto"
-) -> dict[str, Any]:
-    """Classify files, and all images below folders.
+@dataclass(frozen=True)
+class Prediction:
+    """What one image is.
+
+    Attributes:
+        image: Its name.
+        top: Labels with their probabilities, the most probable first.
+    """
+
+    image: str
+    top: list[tuple[str, float]]
+
+
+def predict_images(
+    run: LoadedRun,
+    files: Sequence[Path],
+    *,
+    top_k: int = 5,
+    on_batch: Callable[[int], None] | None = None,
+) -> Iterator[Prediction | Unreadable]:
+    """Classify files; memory does not grow with their number.
 
     Args:
-        run: A RUN folder.
-        images: Files and folders.
+        run: What ``load_run`` gave.
+        files: The images.
         top_k: How many classes to name for each image; no more than there are.
-        device: Where to compute.
+        on_batch: Called with the number of images that are done.
 
-    Returns:
-        ``predictions``: for each readable image its name, label, probability and the ``top_k`` classes;
-        ``unreadable``: the others, with the reason.
-
-    Raises:
-        RunError: The folder is not a finished run.
-        DataError: There is no image at all.
+    Yields:
+        In the order of ``files`` within a portion, first the answers, then the images that cannot be read.
     """
-    files = [file for path in images for file in _files(path)]
-    if not files:
-        raise DataError(f"{images[0]}: this folder holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
-    classifier = FewShotClassifier.load(run, device=device)
-    encoded = classifier.encode([(str(file), file) for file in files])
-    probabilities = classifier.fitted.probabilities(encoded.features)
-    labels = classifier.classes_.tolist()
-    predictions = []
-    for index, row in zip(encoded.kept, probabilities, strict=True):
-        best = np.argsort(-row, kind="stable")[:top_k].tolist()
-        top = [{"label": labels[label], "probability": float(row[label])} for label in best]
-        predictions.append({"image": str(files[index]), **top[0], "top": top})
-    unreadable = [{"image": bad.image, "reason": bad.reason} for bad in encoded.unreadable]
-    return {"run": str(run), "model": classifier.model, "predictions": predictions, "unreadable": unreadable}
+    labels = [str(label) for label in run.labels]
+    for start, end in pairwise(_portions(len(files))):
+        names = [printable(str(file)) for file in files[start:end]]
+        encoded = encode(
+            run.classifier,
+            list(zip(names, files[start:end], strict=True)),
+            run.compute,
+            batch_size=run.images_at_once,
+            on_batch=partial(_tell, on_batch, start),
+        )
+        probabilities = run.classifier.probabilities(encoded.features)  # (M, N)
+        for index, row in zip(encoded.kept, probabilities, strict=True):
+            best = np.argsort(-row, kind="stable")[:top_k].tolist()
+            yield Prediction(names[index], [(labels[place], float(row[place])) for place in best])
+        yield from encoded.unreadable
 
 
-def _files(path: Path) -> list[Path]:
-    """Return a file itself, or the images below a folder."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file())
+def _tell(on_batch: Callable[[int], None] | None, start: int, done: int) -> None:
+    """Say how many images are done, those of earlier portions included."""
+    if on_batch:
+        on_batch(start + done)
+
+
+def _portions(n: int) -> list[int]:
+    """Return where the portions of n images start, and n: small ones first, then ever larger ones."""
+    starts, size = [0], _FIRST
+    while starts[-1] < n:
+        starts.append(min(n, starts[-1] + size))
+        size = min(_MOST, 2 * size)
+    return starts

@@ -1,125 +1,124 @@
-"""What a run was and did, in words and numbers: its config.json, and the part of metrics.json that is no measure."""
+"""What a run was and did: its config.json, and its metrics."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from blocklora.classifier.save import versions
+from blocklora.core.choices import Choice
 from blocklora.core.device import peak_memory_bytes
-from blocklora.data import DataChoice, Dataset, FewShotSplit, leaks
-from blocklora.estimator import FewShotClassifier
-from blocklora.methods import Fitted, settings_json
-from blocklora.methods.prepare import Prepared
+from blocklora.core.fingerprint import recorded_versions
+from blocklora.data import DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
+from blocklora.methods import Fit, FitConfig, Prepared, settings_json
+from blocklora.report import PartFiles, RunMetrics, leak_note
 
-__all__ = ["config_json", "what_was_done"]
+__all__ = ["config_json", "run_metrics"]
 
 
-def what_was_done(
+def config_json(choice: DataChoice, config: FitConfig) -> dict[str, Any]:
+    """Return every setting of a run, resolved: what config.json holds."""
+    return {**choice.to_json(), **config.to_json()}
+
+
+def run_metrics(
+    measured: RunMetrics,
+    choice: DataChoice,
     dataset: Dataset,
     split: FewShotSplit,
     prepared: Prepared,
-    classifier: FewShotClassifier,
-    fitted: Fitted,
-    measured: dict[str, Any],
-    config: dict[str, Any],
-) -> dict[str, Any]:
-    """Return everything a reader needs to judge the figures."""
-    bad = [{"image": item.image, "reason": item.reason} for item in classifier.unreadable_]
-    selection = fitted.selection | {
-        "temperature": f"fitted to {len(prepared.val)} validation pictures"
-        if prepared.val
-        else "1, not fitted: no validation pictures",
-        "test pictures": "looked at once, after training had ended; nothing was chosen by them",
-    }
-    training = fitted.training
-    return {
-        "method": classifier.method,
-        "model": classifier.model,
-        "dataset": dataset.name,
-        "prompt": classifier.prompt,
-        "ensemble": list(classifier.ensemble),
-        "protocol": config["protocol"],
-        "index": config["index"],
-        "classes": config["classes"],
-        "shots": classifier.shots,
-        "seed": classifier.seed,
-        "n_train": len(prepared.task.train),
-        "n_val": len(prepared.val),
-        "trainable_parameters": fitted.trainable_parameters,
-        "total_parameters": sum(p.numel() for p in fitted.model.parameters()),
-        "train_seconds": classifier.seconds_,
-        "peak_memory_bytes": peak_memory_bytes(classifier.device),
-        "device": str(classifier.device),
-        "precision": classifier.precision,
-        "engine": fitted.engine,
-        "history": training.history() if training else [],
-        "selection": selection,
-        "selected_by": _selected_by(config, fitted, bool(prepared.val)),
-        "notes": [
+    config: FitConfig,
+    fit: Fit,
+) -> RunMetrics:
+    """Add to the measured figures everything that a reader needs to judge them."""
+    training, engine = fit.result.training, fit.result.engine
+    used = (
+        {}
+        if engine is None
+        else {"engine": engine.engine, "why_not_lean": engine.why_not_lean, **engine.memory}
+    )
+    return replace(
+        measured,
+        method=config.method,
+        model=prepared.clip.model_id,
+        dataset=dataset.name,
+        prompt=config.prompt,
+        ensemble=config.ensemble,
+        protocol=choice.protocol,
+        index=choice.index,
+        classes=choice.classes,
+        shots=config.shots,
+        seed=config.seed,
+        n_train=len(prepared.task.train),
+        n_val=len(prepared.task.val),
+        trainable_parameters=fit.result.trainable_parameters,
+        total_parameters=_total_parameters(fit),
+        train_seconds=fit.seconds,
+        peak_memory_bytes=peak_memory_bytes(config.device),
+        device=str(config.device),
+        precision=config.precision,
+        engine=used,
+        history=tuple(training.history()) if training else (),
+        choices=_choices(choice, config, fit),
+        notes=(
             *dataset.notes,
-            *classifier.notes_,
-            *fitted.notes,
+            *prepared.notes,
+            *fit.result.notes,
+            *duplicate_notes([*split.train, *split.val], dataset.class_names),
             *_leak_notes(split),
-            *_mirror_notes(dataset, classifier),
-        ],
-        "unreadable": bad + measured["unreadable"],
-        "files": {
-            part: [example.image for example in getattr(split, part)] for part in ("train", "val", "test")
+            *_mirror_notes(dataset, config),
+        ),
+        unreadable=(*prepared.unreadable, *measured.unreadable),
+        files={
+            part: PartFiles.of([example.image for example in getattr(split, part)])
+            for part in ("train", "val", "test")
         },
-        "versions": versions(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=recorded_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _total_parameters(fit: Fit) -> int:
+    """Count all parameters of the model, those of an adapter among them."""
+    model = fit.classifier.adapter or fit.classifier.base.model
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _choices(choice: DataChoice, config: FitConfig, fit: Fit) -> dict[str, Choice]:
+    """Return how every setting and the kept step were chosen; a setting that nobody chose was fixed beforehand."""
+    chosen = {name.lower() if name == "C" else name: one for name, one in fit.choices.items()}
+    settings = {name: _scalar(value) for name, value in settings_json(config.settings).items()}
+    settings |= {
+        "shots": config.shots,
+        "seed": config.seed,
+        "prompt": config.prompt,
+        "protocol": choice.protocol,
     }
+    named = {part for name in chosen for part in name.split(", ")}
+    fixed = {
+        name: Choice(value, "fixed", "published, or given")
+        for name, value in settings.items()
+        if name not in named
+    }
+    return fixed | chosen
 
 
-def _selected_by(config: dict[str, Any], fitted: Fitted, has_val: bool) -> dict[str, str]:
-    """Return how each setting and the kept step were chosen: "fixed" beforehand, or by "validation" pictures.
-
-    There is no third way: the test pictures were sealed while anything could be chosen. A method says in words how it
-    chose; where validation pictures chose, the words name them and do not say "fixed".
-    """
-    by_words = {}
-    for names, words in fitted.selection.items():
-        how = "validation" if "validation pictures" in words and "fixed" not in words else "fixed"
-        for name in names.split(", "):  # "alpha, beta"
-            by_words[name.lower() if name.lower() in config else name] = how
-    fixed = dict.fromkeys([*config, "kept step"], "fixed")
-    return fixed | by_words | {"temperature": "validation" if has_val else "fixed"}
+def _scalar(value: Any) -> Any:
+    """Return a setting as a choice holds it: a scalar, or a tuple of scalars."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _leak_notes(split: FewShotSplit) -> list[str]:
-    """Name test pictures that were trained on, byte for byte."""
-    pairs = leaks(split)
-    if not pairs:
-        return []
-    trained, tested = pairs[0]
-    return [
-        f"{len(pairs)} test pictures are identical, byte for byte, to training or validation pictures, e.g. "
-        f"{tested} and {trained}: the accuracy is flattered by them."
-    ]
+    """Name test images that were trained on, byte for byte."""
+    note = leak_note(leaks(split))
+    return [note] if note else []
 
 
-def _mirror_notes(dataset: Dataset, classifier: FewShotClassifier) -> list[str]:
-    """Say that training pictures were mirrored, where nobody asked for it."""
-    if getattr(classifier.options, "augment", "none") or not dataset.flip:
+def _mirror_notes(dataset: Dataset, config: FitConfig) -> list[str]:
+    """Say that training images were mirrored, where nobody asked for it."""
+    if getattr(config.settings, "augment", "none") or not dataset.flip:
         return []
     return [
-        "training pictures were mirrored half of the time; where a mirror image is another class (digits, letters, "
+        "training images were mirrored half of the time; where a mirror image is another class (digits, letters, "
         "signs, left and right), fit again with --augment crop"
     ]
-
-
-def config_json(choice: DataChoice, classifier: FewShotClassifier) -> dict[str, Any]:
-    """Return every setting of a run, resolved: what config.json holds."""
-    return {
-        **choice.to_json(),
-        "model": classifier.model,
-        "method": classifier.method,
-        "shots": classifier.shots,
-        "seed": classifier.seed,
-        "prompt": classifier.prompt,
-        "ensemble": list(classifier.ensemble),
-        "device": str(classifier.device),
-        "precision": classifier.precision,
-        **settings_json(classifier.options),
-    }

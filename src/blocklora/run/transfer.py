@@ -7,33 +7,46 @@ class features come from the adapted text tower, and the temperature stays the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from blocklora.classifier.class_prompts import cut_notes, prompt_tokens
-from blocklora.classifier.encode import base_model
-from blocklora.classifier.save import ADAPTER, read_classifier, with_adapter
-from blocklora.classifier.text_side import other_classes, template_features
-from blocklora.clip import load_clip
-from blocklora.core.device import resolve_device
+from blocklora.classifier import cut_notes, other_classes, prompt_tokens, template_features
 from blocklora.core.errors import ConfigError
-from blocklora.core.files import write_json
-from blocklora.data import SHIFTS, TRAINABLE, DataChoice, Dataset, FewShotSplit, choose_test, known_benchmark
-from blocklora.estimator import DEFAULT_PROMPT, FewShotClassifier
-from blocklora.methods import CLOSED_METHODS, METHODS
-from blocklora.run.fit import Progress, chosen_templates, data_choice, fit_run, measure
-from blocklora.run.folder import CONFIG, read_json
+from blocklora.core.files import user_path, write_json
+from blocklora.data import SHIFTS, TRAINABLE, DataChoice, Dataset, choose_test, known_benchmark
+from blocklora.methods import DEFAULT_PROMPT, METHODS, find_method
+from blocklora.report import RunMetrics, metrics_json
+from blocklora.run.fit import Progress, chosen_templates, fit_run
+from blocklora.run.folder import CONFIG, data_choice, read_json
+from blocklora.run.load import LoadedRun, load_towers
+from blocklora.run.measure import measure
 
 __all__ = ["AdaptedTowers", "base_to_new", "cross_dataset", "domain_generalization"]
 
-_ROW = ("n_test", "n_classes", "accuracy", "accuracy_interval", "zero_shot_accuracy", "zero_shot_interval")
+
+@dataclass(frozen=True)
+class _Row:
+    """What is known of one test set in the summary of a setting."""
+
+    name: str
+    n_test: int
+    n_classes: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    zero_shot_accuracy: float
+    zero_shot_interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, name: str, measured: RunMetrics) -> _Row:
+        """Take it from what was measured."""
+        facts = measured.evaluation.to_json()
+        return cls(name, **{key: facts[key] for key in cls.__dataclass_fields__ if key != "name"})
 
 
 class AdaptedTowers:
-    """Both towers of a finished run, to classify pictures of other classes.
+    """Both towers of a finished run, to classify images of other classes.
 
     Args:
         run: A RUN folder of a method that knows classes by their names.
@@ -46,38 +59,27 @@ class AdaptedTowers:
     """
 
     def __init__(self, run: Path, *, device: str = "auto") -> None:
-        self._saved, _ = read_classifier(run)
-        _check_method(self._saved.method)
-        self._clip = load_clip(self._saved.model_id, self._saved.revision)
-        adapter = run / ADAPTER
-        self._model: Any = with_adapter(self._clip.model, adapter) if adapter.is_dir() else self._clip.model
-        self._device = device
+        self._loaded, self._clip = load_towers(run, device=device)
+        if self._loaded.classifier.text is None:
+            _refuse(self._loaded.classifier.method)
 
-    def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> FewShotClassifier:
+    def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> LoadedRun:
         """Return a classifier of other classes.
 
         Args:
             class_names: N names, which may repeat.
             templates: Sentences with one ``{}``; the mean of their class features predicts.
         """
-        self._model.to(resolve_device(self._device))
-        base = base_model(self._model)
-        head = other_classes(self._saved.head, self._saved.text, base, self._clip, class_names, templates)
-        with self._model.disable_adapter() if hasattr(self._model, "disable_adapter") else nullcontext():
-            plain = template_features(base, self._clip, class_names, templates)
-        saved = replace(
-            self._saved,
-            model=self._model,
-            class_names=tuple(class_names),
-            prompts=tuple(templates),
-            head=head,
-            zero_shot_features=plain,
-        )
-        return FewShotClassifier.of(saved, list(class_names), device=self._device)
+        own = self._loaded.classifier
+        adapted = self._clip.model if own.adapter is None else own.adapter.get_base_model()
+        head = other_classes(own.head, own.text, adapted, self._clip, class_names, templates)
+        plain = template_features(self._clip.model, self._clip, class_names, templates)
+        other = own.of_other_classes(class_names, templates, head, plain)
+        return replace(self._loaded, classifier=other, labels=list(class_names))
 
     def prompts(self, templates: Sequence[str]) -> list[str]:
         """Return the sentences that class names really stand in: the templates, or learned vectors in their place."""
-        text = self._saved.text
+        text = self._loaded.classifier.text
         if text is None or text.context is None:
             return list(templates)
         n, words = len(text.context), text.words
@@ -86,7 +88,7 @@ class AdaptedTowers:
 
     def cut_notes(self, class_names: Sequence[str]) -> tuple[str, ...]:
         """Say whether prompts of classes with learned vectors had to be cut."""
-        text = self._saved.text
+        text = self._loaded.classifier.text
         if text is None or text.context is None:
             return ()
         _, cut = prompt_tokens(self._clip, class_names, text.words, len(text.context))
@@ -106,7 +108,7 @@ def base_to_new(
         data: As for ``fit_run``.
         out: The folder to make: ``base/`` is the run, ``new.json`` the other half, ``summary.json`` the summary. None
             is ``runs/DATA-base-to-new-METHOD-SHOTS-SEED``.
-        progress: Who is told how far it has come.
+        progress: The progress callback.
         **settings: The other arguments of ``fit_run``.
 
     Returns:
@@ -115,17 +117,18 @@ def base_to_new(
     Raises:
         BlockloraError: As ``fit_run``; and the method cannot recognise classes that it has not seen.
     """
-    _check_method(settings.get("method", "block-lora"))
-    out = out or _default_out(data, "base-to-new", settings)
+    _check_method(settings)
+    out = user_path(out) if out else _default_out(data, "base-to-new", settings)
     run, base = fit_run(data, out / "base", classes="base", progress=progress, **settings)
     config = read_json(run / CONFIG)
     choice = replace(data_choice(config), classes="new")
-    new = _measure_on(AdaptedTowers(run, device=config["device"]), choice, config, settings, progress)
-    write_json(out / "new.json", new)
-    rows = [_row("base", base), _row("new", new)]
+    row = _measured_row(
+        out / "new.json", AdaptedTowers(run, device=config["device"]), choice, config, settings, progress
+    )
+    rows = [_Row.of("base", base), replace(row, name="new")]
     means = {
-        f"harmonic_mean{ending}": _harmonic_mean(*(row[f"{kind}accuracy"] for row in rows))
-        for ending, kind in (("", ""), ("_zero_shot", "zero_shot_"))
+        "harmonic_mean": _harmonic_mean(*(row.accuracy for row in rows)),
+        "harmonic_mean_zero_shot": _harmonic_mean(*(row.zero_shot_accuracy for row in rows)),
     }
     return _summary(out, "base-to-new", base, rows, means)
 
@@ -140,7 +143,7 @@ def cross_dataset(
         out: The folder to make: ``source/`` is the run, ``NAME.json`` a target, ``summary.json`` the summary. None is
             ``runs/DATA-cross-dataset-METHOD-SHOTS-SEED``.
         to: Targets; none means the others of the eleven.
-        progress: Who is told how far it has come.
+        progress: The progress callback.
         **settings: The other arguments of ``fit_run``.
 
     Returns:
@@ -169,64 +172,60 @@ def _transfer(
     out: Path | None,
     targets: Sequence[str],
     progress: Progress | None,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train on a source and test on targets."""
-    _check_method(settings.get("method", "block-lora"))
+    _check_method(settings)
     choices = {
         name: DataChoice(name, settings.get("root"), settings.get("protocol", "coop")) for name in targets
     }
     for choice in choices.values():
         choose_test(choice, 0)  # whatever is missing is found before training
-    out = out or _default_out(data, setting, settings)
+    out = user_path(out) if out else _default_out(data, setting, settings)
     run, source = fit_run(data, out / "source", progress=progress, **settings)
     config = read_json(run / CONFIG)
     towers = AdaptedTowers(run, device=config["device"])
-    rows = [_row(source["dataset"], source)]
+    rows = [_Row.of(str(source.dataset), source)]
     for name, choice in choices.items():
-        measured = _measure_on(towers, choice, config, settings, progress)
-        write_json(out / f"{Path(name).name}.json", measured)
-        rows.append(_row(measured["dataset"], measured))
+        path = out / f"{Path(name).name}.json"
+        rows.append(_measured_row(path, towers, choice, config, settings, progress))
     means = {
-        f"mean{ending}": sum(row[f"{kind}accuracy"] for row in rows[1:]) / len(rows[1:])
-        for ending, kind in (("", ""), ("_zero_shot", "zero_shot_"))
+        "mean": sum(row.accuracy for row in rows[1:]) / len(rows[1:]),
+        "mean_zero_shot": sum(row.zero_shot_accuracy for row in rows[1:]) / len(rows[1:]),
     }
     return _summary(out, setting, source, rows, means)
 
 
-def _measure_on(
+def _measured_row(
+    path: Path,
     towers: AdaptedTowers,
     choice: DataChoice,
-    config: dict[str, Any],
-    settings: dict[str, Any],
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     progress: Progress | None,
-) -> dict[str, Any]:
-    """Measure on the test part of a data set, among its own classes."""
+) -> _Row:
+    """Measure on the test part of a data set, among its own classes, and write that down."""
     dataset: Dataset = choose_test(choice, config["seed"])
     given, averaged = chosen_templates(settings.get("prompt"), settings.get("prompts"))
     own = DEFAULT_PROMPT if choice.protocol == "clip-lora" else dataset.prompt
     templates = averaged or (given or own,)
-    classifier = towers.classifier(dataset.class_names, templates)
-    measured = measure(classifier, dataset, FewShotSplit((), (), dataset.test), progress)
-    return measured | {
-        "dataset": dataset.name,
-        "prompts": towers.prompts(templates),
-        "zero_shot_prompts": list(templates),
-        "notes": [*dataset.notes, *towers.cut_notes(dataset.class_names)],
-    }
-
-
-def _row(name: str, measured: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name} | {key: measured[key] for key in _ROW}
+    loaded = towers.classifier(dataset.class_names, templates)
+    measured = measure(loaded, dataset.name, dataset.test, progress)
+    notes = (*dataset.notes, *towers.cut_notes(dataset.class_names))
+    measured = replace(measured, dataset=dataset.name, notes=notes)
+    prompts = {"prompts": towers.prompts(templates), "zero_shot_prompts": list(templates)}
+    write_json(path, metrics_json(measured) | prompts)
+    return _Row.of(dataset.name, measured)
 
 
 def _summary(
-    out: Path, setting: str, trained: dict[str, Any], rows: list[dict[str, Any]], means: dict[str, float]
+    out: Path, setting: str, trained: RunMetrics, rows: Sequence[_Row], means: Mapping[str, float]
 ) -> dict[str, Any]:
     """Write and return what a setting came to."""
     kept = ("method", "model", "shots", "seed", "protocol", "prompt", "ensemble", "selection", "selected_by")
-    summary = {"setting": setting, "results": rows, **means} | {key: trained[key] for key in kept}
-    summary |= {"notes": trained["notes"], "folder": str(out)}
+    facts = metrics_json(trained)
+    summary = {"setting": setting, "results": [asdict(row) for row in rows], **means}
+    summary |= {key: facts[key] for key in kept} | {"notes": facts["notes"], "folder": str(out)}
     write_json(out / "summary.json", summary)
     return summary
 
@@ -235,16 +234,21 @@ def _harmonic_mean(base: float, new: float) -> float:
     return 2 * base * new / (base + new) if base + new else 0.0
 
 
-def _check_method(method: str) -> None:
+def _check_method(settings: Mapping[str, Any]) -> None:
     """Raise if a method knows the classes that it saw and no others."""
-    if method in CLOSED_METHODS:
-        raise ConfigError(
-            f"method '{method}': learns the classes that it saw and knows no others; expected one of "
-            f"{', '.join(name for name in METHODS if name not in CLOSED_METHODS)}."
-        )
+    method = settings.get("method", "block-lora")
+    if not find_method(method).open:
+        _refuse(method)
 
 
-def _default_out(data: str, setting: str, settings: dict[str, Any]) -> Path:
+def _refuse(method: str) -> None:
+    raise ConfigError(
+        f"method '{method}': learns the classes that it saw and knows no others; expected one of "
+        f"{', '.join(name for name, other in METHODS.items() if other.open)}."
+    )
+
+
+def _default_out(data: str, setting: str, settings: Mapping[str, Any]) -> Path:
     """Return where a setting goes when nobody says."""
     shots = settings.get("shots")
     name = f"{Path(data).stem}-{setting}-{settings.get('method', 'block-lora')}"

@@ -1,0 +1,122 @@
+"""Measure a classifier on labelled images: encode them once, adapted and as the base model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blocklora.classifier import NOTHING_KEPT, Classifier, FeatureStore, encode
+from blocklora.core.device import Compute
+from blocklora.core.errors import DataError
+from blocklora.core.words import count
+from blocklora.data import Example
+from blocklora.metrics import evaluate
+from blocklora.report import Mistake, RunMetrics, write_predictions
+
+__all__ = ["EncodeProgress", "Measurable", "measure"]
+
+_MISTAKES = 24
+
+
+class Measurable(Protocol):
+    """A classifier, and where it predicts."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier."""
+        ...
+
+    @property
+    def compute(self) -> Compute:
+        """Where it is."""
+        ...
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images are encoded at a time."""
+        ...
+
+
+class EncodeProgress(Protocol):
+    """A progress callback."""
+
+    def encoded(self, done: int, total: int) -> None:
+        """Images have been encoded."""
+        ...
+
+
+def measure(
+    what: Measurable,
+    name: str,
+    test: Sequence[Example],
+    progress: EncodeProgress | None = None,
+    store: FeatureStore = NOTHING_KEPT,
+    predictions: Path | None = None,
+) -> RunMetrics:
+    """Compute all metrics of a classifier.
+
+    Args:
+        what: The classifier.
+        name: What errors call the data.
+        test: Labelled images; labels are indices of the classifier's classes.
+        progress: The progress callback.
+        store: Where features of the frozen model are kept.
+        predictions: A CSV file to write, one row an image.
+
+    Raises:
+        DataError: None of the images can be read.
+    """
+    total = len(test)
+    encoded = encode(
+        what.classifier,
+        [(example.image, example.source) for example in test],
+        what.compute,
+        batch_size=what.images_at_once,
+        store=store,
+        zero_shot=True,
+        on_batch=(lambda done: progress.encoded(done, total)) if progress else None,
+    )
+    if not encoded.kept:
+        raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
+    kept = [test[index] for index in encoded.kept]
+    labels = np.array([example.label for example in kept])
+    probabilities = what.classifier.probabilities(encoded.features[:, 0])
+    zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
+    names = list(what.classifier.class_names)
+    if predictions:
+        images = [example.image for example in kept]
+        write_predictions(predictions, images, labels.tolist(), probabilities, names, zero_shot.tolist())
+    return RunMetrics(
+        evaluation=evaluate(probabilities, labels, names, zero_shot),
+        temperature=what.classifier.temperature,
+        mistakes=_mistakes(kept, labels, probabilities, names),
+        unreadable=tuple(encoded.unreadable),
+    )
+
+
+def _mistakes(
+    examples: Sequence[Example],
+    labels: NDArray[Any],
+    probabilities: NDArray[np.float64],
+    names: Sequence[str],
+) -> tuple[Mistake, ...]:
+    """Return the wrongly classified images, most confident first."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    return tuple(
+        Mistake(
+            image=examples[place].image,
+            label=names[labels[place]],
+            predicted=names[predicted[place]],
+            top=tuple(
+                (names[label], float(probabilities[place, label]))
+                for label in np.argsort(-probabilities[place], kind="stable")[:3].tolist()
+            ),
+        )
+        for place in worst.tolist()
+    )

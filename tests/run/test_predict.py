@@ -1,0 +1,156 @@
+"""Files are classified in portions, each once; what is no image is left out or named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from blocklora.classifier.pictures import Encoded
+from command import call
+
+from blocklora import FewShotClassifier
+from blocklora.core.errors import DataError
+from blocklora.data import Unreadable
+from blocklora.run import predict
+from blocklora.run.predict import Prediction, find_images, predict_images
+
+
+@pytest.fixture(scope="module")
+def run(clip_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    paths = sorted(photos.glob("*/*.png"))
+    classifier = FewShotClassifier(model=str(clip_folder), method="zero-shot", device="cpu")
+    classifier.fit(paths, [path.parent.name for path in paths])
+    classifier.save(folder := tmp_path_factory.mktemp("predict") / "run")
+    return folder
+
+
+def test_answers_are_those_of_the_classifier(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "_FIRST", 3)
+    monkeypatch.setattr(predict, "_MOST", 10)
+    (broken := tmp_path / "broken.png").write_text("no picture", encoding="utf-8")
+    files = sorted(photos.glob("*/*.png"))
+    classifier = FewShotClassifier.load(run, device="cpu")
+    told: list[int] = []
+    answers = list(
+        predict_images(classifier, [*files[:5], broken, *files[5:]], top_k=2, on_batch=told.append)
+    )
+    assert told == [3, 9, 19, 29, 37]
+    good = [answer for answer in answers if isinstance(answer, Prediction)]
+    assert [answer.image for answer in good] == [str(file) for file in files]
+    assert [answer.image for answer in answers if isinstance(answer, Unreadable)] == [str(broken)]
+    expected = classifier.predict_proba(files)
+    for answer, row in zip(good, expected, strict=True):
+        order = np.argsort(-row, kind="stable")[:2]
+        assert [label for label, _ in answer.top] == [classifier.classes_[place] for place in order]
+        np.testing.assert_allclose([value for _, value in answer.top], row[order], atol=1e-6)
+
+
+class Endless:
+    """A classifier of 5,000 classes that remembers how many images it was given at a time."""
+
+    classes_ = np.arange(5000).astype(str)
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.fitted = self
+
+    def encode(self, pictures: list[Any], on_batch: Any) -> Encoded:
+        self.sizes.append(len(pictures))
+        return Encoded(np.zeros((len(pictures), 1)), list(range(len(pictures))), [])  # type: ignore[arg-type]
+
+    def probabilities(self, features: Any) -> Any:
+        return np.full((len(features), 5000), 1 / 5000)
+
+
+def test_the_first_answers_need_the_first_portion_only() -> None:
+    classifier: Any = Endless()
+    answers: Iterator[Any] = predict_images(classifier, [Path("x.png")] * 20_000)
+    next(answers)
+    assert classifier.sizes == [64]
+    assert sum(1 for _ in answers) == 19_999
+    assert sum(classifier.sizes) == 20_000
+    assert max(classifier.sizes) == 512
+
+
+def test_what_systems_leave_is_left_out(photos: Path, tmp_path: Path) -> None:
+    image = photos / "red_square" / "0.png"
+    for name in ("b/2.png", "b/1.PNG", "a.png", "._a.png", "__MACOSX/._a.png", "__MACOSX/a.png", ".hidden/a.png",
+                 ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png", "Thumbs.db", "notes.txt"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(image, tmp_path / name)
+    assert find_images([tmp_path]).files == [
+        tmp_path / "a.png",
+        tmp_path / "b" / "1.PNG",
+        tmp_path / "b" / "2.png",
+    ]
+
+
+def test_a_file_is_answered_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    folder = Path("red_square")
+    found = find_images(
+        [folder / "3.png", folder, folder, Path("./red_square/3.png"), folder.resolve() / "4.png"]
+    )
+    assert found.files[0] == folder / "3.png"
+    assert (len(found.files), found.repeated) == (12, 15)
+
+
+def test_nothing_to_classify(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"this folder holds no images \(\.avif, "):
+        find_images([tmp_path])
+    found = find_images([tmp_path, tmp_path / "gone.png"])
+    assert found.files == [tmp_path / "gone.png"]
+    assert [item.image for item in found.without] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_cannot_be_answered_is_named_and_the_rest_is_answered(
+    as_json: bool, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    good = photos / "red_square" / "1.png"
+    (tmp_path / "note.jpg").write_text("not a picture", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    bad = ["note.jpg", "gone.png", "empty"]
+    if sys.platform != "win32":
+        (tmp_path / "links").mkdir()
+        os.symlink(tmp_path / "nowhere.png", tmp_path / "links" / "dangling.png")
+        bad.append("links/dangling.png")
+    paths = [tmp_path / name.removesuffix("/dangling.png") for name in bad]
+    code, out, err = call(
+        capsys, monkeypatch, "predict", run, *paths, good, good, "--device", "cpu", *["--json"] * as_json
+    )
+    assert code == 1
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    for name in bad:
+        assert sum(str(tmp_path / name) + ":" in line for line in errors) == 1
+    assert len(errors) == len(bad)
+    assert "note: 1 image named more than once, and answered once." in err
+    if as_json:
+        result = json.loads(out)
+        assert [item["image"] for item in result["predictions"]] == [str(good)]
+        assert sorted(item["image"] for item in result["unreadable"]) == sorted(
+            str(tmp_path / name) for name in bad
+        )
+        assert result["run"] == str(run)
+    else:
+        assert [line.split(": ")[0] for line in out.splitlines()] == [str(good)]
+
+
+def test_no_answers_are_whole_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = call(
+        capsys, monkeypatch, "predict", run, tmp_path / "gone.png", "--json", "--device", "cpu"
+    )
+    result = json.loads(out)
+    assert (code, result["predictions"], len(result["unreadable"])) == (1, [], 1)
