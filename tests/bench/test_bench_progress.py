@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from blocklora.bench.grid import Run
+from blocklora.bench.grid import GridRun
 from blocklora.bench.progress import BenchProgress, seconds_left
 
 
-def run(method: str = "lora", data: str = "digits", shots: int = 4, seed: int = 1) -> Run:
-    return Run(data, "tiny", method, shots, seed, {}, {"all": f"{method}{data}{shots}{seed}"})
+def run(method: str = "lora", data: str = "digits", shots: int = 4, seed: int = 1) -> GridRun:
+    return GridRun(data, "tiny", method, shots, seed, {}, {"all": f"{method}{data}{shots}{seed}"}, {})
 
 
 def test_the_most_similar_runs_say_how_long_a_run_takes() -> None:
@@ -43,11 +43,12 @@ def test_a_terminal_shows_bars_and_time_left_and_a_file_only_lines() -> None:
         console = Console(file=stream, force_terminal=terminal, width=160, color_system=None, highlight=False)
         first, second, third = run(seed=1), run(seed=2), run(seed=3)
         with BenchProgress(console) as progress:
-            progress.begin([second, third], [(first, 60.0)], 2)
+            progress.begin([second, third], [(first, 60.0)], 2, ["a has equal settings to b"])
             progress.step(0, second, "training", 3, 7)
             progress.end(second, 70.0, None)
             progress.end(third, 1.0, "OSError: [disk] full")
         text = stream.getvalue()
+        assert text.startswith("a has equal settings to b")
         assert "1 of 3 runs are done already; 2 to do, 2 processes." in text
         assert "failed: lora on digits, 4 shots, seed 3, tiny: OSError: [disk] full" in text
         assert ("lora on digits, 4 shots, seed 2, tiny" in text) is terminal

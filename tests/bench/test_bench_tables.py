@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from blocklora.bench.results import collect
 from blocklora.bench.tables import Table, make_tables
 from blocklora.core.errors import RunError
 
-from .conftest import make_records, plausible
+from .conftest import changed, failed, make_records, plausible
 
 ELEVEN = load_published().data
 GRID: dict[str, Any] = {
@@ -56,11 +57,7 @@ def test_means_deviations_intervals_and_ranks_are_numpys_and_scipys() -> None:
 def test_a_hole_is_shown_and_keeps_a_method_out_of_means_ranks_and_tests() -> None:
     plan, records = make_records(plausible, **GRID)
     del records["tiny/digits/4/lora/2"]
-    records["tiny/a_b/4/lora/3"] = {
-        "key": "tiny/a_b/4/lora/3",
-        "status": "failed",
-        "error": "OSError: disk full",
-    }
+    records["tiny/a_b/4/lora/3"] = failed(records["tiny/a_b/4/lora/3"], "OSError: disk full")
     for seed in (1, 2, 3):
         del records[f"tiny/twemoji/4/lora/{seed}"]
     tables = tables_of(plan, records)
@@ -70,7 +67,7 @@ def test_a_hole_is_shown_and_keeps_a_method_out_of_means_ranks_and_tests() -> No
     assert found["twemoji"] == "missing"
     assert (found["mean"], found["mean rank"]) == ("–", "–")
     assert row(accuracy, "block")["mean rank"] in ("1.00", "1.33", "1.67", "2.00")  # of two
-    assert "Not whole, and in no mean, rank or test: lora." in accuracy.notes
+    assert "With runs missing or failed, and in no mean, rank or test: lora." in accuracy.notes
     assert row(tables["Mean accuracy (%) over data sets, tiny"], "lora")["4 shots"] == "–"
     assert row(tables["Mean accuracy (%) over data sets, tiny"], "lora")["1 shot"] != "–"
     ranks = tables["Mean ranks, tiny"]
@@ -84,23 +81,57 @@ def test_a_hole_is_shown_and_keeps_a_method_out_of_means_ranks_and_tests() -> No
     assert len(holes) == 3
 
 
-def test_runs_of_other_grids_and_on_other_pictures_do_not_count() -> None:
+def test_runs_of_other_grids_and_on_other_images_do_not_count() -> None:
     plan, records = make_records(plausible, **GRID)
-    records["old"] = records["tiny/digits/4/lora/2"] | {"key": "old", "accuracy": 0.0}
+    records["old"] = changed(records["tiny/digits/4/lora/2"], accuracy=0.0)
     stale = records["tiny/digits/1/block/1"]
-    stale |= {"split_sha256": "other", "created": "2025-01-01T00:00:00+00:00"}
+    records[stale.entry.key] = changed(stale, split_sha256="other", created="2025-01-01T00:00:00+00:00")
     results = collect(plan, records)
-    assert results.counts() == (54, 53, 0)
+    assert (results.n_planned, results.n_done, results.n_failed) == (54, 53, 0)
     assert not results.cells["tiny", "digits", 1, "block"].whole
     assert results.cells["tiny", "digits", 4, "lora"].whole
     assert results.notes[0].startswith("1 recorded runs belong to earlier grids")
-    assert results.notes[1].startswith("1 runs were made on other pictures")
+    assert results.notes[1].startswith("1 runs were made on other images")
 
 
 def bold(table: Table) -> list[tuple[str, str]]:
     return [
         (line[0].text, c) for line in table.rows for c, e in zip(table.columns, line, strict=True) if e.bold
     ]
+
+
+def test_names_of_equal_settings_have_rows_and_columns_of_their_own_and_count_once() -> None:
+    def accuracy(name: str, n: int, method: str, seed: int) -> float:
+        return 0.5 + 0.001 * seed + 0.01 * len(name) + (0.2 if method == "block" else 0) * (1 + 0.01 * seed)
+
+    grid = GRID | {"data": [f"d{'x' * n}" for n in range(8)], "shots": [4]}
+    plan, records = make_records(accuracy, **grid)
+    plain = tables_of(plan, records)
+    more = [*plan]
+    more += [replace(entry, method="again") for entry in plan if entry.method == "block"]
+    more += [replace(entry, data="also") for entry in more if entry.data == "dx"]
+    results = collect(more, records)
+    assert (results.n_planned, results.n_done) == (len(plan), len(plan))
+    assert results.notes == [
+        f"{name} has equal settings to {other}: the same runs under two names, counted once in means over data sets, "
+        "ranks and tests."
+        for name, other in (("also", "dx"), ("again", "block"))
+    ]
+    tables = tables_of(more, records)
+    found, before = (t["Accuracy (%), 4 shots, tiny"] for t in (tables, plain))
+    assert row(found, "again") == row(found, "block") | {"method": "again"}
+    for method in grid["methods"]:
+        assert row(found, method) == row(before, method) | {"also": row(before, method)["dx"]}
+    assert ("again", "mean") in bold(found)
+    assert ("block", "also") in bold(found)
+    assert tables["Pairs of methods, tiny"].rows == plain["Pairs of methods, tiny"].rows
+    ranks, ranks_before = tables["Mean ranks, tiny"], plain["Mean ranks, tiny"]
+    assert [line for line in ranks.rows if line[0].text != "again"] == ranks_before.rows
+    assert row(ranks, "again")["4 shots"] == row(ranks, "block")["4 shots"]
+    cost = tables["Cost, 4 shots, tiny"]
+    assert row(cost, "again") == row(cost, "block") | {"method": "again"}
+    del records[plan[0].key]
+    assert (collect(more, records).n_planned, collect(more, records).n_done) == (len(plan), len(plan) - 1)
 
 
 def test_bold_is_only_what_is_significantly_best() -> None:
@@ -152,8 +183,8 @@ def test_costs_mark_the_pareto_front() -> None:
     best_first = {"zero-shot": 0.7, "lora": 0.6, "block": 0.8}
     tables = tables_of(*make_records(lambda d, n, m, s: best_first[m], **GRID))
     table = tables["Cost, 4 shots, tiny"]
-    assert row(table, "zero-shot")["trained numbers"] == "0*"
-    assert row(table, "lora")["trained numbers"] == "3"
+    assert row(table, "zero-shot")["trained parameters"] == "0*"
+    assert row(table, "lora")["trained parameters"] == "3"
     assert row(table, "block")["peak memory (MiB)"] == "700*"
     assert "2 CPU cores, 2 at once with 1 threads each" in table.notes[0]
 

@@ -1,4 +1,4 @@
-"""Worker processes: every job has one outcome, whatever becomes of the process that was at it."""
+"""Worker processes: every item has one outcome, whatever becomes of the process that was at it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora.bench.workers import GIB, Outcome, run_jobs, workers_for
+from blocklora.bench.workers import GIB, Outcome, run_in_processes, workers_for
 
 WORK = """
 import os, signal, sys, time
@@ -44,7 +44,7 @@ def work(settings, n, content, attempt, tell):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Outcome]]:
-    """Do jobs with the functions of a module that other processes can import."""
+    """Do items with the functions of a module that other processes can import."""
     (tmp_path / "work_of_test.py").write_text(WORK, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     work = __import__("work_of_test").work
@@ -52,21 +52,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[O
     def run(*contents: Any, n_workers: int = 2, steps: list[Any] | None = None) -> Any:
         told = steps if steps is not None else []
         log = tmp_path / "workers.log"
-        return run_jobs(
+        return run_in_processes(
             contents, work, str(tmp_path), n_workers, log, on_step=lambda *step: told.append(step)
         )
 
     return run
 
 
-def test_every_job_has_one_outcome(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_every_item_has_one_outcome(run: Callable[..., Any], tmp_path: Path) -> None:
     steps: list[Any] = []
     outcomes = {
-        o.job.content: o for o in run("a", "raises", "b", "killed", "exits", "once", "c", steps=steps)
+        o.item.content: o for o in run("a", "raises", "b", "killed", "exits", "once", "c", steps=steps)
     }
     assert {name for name, o in outcomes.items() if o.error is None} == {"a", "b", "c", "once"}
     assert outcomes["a"].answer == "a!"
-    assert outcomes["once"].job.attempt == 2
+    assert outcomes["once"].item.attempt == 2
     assert outcomes["raises"].error == "ValueError: no such luck"
     assert "work_of_test.py" in outcomes["raises"].trace
     assert "exit code 3" in str(outcomes["exits"].error)
@@ -95,10 +95,10 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     main.write_text(
         "import sys; from pathlib import Path\n"
         "from work_of_test import work\n"
-        "from blocklora.bench.workers import run_jobs\n"
+        "from blocklora.bench.workers import run_in_processes\n"
         "if __name__ == '__main__':\n"
         "    say = lambda *step: print('at work', flush=True)\n"
-        "    list(run_jobs(['waits'], work, sys.argv[1], 1, Path(sys.argv[1]) / 'log', on_step=say))\n",
+        "    list(run_in_processes(['waits'], work, sys.argv[1], 1, Path(sys.argv[1]) / 'log', on_step=say))\n",
         encoding="utf-8",
     )
     parent = subprocess.Popen([sys.executable, str(main), str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -6,12 +6,12 @@ Every method has a colour of Okabe and Ito's palette, a marker and a line style 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from blocklora.bench.compare import costs, data_means, method_means
+from blocklora.bench.compare import MethodCost, costs, method_mean, rank_methods
 from blocklora.bench.results import Results
-from blocklora.bench.statistics import mean_ranks, nemenyi_difference, pareto_front, rank_groups
+from blocklora.bench.statistics import pareto_front, rank_groups
 from blocklora.bench.words import short_name
 from blocklora.core.errors import ConfigError
 
@@ -94,7 +94,7 @@ def _shots_figure(figure: Any, results: Results, model: str) -> bool:
     """One panel for the mean over data sets and one for each data set; bars are 95% intervals over seeds."""
     if len(results.shots) < 2:
         return False
-    panels: list[str | None] = [None] if len(results.data) > 1 else []
+    panels: list[str | None] = [None] if len(results.compared_data) > 1 else []
     panels += results.data
     columns = min(len(panels), 4 if len(results.methods) <= _MANY else 2)
     rows = -(-len(panels) // columns)
@@ -126,7 +126,7 @@ def _curve(
         cell = results.cells[model, data, shots, method] if data else None
         if cell is not None and not cell.whole:
             continue
-        found = cell.summary() if cell else method_means(results, model, shots, method)
+        found = cell.summary() if cell else method_mean(results, model, shots, method)
         if found is not None:
             xs.append(shots)
             ys.append(100 * found.mean)
@@ -135,36 +135,36 @@ def _curve(
 
 
 def _cost_figure(figure: Any, results: Results, model: str) -> bool:
-    """Accuracy at the most shots against trained numbers, time and memory; the line is the Pareto front."""
+    """Accuracy at the most shots against trained parameters, time and memory; the line is the Pareto front."""
     found = costs(results, model, results.shots[-1])
     if not found:
         return False
     figure.set_size_inches(9.6, 3.2)
-    names = {
-        "trained numbers": "trained numbers",
-        "seconds": "training time (s)",
-        "memory": "peak memory (GiB)",
+    panels: dict[str, Callable[[MethodCost], float]] = {
+        "trained parameters": lambda cost: cost.parameters,
+        "training time (s)": lambda cost: cost.seconds,
+        "peak memory (GiB)": lambda cost: cost.memory / 1024**3,
     }
     axes = figure.subplots(1, 3, sharey=True)
-    for axis, (name, label) in zip(axes, names.items(), strict=True):
-        scale = 1 / 1024**3 if name == "memory" else 1.0
-        points = {method: (cost[name] * scale, 100 * cost["accuracy"]) for method, cost in found.items()}
+    for axis, (label, of) in zip(axes, panels.items(), strict=True):
+        points = {method: (of(cost), 100 * cost.accuracy) for method, cost in found.items()}
         for method, (x, y) in points.items():
-            style = _style(results.methods.index(method)) | {
-                "linestyle": "none",
-                "markersize": 7,
-                "clip_on": False,
-            }
-            axis.plot([x], [y], label=method, **style)
+            point = {"linestyle": "none", "markersize": 7, "clip_on": False}
+            axis.plot([x], [y], label=method, **_style(results.methods.index(method)) | point)
         _draw_front(axis, list(points.values()))
-        if name != "memory":
-            smallest = min((x for x, _ in points.values() if x > 0), default=1.0)
-            axis.set_xscale("symlog", linthresh=smallest)  # has a place for 0
-            axis.set_xlim(left=0)
-            axis.set_xticks([tick for tick in axis.get_xticks() if tick == 0 or tick >= smallest])
+        if "memory" not in label:
+            _log_scale_with_zero(axis, [x for x, _ in points.values()])
         axis.set_xlabel(label)
     axes[0].set_ylabel(f"accuracy (%), {results.shots[-1]} shots")
     return _legend(figure)
+
+
+def _log_scale_with_zero(axis: Any, xs: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic, with a place for 0."""
+    smallest = min((x for x in xs if x > 0), default=1.0)
+    axis.set_xscale("symlog", linthresh=smallest)
+    axis.set_xlim(left=0)
+    axis.set_xticks([tick for tick in axis.get_xticks() if tick == 0 or tick >= smallest])
 
 
 def _draw_front(axis: Any, points: Sequence[tuple[float, float]]) -> None:
@@ -176,38 +176,28 @@ def _draw_front(axis: Any, points: Sequence[tuple[float, float]]) -> None:
 
 def _rank_figure(figure: Any, results: Results, model: str) -> bool:
     """Demšar's diagram of the mean ranks: bars join methods that do not differ significantly."""
-    methods = results.whole_methods(model, results.shots)
-    if len(methods) < 2 or len(results.data) < 2:
+    ranking = rank_methods(results, model, results.shots)
+    if ranking.difference is None:
         return False
-    ranks: Mapping[str, float] = dict(
-        zip(methods, map(float, mean_ranks(data_means(results, model, results.shots, methods))), strict=True)
-    )
-    ordered = sorted(methods, key=lambda method: ranks[method])
-    difference = nemenyi_difference(len(methods), len(results.data))
-    groups = rank_groups([ranks[method] for method in ordered], difference)
-    figure.set_size_inches(6.4, 0.9 + 0.24 * len(methods) + 0.12 * len(groups))
+    ordered = sorted(ranking.ranks, key=lambda method: ranking.ranks[method])
+    ranks = [ranking.ranks[method] for method in ordered]
+    groups = rank_groups(ranks, ranking.difference)
+    figure.set_size_inches(6.4, 0.9 + 0.24 * len(ordered) + 0.12 * len(groups))
     axis = figure.subplots()
-    for place, method in enumerate(ordered):
-        style = _style(results.methods.index(method)) | {"markersize": 7}
-        axis.plot([ranks[method]], [place], **style)
-        axis.annotate(
-            f"{ranks[method]:.2f}", (ranks[method], place), (7, -3), textcoords="offset points", fontsize=7
-        )
+    for place, (method, rank) in enumerate(zip(ordered, ranks, strict=True)):
+        axis.plot([rank], [place], **_style(results.methods.index(method)) | {"markersize": 7})
+        axis.annotate(f"{rank:.2f}", (rank, place), (7, -3), textcoords="offset points", fontsize=7)
     for n, (first, last) in enumerate(groups):
         height = len(ordered) - 0.3 + 0.5 * n
-        axis.plot(
-            [ranks[ordered[first]] - 0.03, ranks[ordered[last]] + 0.03],
-            [height] * 2,
-            color="black",
-            linewidth=2.5,
-        )
+        ends = [ranks[first] - 0.03, ranks[last] + 0.03]
+        axis.plot(ends, [height] * 2, color="black", linewidth=2.5)
     axis.set_yticks(range(len(ordered)), ordered)
     axis.set_ylim(len(ordered) + 0.5 * len(groups), -0.7)
     axis.set_xlim(0.6, len(ordered) + 0.4)
     axis.locator_params(axis="x", integer=True)
     axis.set_xlabel(
-        f"mean rank over {len(results.data)} data sets (1 is best); bars join what differs by less than the critical "
-        f"{difference:.2f}",
+        f"mean rank over {len(results.compared_data)} data sets (1 is best); bars join what differs by less than the "
+        f"critical {ranking.difference:.2f}",
         fontsize=8,
     )
     return True

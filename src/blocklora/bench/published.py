@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from blocklora.data import TRAINABLE
 from blocklora.report import published_table
 
-__all__ = ["Published", "load_published"]
+__all__ = ["PublishedMeans", "load_published"]
 
 _MODEL = "clip-vit-base-patch16"
 _NOTE = "3 seeds, other code, settings chosen as each paper did; the table names no backbone"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedMeans:
     """Published averages.
 
     Attributes:
@@ -41,10 +41,10 @@ class Published:
         return {method: row[self.shots.index(shots)] for method, row in self.accuracy.items()}
 
 
-def load_published() -> Published:
+def load_published() -> PublishedMeans:
     """Return the figures that come with the package, by our names of methods and data sets."""
     table = published_table("few-shot")
-    return Published(
+    return PublishedMeans(
         source=table.source,
         note=_NOTE,
         model=_MODEL,

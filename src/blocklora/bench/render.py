@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from jinja2 import Environment
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from blocklora.bench.compare import compare_pairs
 from blocklora.bench.results import Results
-from blocklora.bench.tables import Entry, Table
+from blocklora.bench.tables import Table, TableCell
 
 __all__ = ["cells_csv", "html", "latex", "markdown", "tests_csv"]
 
@@ -20,6 +21,10 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$",
 }  # fmt: skip
+_CELL_COLUMNS = (
+    "model", "data", "shots", "method", "seeds_planned", "seeds_done", "seeds_failed", "mean", "sd", "interval_low",
+    "interval_high", "accuracies",
+)  # fmt: skip
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -47,8 +52,8 @@ svg { max-width: 100%; height: auto; }
 <div class="wide"><table>
 <thead><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in table.rows %}<tr>{% for entry in row -%}
-<td>{% if entry.bold %}<b>{{ entry.text }}</b>{% else %}{{ entry.text }}{% endif %}</td>{% endfor %}</tr>
+{% for row in table.rows %}<tr>{% for cell in row -%}
+<td>{% if cell.bold %}<b>{{ cell.text }}</b>{% else %}{{ cell.text }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
 {% for note in table.notes %}<p class="note">{{ note }}</p>
@@ -58,14 +63,14 @@ svg { max-width: 100%; height: auto; }
 
 
 def markdown(title: str, summary: Sequence[str], tables: Iterable[Table], figures: Mapping[str, str]) -> str:
-    """Write a page with pictures; ``figures`` are file names by caption."""
+    """Write a page with drawings; ``figures`` are file names by caption."""
     lines = [f"# {title}", "", *_spaced(map(_md, summary))]
     for caption, name in figures.items():
         lines += [f"![{caption}]({name})", ""]
     for table in tables:
         lines += [f"## {table.title}", "", "| " + " | ".join(map(_md, table.columns)) + " |"]
         lines.append("|---|" + "---:|" * (len(table.columns) - 1))
-        lines += ["| " + " | ".join(map(_md_entry, row)) + " |" for row in table.rows]
+        lines += ["| " + " | ".join(map(_md_cell, row)) + " |" for row in table.rows]
         lines += ["", *_spaced(map(_md, table.notes))]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -74,7 +79,7 @@ def latex(tables: Iterable[Table]) -> str:
     r"""Write one ``table`` environment each, for ``\usepackage{booktabs}``."""
     parts = [r"% needs \usepackage{booktabs}"]
     for table in tables:
-        rows = [" & ".join(map(_tex_entry, row)) + r" \\" for row in table.rows]
+        rows = [" & ".join(map(_tex_cell, row)) + r" \\" for row in table.rows]
         parts += [
             "",
             r"\begin{table}",
@@ -101,26 +106,14 @@ def html(title: str, summary: Sequence[str], tables: Iterable[Table], figures: M
 
 def cells_csv(results: Results) -> str:
     """Write one row for every cell: seeds planned, done and failed, mean, deviation and interval, as fractions."""
-    columns = [
-        "model",
-        "data",
-        "shots",
-        "method",
-        "seeds_planned",
-        "seeds_done",
-        "seeds_failed",
-        "mean",
-        "sd",
-    ]
-    rows: list[list[Any]] = [[*columns, "interval_low", "interval_high", "accuracies"]]
+    rows: list[list[Any]] = [list(_CELL_COLUMNS)]
     for (model, data, shots, method), cell in results.cells.items():
         row: list[Any] = [model, data, shots, method, len(cell.planned), len(cell.runs), len(cell.failed)]
         if cell.runs:
             found = cell.summary()
-            low, high = found.interval or ("", "")
-            values = " ".join(f"{seed}:{run['accuracy']:.6f}" for seed, run in cell.runs.items())
-            row += [found.mean, "" if found.sd is None else found.sd, low, high, values]
-        rows.append(row + [""] * (len(columns) + 3 - len(row)))
+            values = " ".join(f"{seed}:{run.accuracy:.6f}" for seed, run in cell.runs.items())
+            row += [found.mean, found.sd, *(found.interval or (None, None)), values]
+        rows.append(row + [None] * (len(rows[0]) - len(row)))
     return _csv(rows)
 
 
@@ -128,13 +121,10 @@ def tests_csv(results: Results) -> str:
     """Write one row for every pair of methods, at each number of shots and for the mean over shots."""
     columns = ["model", "shots", "first", "second", "difference_points", "won", "lost", "p", "p_holm"]
     rows: list[list[Any]] = [columns]
-    groups = [[n] for n in results.shots] + ([results.shots] if len(results.shots) > 1 else [])
     for model in results.models:
-        for shots in groups:
+        for shots in results.shot_groups:
             name = str(shots[0]) if len(shots) == 1 else "mean"
-            for pair in compare_pairs(results, model, shots):
-                row = [pair.first, pair.second, pair.difference, pair.won, pair.lost, pair.p, pair.p_holm]
-                rows.append([model, name, *row])
+            rows += [[model, name, *astuple(pair)] for pair in compare_pairs(results, model, shots)]
     return _csv(rows)
 
 
@@ -155,13 +145,13 @@ def _md(text: str) -> str:
     return " ".join(text.split())
 
 
-def _md_entry(entry: Entry) -> str:
-    return f"**{_md(entry.text)}**" if entry.bold else _md(entry.text)
+def _md_cell(cell: TableCell) -> str:
+    return f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
 
 
 def _tex(text: str) -> str:
     return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _tex_entry(entry: Entry) -> str:
-    return rf"\textbf{{{_tex(entry.text)}}}" if entry.bold else _tex(entry.text)
+def _tex_cell(cell: TableCell) -> str:
+    return rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)

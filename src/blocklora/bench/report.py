@@ -61,13 +61,13 @@ def write_tables(folder: Path, out: Path, *, plots: bool = True) -> list[Path]:
 
 def _summary(results: Results) -> list[str]:
     """Say what there is, what is missing, and how figures were chosen."""
-    planned, done, failed = results.counts()
-    missing = planned - done - failed
-    state = f"{done} of {planned} runs are done" + (f", {failed} failed" if failed else "")
+    missing = results.n_planned - results.n_done - results.n_failed
+    state = f"{results.n_done} of {results.n_planned} runs are done"
+    state += f", {results.n_failed} failed" if results.n_failed else ""
+    state += f", {missing} are missing" if missing else ""
     return [
-        f"{state}{f', {missing} are missing' if missing else ''}. Test pictures were looked at once a run, after "
-        "training; each run's line in runs.jsonl says how its settings and its kept step were chosen, and on which "
-        "pictures, versions and machine.",
+        f"{state}. Test images were looked at once a run, after training; each run's line in runs.jsonl says how its "
+        "settings and its kept step were chosen, and on which images, versions and machine.",
         *results.notes,
     ]
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 __all__ = [
-    "Summary",
+    "SeedSummary",
     "holm",
     "mean_ranks",
     "nemenyi_difference",
@@ -32,7 +32,7 @@ _EXACT_UP_TO = 50  # differences; as scipy without ties
 
 
 @dataclass(frozen=True)
-class Summary:
+class SeedSummary:
     """Figures of several seeds.
 
     Attributes:
@@ -48,17 +48,17 @@ class Summary:
     interval: tuple[float, float] | None
 
 
-def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
+def summarize(values: Sequence[float], confidence: float = 0.95) -> SeedSummary:
     """Summarize S >= 1 figures of independent seeds.
 
-    The interval is about the mean over seeds (which pictures are drawn, and how training goes), on these test pictures.
+    The interval is about the mean over seeds (which images are drawn, and how training goes), on these test images.
     """
     n, mean = len(values), float(np.mean(values))
     if n < 2:
-        return Summary(n, mean, None, None)
+        return SeedSummary(n, mean, None, None)
     sd = float(np.std(values, ddof=1))
     reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / sqrt(n)
-    return Summary(n, mean, sd, (mean - reach, mean + reach))
+    return SeedSummary(n, mean, sd, (mean - reach, mean + reach))
 
 
 def paired_t(first: Sequence[float], second: Sequence[float]) -> float:

@@ -1,9 +1,9 @@
-"""What a bench keeps: one JSON line for each finished run, and the plan that says which runs there should be.
+"""The RESULTS folder: one JSON line for each finished run, and the plan that says which runs there should be.
 
-RESULTS holds `runs.jsonl` and `plan.json`; `features/`, which may be deleted; and while a bench works `running/`, with
-unfinished RUN folders.
-One file of lines, and not one file a run: only the process that leads a bench writes it, one line at a time, so
-it is easy to keep whole, to read, to compare and to commit, at thousands of runs as well. A line counts once
+RESULTS holds `runs.jsonl` and `plan.json`; `features/`, which may be deleted; while a bench works `running/`, with
+unfinished RUN folders; and, while it works or after a run failed, `workers.log` with what the processes printed.
+One file of lines, and not one file for each run: only the process that leads a bench writes it, one line at a time,
+so it is easy to keep whole, to read, to compare and to commit, at thousands of runs as well. A line counts once
 its newline is on the disk; what a crash left behind the last newline is cut off before the next line is written.
 """
 
@@ -14,20 +14,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from blocklora.bench.records import PlanEntry, RunRecord
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_json
 
-__all__ = ["Record", "Store", "read_plan", "read_records"]
+__all__ = ["ResultsFolder", "open_results", "read_plan", "read_records"]
 
-Record = dict[str, Any]
 RUNS, PLAN, LOCK = "runs.jsonl", "plan.json", ".lock"
 
 
-class Store:
+class ResultsFolder:
     """A RESULTS folder that one bench writes to.
 
     Attributes:
@@ -41,18 +40,18 @@ class Store:
         self._cut_torn_line()
         self.records = read_records(folder) if self._file.exists() else {}
 
-    def append(self, record: Record) -> None:
+    def append(self, record: RunRecord) -> None:
         """Write a line, and return when it is on the disk."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
         with open(self._file, "ab") as stream:
             stream.write(line.encode("utf-8"))
             stream.flush()
             os.fsync(stream.fileno())
-        self.records[record["key"]] = record
+        self.records[record.entry.key] = record
 
-    def write_plan(self, plan: Sequence[dict[str, Any]]) -> None:
+    def write_plan(self, plan: Sequence[PlanEntry]) -> None:
         """Say which runs there should be; an older plan is replaced."""
-        write_json(self.folder / PLAN, list(plan))
+        write_json(self.folder / PLAN, [entry.to_json() for entry in plan])
 
     def _cut_torn_line(self) -> None:
         """Remove what stands behind the last newline."""
@@ -66,7 +65,7 @@ class Store:
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[Store]:
+def open_results(folder: Path) -> Iterator[ResultsFolder]:
     """Make or open a RESULTS folder for one bench.
 
     Raises:
@@ -74,11 +73,8 @@ def open_store(folder: Path) -> Iterator[Store]:
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: this is a file; --out takes a folder.")
-    if (
-        folder.exists()
-        and any(folder.iterdir())
-        and not any((folder / name).exists() for name in (RUNS, PLAN, LOCK))
-    ):
+    others = folder.exists() and any(folder.iterdir())
+    if others and not any((folder / name).exists() for name in (RUNS, PLAN, LOCK)):
         raise RunError(f"{folder}: this folder is not empty and holds no results; choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
@@ -89,12 +85,12 @@ def open_store(folder: Path) -> Iterator[Store]:
             f"{folder}: another bench is at work there; wait for it, or choose another --out."
         ) from error
     try:
-        yield Store(folder)
+        yield ResultsFolder(folder)
     finally:
         lock.release()
 
 
-def read_records(folder: Path) -> dict[str, Record]:
+def read_records(folder: Path) -> dict[str, RunRecord]:
     """Read the last whole line of every key; a last line without its newline is passed over.
 
     Raises:
@@ -107,19 +103,19 @@ def read_records(folder: Path) -> dict[str, Record]:
         raise RunError(
             f"{path}: cannot be read ({error.strerror}); make results with 'blocklora bench'."
         ) from error
-    records: dict[str, Record] = {}
+    records = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            records[record["key"]] = record
+            record = RunRecord.from_json(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(
                 f"{path}: line {number} is damaged; delete it, and run the bench again."
             ) from error
+        records[record.entry.key] = record
     return records
 
 
-def read_plan(folder: Path) -> list[dict[str, Any]]:
+def read_plan(folder: Path) -> list[PlanEntry]:
     """Read which runs there should be.
 
     Raises:
@@ -127,7 +123,7 @@ def read_plan(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / PLAN
     try:
-        plan: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); make results with 'blocklora bench'.") from error
-    return plan
+        return [PlanEntry.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise RunError(f"{path}: cannot be read ({why}); make results with 'blocklora bench'.") from error

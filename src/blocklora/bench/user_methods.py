@@ -38,8 +38,10 @@ def load_methods(path: Path) -> dict[str, Method]:
     except Exception as error:
         raise ConfigError(f"{path}: running it fails: {type(error).__name__}: {error}") from error
     found = getattr(module, "METHODS", None)
-    if not (isinstance(found, dict) and found and all(callable(fit) for fit in found.values())):
-        raise ConfigError(f'{path}: expected a dictionary METHODS = {{"my-method": fit}} in it.')
+    if not (isinstance(found, dict) and found and all(isinstance(value, Method) for value in found.values())):
+        raise ConfigError(
+            f'{path}: expected a dictionary METHODS = {{"my-method": Method(fit, Settings)}} in it.'
+        )
     for name in found:
         if name in BUILT_IN:
             raise ConfigError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blocklora.bench.results import Cell, Results
-from blocklora.bench.statistics import Summary
+from blocklora.bench.statistics import SeedSummary
 
 __all__ = [
     "BOLD",
@@ -20,7 +20,6 @@ __all__ = [
     "n_test",
     "p_text",
     "short_name",
-    "shots_text",
     "summary_text",
 ]
 
@@ -38,14 +37,14 @@ def cell_text(cell: Cell) -> str:
     return text if cell.whole else f"{text} ({len(cell.runs)} of {len(cell.planned)} seeds)"
 
 
-def summary_text(summary: Summary | None) -> str:
+def summary_text(summary: SeedSummary | None) -> str:
     """Return mean ± sd in percent."""
     if summary is None:
         return "–"
     return f"{100 * summary.mean:.1f}" + ("" if summary.sd is None else f" ± {100 * summary.sd:.1f}")
 
 
-def interval_text(summary: Summary | None) -> str:
+def interval_text(summary: SeedSummary | None) -> str:
     """Return an interval in percent."""
     if summary is None or summary.interval is None:
         return "–"
@@ -56,11 +55,6 @@ def interval_text(summary: Summary | None) -> str:
 def p_text(p: float) -> str:
     """Return a p-value to three places."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def shots_text(shots: int) -> str:
-    """Return a number of shots with its noun."""
-    return "1 shot" if shots == 1 else f"{shots} shots"
 
 
 def short_name(model: str) -> str:
@@ -74,52 +68,45 @@ def listed(values: Sequence[Any]) -> str:
 
 
 def n_test(results: Results, model: str) -> str:
-    """Say how many test pictures each data set has."""
+    """Say how many test images each data set has."""
     sizes = []
     for data in results.data:
         cells = [cell for (m, d, _, _), cell in results.cells.items() if (m, d) == (model, data)]
-        found = sorted({run["n_test"] for cell in cells for run in cell.runs.values()})
+        found = sorted({run.n_test for cell in cells for run in cell.runs.values()})
         sizes.append(f"{data} {listed(found) or '?'}")
     return listed(sizes)
 
 
 def machines(results: Results, model: str) -> str:
     """Say on what the costs were measured."""
-    runs = [run for (m, *_), cell in results.cells.items() if m == model for run in cell.runs.values()]
-    machines = {
-        f"{', '.join(found['gpus']) or str(found['cores']) + ' CPU cores'}, {found['workers']} at once with "
-        f"{found['threads']} threads each"
-        for found in (run["machine"] for run in runs)
+    found = {machine for (m, *_), cell in results.cells.items() if m == model for machine in cell.machines}
+    texts = {
+        f"{listed(machine.gpus) or f'{machine.cores} CPU cores'}, {machine.workers} at once with "
+        f"{machine.threads} threads each"
+        for machine in found
     }
     kind = (
         "torch's peak on the GPU"
-        if any(run["machine"]["gpus"] for run in runs)
-        else "the whole process, with what earlier runs left in it: some tens of MiB say nothing"
+        if any(machine.gpus for machine in found)
+        else "the whole process, with what earlier runs left in it: differences of some tens of MiB mean nothing"
     )
-    return f"Measured on: {'; '.join(sorted(machines))}. Memory: {kind}."
+    return f"Measured on: {'; '.join(sorted(texts))}. Memory: {kind}."
 
 
 def left_out(results: Results, kept: Sequence[str]) -> list[str]:
     """Name the methods that are not averaged, ranked or tested."""
     left = [method for method in results.methods if method not in kept]
-    return (
-        [f"Not whole, and in no mean, rank or test: {listed(left)}."]
-        if left and len(results.data) > 0
-        else []
-    )
+    return [f"With runs missing or failed, and in no mean, rank or test: {listed(left)}."] if left else []
 
 
 def incomplete(results: Results, model: str) -> list[str]:
     """Say that a dash stands for a mean that would be over other data sets or seeds than its neighbours."""
-    whole = all(results.whole_methods(model, [n]) == results.methods for n in results.shots)
-    return (
-        []
-        if whole
-        else ["–: runs are missing or failed, so there is no mean over the same data sets and seeds."]
-    )
+    if all(results.whole_methods(model, [n]) == results.methods for n in results.shots):
+        return []
+    return ["–: runs are missing or failed, so there is no mean over the same data sets and seeds."]
 
 
 def few_data(results: Results) -> list[str]:
     """Say when a test over data sets cannot be significant, whatever the figures."""
-    n = len(results.data)
+    n = len(results.compared_data)
     return [f"With {n} data sets no Wilcoxon test can reach 5% (least p: {2 / 2**n:.3f})."] if n < 6 else []

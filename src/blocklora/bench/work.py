@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,39 @@ import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
+from blocklora.bench.records import Machine, RunResult
 from blocklora.bench.user_methods import load_methods
-from blocklora.classifier.store import FOLDER_VARIABLE
+from blocklora.classifier import FeatureStore
+from blocklora.core.errors import ConfigError
+from blocklora.core.resources import Resources
+from blocklora.report import metrics_json
 from blocklora.run.fit import fit_run
 from blocklora.run.folder import CONFIG, SPLIT, read_json
 
-__all__ = ["RunOrder", "WorkSettings", "do_run", "machine"]
+__all__ = ["RunOrder", "WorkSettings", "describe_machine", "do_run"]
 
-_KEPT = (
-    "accuracy", "accuracy_interval", "mean_class_accuracy", "ece", "nll", "zero_shot_accuracy", "n_test", "n_correct",
-    "n_classes", "n_train", "n_val", "temperature", "trainable_parameters", "total_parameters", "train_seconds",
-    "peak_memory_bytes", "prompt", "precision", "selection", "selected_by", "notes", "versions", "created",
+_DETAILS = (
+    "accuracy_interval", "mean_class_accuracy", "ece", "nll", "zero_shot_accuracy", "n_correct", "n_classes",
+    "n_train", "n_val", "temperature", "total_parameters", "prompt", "precision", "choices", "selection", "selected_by",
+    "notes", "versions",
 )  # fmt: skip
 _SAMPLE_SECONDS = 0.05
+
+Tell = Callable[[str, int, int], None]  # phase, done, total
 
 
 @dataclass(frozen=True)
 class WorkSettings:
-    """What all runs of a worker share: threads, the GPUs' ids (none for a CPU), folders, and the user's own methods."""
+    """What all runs of a worker share.
 
-    threads: int
+    Attributes:
+        resources: The worker's share of the cores and of the free memory.
+        gpus: The ids of the GPUs; none for a CPU.
+        features: The folder of the frozen features that runs share.
+        methods_from: The file of the user's own methods.
+    """
+
+    resources: Resources
     gpus: tuple[str, ...]
     features: Path
     methods_from: Path | None
@@ -43,17 +57,25 @@ class WorkSettings:
 
 @dataclass(frozen=True)
 class RunOrder:
-    """One run to do: its key, what ``fit_run`` is called with, and the folder it may use."""
+    """One run to do.
+
+    Attributes:
+        key: The run's key.
+        arguments: What ``fit_run`` is called with.
+        folder: The RUN folder.
+        files: Files that the run reads, and the hash that each must have.
+    """
 
     key: str
-    arguments: dict[str, Any]
+    arguments: Mapping[str, Any]
     folder: Path
+    files: Mapping[Path, str]
 
 
 class _Steps:
     """Passes a run's progress on."""
 
-    def __init__(self, tell: Callable[[str, int, int], None]) -> None:
+    def __init__(self, tell: Tell) -> None:
         self._tell = tell
 
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
@@ -61,14 +83,12 @@ class _Steps:
         self._tell("training", step, total)
 
     def encoded(self, done: int, total: int) -> None:
-        """Test pictures have been encoded."""
+        """Test images have been encoded."""
         self._tell("testing", done, total)
 
 
-def do_run(
-    settings: WorkSettings, n: int, order: RunOrder, attempt: int, tell: Callable[[str, int, int], None]
-) -> dict[str, Any]:
-    """Do one run, and return what its line in the results says.
+def do_run(settings: WorkSettings, n: int, order: RunOrder, attempt: int, tell: Tell) -> RunResult:
+    """Do one run.
 
     The first attempt goes on with an unfinished RUN folder; a later one starts anew, as that may be the reason.
 
@@ -77,11 +97,14 @@ def do_run(
         n: Which worker this is; it chooses the GPU, the only one that the process sees.
         order: The run.
         attempt: 1, 2, ...
-        tell: Told phase, done and total.
+        tell: Progress callback: phase, done and total.
+
+    Raises:
+        BlockloraError: As ``fit_run`` does; or a file that the run reads has changed since the bench started.
     """
     tell("loading", 0, 1)
-    os.environ[FOLDER_VARIABLE] = str(settings.features)
-    torch.set_num_threads(settings.threads)
+    _check_unchanged(order.files)
+    torch.set_num_threads(settings.resources.cores)
     if settings.methods_from:
         load_methods(settings.methods_from)
     resumed = attempt == 1 and (order.folder / CONFIG).is_file()
@@ -91,19 +114,47 @@ def do_run(
     if settings.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpus[n % len(settings.gpus)]  # read at CUDA's first use
         arguments["device"] = "cuda"
-        torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    with threadpool_limits(settings.threads), _PeakMemory() as memory:
-        data = arguments.pop("data")
-        _, metrics = fit_run(data, order.folder, resume=resumed, progress=_Steps(tell), **arguments)
-    record = {name: metrics[name] for name in _KEPT if name in metrics}
-    if not settings.gpus:
-        record["peak_memory_bytes"] = memory.peak
-    return record | {
-        "seconds": time.monotonic() - began,
-        "resumed": resumed,
-        "split_sha256": read_json(order.folder / SPLIT)["hash"],
-    }
+    with threadpool_limits(settings.resources.cores), _PeakMemory() as memory:
+        metrics = _fit(settings, order.folder, arguments, resumed, tell)
+    return RunResult(
+        accuracy=metrics["accuracy"],
+        n_test=metrics["n_test"],
+        trainable_parameters=metrics["trainable_parameters"],
+        train_seconds=metrics["train_seconds"],
+        peak_memory_bytes=metrics["peak_memory_bytes"] if settings.gpus else memory.peak,
+        split_sha256=read_json(order.folder / SPLIT)["hash"],
+        created=metrics["created"],
+        seconds=time.monotonic() - began,
+        resumed=resumed,
+        details={name: metrics[name] for name in _DETAILS if name in metrics},
+    )
+
+
+def _fit(
+    settings: WorkSettings, folder: Path, arguments: dict[str, Any], resume: bool, tell: Tell
+) -> Mapping[str, Any]:
+    """Call ``fit_run`` with what this worker may use, and return the metrics."""
+    _, metrics = fit_run(
+        arguments.pop("data"),
+        folder,
+        resume=resume,
+        progress=_Steps(tell),
+        store=FeatureStore(settings.features),
+        resources=settings.resources,
+        **arguments,
+    )
+    return metrics_json(metrics)
+
+
+def _check_unchanged(files: Mapping[Path, str]) -> None:
+    """Raise where a file is no longer the one that the run's key stands for."""
+    for path, sha256 in files.items():
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ConfigError(
+                f"{path}: changed after the bench was started; start it again, and it does the runs that the change "
+                "makes new."
+            )
 
 
 class _PeakMemory:
@@ -133,15 +184,21 @@ class _PeakMemory:
         self._thread.join()
 
 
-def machine(n_workers: int, settings: WorkSettings) -> dict[str, Any]:
-    """Describe the machine, without its name, for the results."""
-    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if settings.gpus else []
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": gpus[: len(settings.gpus)],
-        "workers": n_workers,
-        "threads": settings.threads,
-    }
+def describe_machine(cores: int, gpus: tuple[str, ...], n_workers: int, threads: int) -> Machine:
+    """Describe this machine, without its name.
+
+    Args:
+        cores: CPU cores that the bench may use.
+        gpus: The names of the GPUs in use.
+        n_workers: Processes at work at once.
+        threads: CPU threads of each.
+    """
+    return Machine(
+        system=platform.system(),
+        processor=platform.machine(),
+        cores=cores,
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=gpus,
+        workers=n_workers,
+        threads=threads,
+    )

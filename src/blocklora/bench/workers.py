@@ -1,8 +1,8 @@
-"""Worker processes that do jobs one after the other, and whose death is an answer like any other.
+"""Worker processes on this machine: each does one item after the other, and one that dies fails only its own item.
 
 The standard pools do not fit: when one process of a ``ProcessPoolExecutor`` is killed (by the system for want of
-memory, for example), all of its jobs fail, and nobody is told whose fault it was. Here every process has a pipe of
-its own; a pipe that ends without an answer is the failure of the one job that it was at.
+memory, for example), all items that are not done fail, and nothing says which of them was the reason. Here every
+process has a pipe of its own; when a pipe ends without an answer, the item that its process was at has failed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Job", "Outcome", "run_jobs", "workers_for"]
+__all__ = ["Outcome", "WorkItem", "run_in_processes", "workers_for"]
 
 GIB = 1024**3
-_NEED = 3 * GIB  # Python and its libraries 1 GiB, decoded training pictures at most 2 GiB
+_NEED = 3 * GIB  # Python and its libraries 1 GiB, decoded training images at most 2 GiB
 _STOP_SECONDS = 5.0
 
 
 @dataclass
-class Job:
-    """Something to do; ``attempt`` counts from 1."""
+class WorkItem:
+    """Something to do, which must be picklable; ``attempt`` counts from 1."""
 
     content: Any
     attempt: int = 1
@@ -38,9 +38,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: an answer, or the error of the last attempt."""
+    """What became of an item: an answer, or the error of the last attempt."""
 
-    job: Job
+    item: WorkItem
     answer: Any = None
     error: str | None = None
     trace: str = ""
@@ -49,11 +49,11 @@ class Outcome:
 
 @dataclass
 class _Worker:
-    """One process, and the job that it is at."""
+    """One process, and the item that it is at."""
 
     process: Any
     pipe: Connection
-    job: Any = None  # a Job, or None
+    item: WorkItem | None = None
     began: float = field(default_factory=time.monotonic)
 
 
@@ -70,7 +70,7 @@ def workers_for(n_cores: int, free_bytes: int, n_gpus: int, weight_bytes: int = 
     return n_gpus or max(1, min(n_cores, free_bytes // (_NEED + 3 * weight_bytes)))
 
 
-def run_jobs(
+def run_in_processes(
     contents: Sequence[Any],
     work: Callable[..., Any],
     settings: Any,
@@ -80,9 +80,9 @@ def run_jobs(
     on_step: Callable[[int, Any, str, int, int], None],
     attempts: int = 2,
 ) -> Generator[Outcome, None, None]:
-    """Do jobs in processes, and yield what became of each as it ends.
+    """Do all items, and yield what became of each as it ends.
 
-    A job that fails is tried again at once, in a new process; after ``attempts`` its error is the outcome. When the
+    An item that fails is tried again at once, in a new process; after ``attempts`` its error is the outcome. When the
     iterator is closed, or Ctrl-C comes, all processes end.
 
     Args:
@@ -90,30 +90,28 @@ def run_jobs(
         work: A module's function ``work(settings, n, content, attempt, tell)`` in worker n.
         settings: Given to every call.
         n_workers: How many processes.
-        log: A file for what the processes print.
-        attempts: How often a job is tried.
-        on_step: Told worker, content, phase, done and total, as ``tell(phase, done, total)`` says them.
+        log: A file for what the processes print; it is appended to.
+        attempts: How often an item is tried.
+        on_step: Progress callback: worker, content, phase, done and total, as ``tell(phase, done, total)`` gives them.
     """
-    todo = deque(Job(content) for content in contents)
+    todo = deque(WorkItem(content) for content in contents)
     workers: dict[int, _Worker] = {}
     try:
-        while todo or any(worker.job for worker in workers.values()):
-            for n in range(n_workers):
-                _give(n, todo, workers, lambda n: _start(n, work, settings, log))
-            for n, message in _messages(workers):
-                job = workers[n].job
+        while todo or any(worker.item for worker in workers.values()):
+            _hand_out(todo, workers, n_workers, lambda n: _start(n, work, settings, log))
+            for n, item, message in _messages(workers):
                 seconds = time.monotonic() - workers[n].began
                 if message[0] == "step":
-                    on_step(n, job.content, *message[1:])
+                    on_step(n, item.content, *message[1:])
                 elif message[0] == "done":
-                    workers[n].job = None
-                    yield Outcome(job, answer=message[1], seconds=seconds)
+                    workers[n].item = None
+                    yield Outcome(item, answer=message[1], seconds=seconds)
                 else:
-                    _end(workers.pop(n))  # what it left in memory might fail the next job too
-                    if job.attempt < attempts:
-                        todo.appendleft(Job(job.content, job.attempt + 1))
+                    _end(workers.pop(n))  # what it left in memory might fail the next item too
+                    if item.attempt < attempts:
+                        todo.appendleft(WorkItem(item.content, item.attempt + 1))
                     else:
-                        yield Outcome(job, error=message[1], trace=message[2], seconds=seconds)
+                        yield Outcome(item, error=message[1], trace=message[2], seconds=seconds)
     finally:
         for worker in workers.values():
             worker.process.terminate()
@@ -121,28 +119,32 @@ def run_jobs(
             _end(worker)
 
 
-def _give(n: int, todo: deque[Job], workers: dict[int, _Worker], start: Callable[[int], _Worker]) -> None:
-    """Hand the next job to a worker that is idle or not yet there; a dead one is noticed when its pipe is read."""
-    if todo and n not in workers:
-        workers[n] = start(n)
-    if todo and workers[n].job is None:
-        workers[n].job, workers[n].began = todo.popleft(), time.monotonic()
-        with suppress(OSError):
-            workers[n].pipe.send((workers[n].job.content, workers[n].job.attempt))
+def _hand_out(
+    todo: deque[WorkItem], workers: dict[int, _Worker], n_workers: int, start: Callable[[int], _Worker]
+) -> None:
+    """Give an item to every worker that has none, and start the workers that are not there."""
+    for n in range(n_workers):
+        if todo and n not in workers:
+            workers[n] = start(n)
+        if todo and workers[n].item is None:
+            worker, item = workers[n], todo.popleft()
+            worker.item, worker.began = item, time.monotonic()
+            with suppress(OSError):  # that the worker is dead is noticed when its pipe is read
+                worker.pipe.send((item.content, item.attempt))
 
 
-def _messages(workers: dict[int, _Worker]) -> list[tuple[int, tuple[Any, ...]]]:
-    """Wait for news: one message of every worker that has some."""
-    by_pipe = {worker.pipe: n for n, worker in workers.items() if worker.job}
+def _messages(workers: dict[int, _Worker]) -> list[tuple[int, WorkItem, tuple[Any, ...]]]:
+    """Wait for news: one message of every worker that has some, with the item that it is at."""
+    busy = {worker.pipe: (n, worker.item) for n, worker in workers.items() if worker.item}
     news = []
-    for pipe in wait(list(by_pipe), timeout=1.0):
-        n = by_pipe[pipe]  # type: ignore[index]
+    for pipe in wait(list(busy), timeout=1.0):
+        n, item = busy[pipe]  # type: ignore[index]
         try:
-            news.append((n, workers[n].pipe.recv()))
+            message = workers[n].pipe.recv()
         except (EOFError, OSError):
-            process = workers[n].process
-            process.join(_STOP_SECONDS)
-            news.append((n, ("failed", _why(process.exitcode), "")))
+            workers[n].process.join(_STOP_SECONDS)
+            message = ("failed", _why(workers[n].process.exitcode), "")
+        news.append((n, item, message))
     return news
 
 
@@ -156,11 +158,11 @@ def _why(code: int | None) -> str:
 
 
 def _start(n: int, work: Callable[..., Any], settings: Any, log: Path) -> _Worker:
-    """Start a process. It begins deaf to Ctrl-C, which is for its parent to handle."""
+    """Start a process. From its first instruction on it ignores Ctrl-C, which the parent handles."""
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, n, work, settings, log), daemon=True)
-    with _deaf_to_interrupts():
+    with _ignoring_interrupts():
         process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -178,8 +180,8 @@ def _end(worker: _Worker) -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment; a process started meanwhile ignores it from its first instruction."""
+def _ignoring_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment; a process that is started meanwhile inherits that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -191,7 +193,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, n: int, work: Callable[..., Any], settings: Any, log: Path) -> None:
-    """Do jobs until the parent is gone; what they print goes to the log."""
+    """Do items until the parent is gone; what they print goes to the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(log, "ab") as stream:
         os.dup2(stream.fileno(), 1)
