@@ -3,52 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import call, start
 
-from blocklora.cli import app as cli
-from blocklora.run import demo
+from blocklora.cli.fit import what_will_be_done
+from blocklora.cli.options import FitOptions
 
-CODE = "import sys; from blocklora.cli.app import main; main()"
 FAST = ["--shots", "4", "--iterations", "3", "--lr", "0.01", "--device", "cpu"]
-
-
-def start(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run ``blocklora`` in a fresh process, without a network."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-c", CODE, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, encoding="utf-8")
-
-
-def call(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: Any
-) -> tuple[int, str, str]:
-    """Run ``blocklora`` in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["blocklora", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
 def run(clip_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "run"
     done = start("fit", photos, "--model", clip_folder, *FAST, "--seed", 1, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert "zero-shot" in done.stdout
-    assert "block-lora" in done.stdout
-    assert f"report: {out / 'report.html'}" in done.stdout
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+    text, error = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 0, error
+    assert "zero-shot" in text
+    assert "block-lora" in text
+    assert f"report: {out / 'report.html'}" in text
+    assert error.startswith(
+        f"Fitting block-lora to {photos}: 4 images a class, model {clip_folder}, 3 steps of 32"
+    )
+    assert "engine" not in error
+    assert "Traceback" not in error
+    assert "Warning" not in error
     return out
 
 
@@ -93,7 +78,8 @@ def test_fit_speaks_json(
     ]
     code, out, _ = call(capsys, monkeypatch, *arguments)
     assert code == 0
-    assert json.loads(out) == json.loads((tmp_path / "r" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text(encoding="utf-8"))
+    assert json.loads(out) == metrics | {"run": str(tmp_path / "r")}
     config = json.loads((tmp_path / "r" / "config.json").read_text(encoding="utf-8"))
     assert config["targets"] == ["q", "v"]
 
@@ -128,33 +114,25 @@ def test_people_read_tables(
     code, out, _ = call(capsys, monkeypatch, "evaluate", run)
     assert code == 0
     assert "95% interval" in out
-    code, out, _ = call(capsys, monkeypatch, "predict", run, photos / "red_square" / "1.png")
-    assert code == 0
-    assert out.count("%") == 3
-
-
-def test_an_unreadable_image_is_named_and_the_rest_is_classified(
-    run: Path,
-    photos: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    broken = tmp_path / "note.jpg"
-    broken.write_text("not a picture", encoding="utf-8")
-    good = photos / "red_square" / "1.png"
-    code, out, err = call(capsys, monkeypatch, "predict", run, broken, good, "--json")
-    assert code == 1
-    result = json.loads(out)
-    assert [item["image"] for item in result["predictions"]] == [str(good)]
-    assert [item["image"] for item in result["unreadable"]] == [str(broken)]
-    assert f"error: {broken}" in err
+    assert "block-lora" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["fit", "nowhere"], "error: nowhere: this path does not exist"),
+        (["fit", "digts"], "did you mean 'digits'?"),
+        (["demo", "--data", "digts"], "did you mean 'digits'?"),
+        (["datasets", "digts"], "did you mean 'digits'?"),
+        (["fit", "PHOTOS", "--model", "Tinny"], "did you mean 'tiny'?"),
+        (["fit", "PHOTOS", "--model", "ViT-B/32"], "did you mean 'openai/clip-vit-base-patch32'?"),
+        (["fit", "PHOTOS", "--method", "coopp"], "did you mean 'coop'?"),
+        (
+            ["fit", "PHOTOS", "--towers", "vison"],
+            "error: towers 'vison': expected one of both, vision, text; did",
+        ),
+        (["fit", "PHOTOS", "--method", "coop", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["base-to-new", "digts"], "did you mean 'digits'?"),
         (["fit", "EMPTY"], "EMPTY"),
         (["fit", "ONE"], "a classifier needs two or more"),
         (["fit", "PHOTOS", "--model", "nobody/clip"], "error: nobody/clip: no such folder here"),
@@ -171,7 +149,7 @@ def test_failures_are_one_line_and_exit_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(
-        "blocklora.clip.load.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(OSError("off"))
+        "huggingface_hub.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(OSError("off"))
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
@@ -220,18 +198,69 @@ def test_ctrl_c_says_how_to_go_on(
     assert "report:" in out
 
 
-def test_debug_shows_the_traceback() -> None:
-    done = start("fit", "nowhere", "--debug")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: nowhere")
+def test_debug_shows_the_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = call(capsys, monkeypatch, "fit", "nowhere", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert err.strip().splitlines()[-1].startswith("error: nowhere")
 
 
-def test_help_names_every_command() -> None:
-    done = start("--help")
-    assert done.returncode == 0
-    for name in ("demo", "fit", "evaluate", "predict"):
-        assert name in done.stdout
+@pytest.mark.parametrize("ask", [["-h"], ["--help"], []])
+def test_help_names_every_command_in_whole_sentences(
+    ask: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call(capsys, monkeypatch, *ask)
+    assert code == (0 if ask else 2)
+    text = " ".join((out + err).replace("│", " ").split())
+    for sentence in (
+        "demo Show zero-shot against Block-LoRA, offline, with the bundled model: 16 shots, three seeds.",
+        "fit Fit a classifier to a few labelled images and write a RUN folder with an honest report.",
+        "predict Classify images; one that cannot be read is named, and makes the exit code 1.",
+        "domain-generalization Train on ImageNet; test on its shifted variants (default: V2, Sketch, A and R).",
+        "--install-completion",
+    ):
+        assert sentence in text
+    assert "..." not in text.split("[ARGS]...")[1]
+
+
+def test_options_are_in_groups_with_their_choices(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in ("fit", "base-to-new", "cross-dataset", "domain-generalization"):
+        code, out, _ = call(capsys, monkeypatch, command, "-h")
+        assert code == 0
+        for words in (" Data ", " Adapter ", " Machine ", "both|vision|text", "auto|lean|plain", "promptsrc"):
+            assert words in out
+        assert max(map(len, out.splitlines())) == 80
+        assert ("--to " in out) == (command in ("cross-dataset", "domain-generalization"))
+
+
+def test_version_and_module() -> None:
+    done = start("--version")
+    assert (done.returncode, done.stdout.split()) == (0, [b"blocklora", version("blocklora").encode()])
+
+
+def test_completion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_BLOCKLORA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "blocklora dom")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert call(capsys, monkeypatch)[1].split() == ["domain-generalization"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("--shot", "--shots"), ("--metod", "--method"), ("evalute", "evaluate")]
+)
+def test_a_wrong_option_or_command_names_the_nearest(
+    wrong: str, near: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["fit", "digits", wrong, "4"] if wrong.startswith("-") else [wrong]
+    code, _, err = call(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert near in err
 
 
 @pytest.mark.parametrize(
@@ -242,40 +271,93 @@ def test_help_names_every_command() -> None:
     ],
 )
 def test_other_failures(
-    error: BaseException, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("blocklora.run.predict.predict_files", fail)
-    code, _, err = call(capsys, monkeypatch, "predict", "run", "x.png")
+    monkeypatch.setattr("blocklora.run.fit.evaluate_run", fail)
+    code, _, err = call(capsys, monkeypatch, "evaluate", tmp_path)
     assert code == 1
     assert message in err
 
 
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | {"iterations": 1})
-    monkeypatch.setattr(demo, "_SEEDS", (1, 2))
-    out = tmp_path / "demo"
-    code, text, _ = call(capsys, monkeypatch, "demo", "--out", out, "--json")
-    result = json.loads(text)
+def test_verbose_tells_of_engine_and_memory(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    arguments = ["fit", photos, "--model", clip_folder, *FAST, "--out", tmp_path / "r", "--verbose"]
+    code, _, err = call(capsys, monkeypatch, *arguments)
     assert code == 0
-    assert [row["seed"] for row in result["runs"]] == [1, 2]
-    assert (out / "seed1" / "report.html").is_file()
-    assert result["mean"] == pytest.approx(sum(row["accuracy"] for row in result["runs"]) / 2)
-    code, text, _ = call(capsys, monkeypatch, "demo", "--out", out)  # made anew
-    assert code == 0
-    assert result["verdict"] in " ".join(text.split())
+    assert "engine: lean" in err
+    assert "peak memory" in err
 
 
-def test_a_verdict_needs_intervals_that_are_apart() -> None:
-    def row(before: float, after: float) -> dict[str, Any]:
-        return {
-            "zero_shot_accuracy": before, "zero_shot_interval": [before - 0.1, before + 0.1],
-            "accuracy": after, "accuracy_interval": [after - 0.1, after + 0.1],
-        }  # fmt: skip
+def test_zero_shot_is_one_row(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fit = [
+        "fit",
+        photos,
+        "--model",
+        clip_folder,
+        "--method",
+        "zero-shot",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "r",
+    ]
+    for arguments in (fit, ["evaluate", tmp_path / "r"]):
+        code, out, err = call(capsys, monkeypatch, *arguments)
+        assert code == 0, err
+        assert [line.split()[1] for line in out.splitlines() if "%" in line and " to " in line] == [
+            "zero-shot"
+        ]
 
-    assert demo._verdict([row(0.2, 0.8), row(0.3, 0.7)]).endswith("the 95% intervals are apart.")
-    assert demo._verdict([row(0.2, 0.8), row(0.3, 0.45)]).endswith(
-        "the 95% intervals overlap: no gain is shown."
-    )
+
+def test_home_is_meant_by_a_tilde(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(here)
+    shutil.copytree(clip_folder, home / "clip")
+    shutil.copytree(photos, home / "photos")
+    (home / "names.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    fit = ["fit", "~/photos", "--model=~/clip", "--out=~/run", "--class-names=~/names.txt", *FAST]
+    assert call(capsys, monkeypatch, *fit)[0] == 0
+    assert call(capsys, monkeypatch, "predict", "~/run", "~/photos/red_square")[0] == 0
+    assert call(capsys, monkeypatch, "evaluate", "~/run", "--data=~/photos")[0] in (
+        0,
+        1,
+    )  # names are others here
+    assert sorted(path.name for path in home.iterdir()) == ["clip", "names.txt", "photos", "run"]
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shots": 1}, "Fitting block-lora to x: 1 image a class, model openai/clip-vit-base-patch16, 500 steps of 32 "
+         "images. Up to 2 hours on one CPU core; a GPU is far faster."),
+        ({"model": "tiny", "iterations": 1}, "Fitting block-lora to x: all images a class, model tiny, 1 step of 32 "
+         "images. About a minute or less."),
+        ({"model": "tiny", "shots": 16, "batch_size": 1}, "Fitting block-lora to x: 16 images a class, model tiny, "
+         "8,000 steps of 1 image. About a minute or less."),
+        ({"model": "a/b", "shots": 2}, "Fitting block-lora to x: 2 images a class, model a/b, 1,000 steps of 32 "
+         "images."),
+        ({"model": "a/b", "method": "tip-adapter"}, "Fitting tip-adapter to x: all images a class, model a/b."),
+    ],
+)  # fmt: skip
+def test_the_first_line_says_what_will_be_done(options: dict[str, Any], words: str) -> None:
+    assert what_will_be_done(FitOptions("x", **options)) == words

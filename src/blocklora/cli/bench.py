@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from blocklora.cli.transfer import print_json
+from blocklora.cli.options import Debug, Json, to_path
+from blocklora.cli.output import ERR, count, print_json, write
 
 __all__ = ["bench", "tables"]
 
-_err = Console(stderr=True, highlight=False)
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-
 
 def bench(
-    grid: Annotated[Path, typer.Argument(help="A TOML file: data sets, shots, seeds, methods and models.")],
-    out: Annotated[Path, typer.Option(help="The RESULTS folder, made or gone on with.")] = Path("results"),
+    grid: Annotated[
+        Path,
+        typer.Argument(
+            help="A TOML file: data sets, shots, seeds, methods and models.", metavar="GRID", parser=to_path
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The RESULTS folder, made or gone on with.", metavar="FOLDER", parser=to_path)
+    ] = Path("results"),
     workers: Annotated[
         int | None, typer.Option(help="Processes.", min=1, show_default="what memory and cores allow")
     ] = None,
@@ -36,25 +36,32 @@ def bench(
     from blocklora.bench.progress import BenchProgress
     from blocklora.bench.run import run_grid
 
-    with BenchProgress(_err) as progress:
+    with BenchProgress(ERR) as progress:
         try:
             counts = run_grid(grid, out, workers=workers, retry_failed=retry_failed, progress=progress)
         except KeyboardInterrupt:
-            _err.print(f"stopped; the same command goes on from what {out} holds.", soft_wrap=True)
+            ERR.print(f"stopped; the same command goes on from what {out} holds.", soft_wrap=True)
             raise
     failed = counts["failed"] + counts["failed_before"]
     if as_json:
         print_json(counts)
     else:
-        print(f"{counts['done']} runs done, {failed} of {counts['planned']} failed; results: {out}")
+        write(
+            f"{count(counts['done'], 'run')} done, {failed} of {counts['planned']} failed; results: {out}\n"
+        )
     if failed:
         raise typer.Exit(1)
 
 
 def tables(
-    results: Annotated[Path, typer.Argument(help="A RESULTS folder of 'blocklora bench'.")],
+    results: Annotated[
+        Path, typer.Argument(help="A RESULTS folder of 'blocklora bench'.", metavar="RESULTS", parser=to_path)
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="The folder to make.", show_default="RESULTS/tables")
+        Path | None,
+        typer.Option(
+            help="The folder to make.", show_default="RESULTS/tables", metavar="FOLDER", parser=to_path
+        ),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw, too (needs matplotlib).")] = True,
     as_json: Json = False,
@@ -67,4 +74,4 @@ def tables(
     if as_json:
         print_json([str(path) for path in files])
     else:
-        print("\n".join(str(path) for path in files))
+        write("".join(f"{path}\n" for path in files))

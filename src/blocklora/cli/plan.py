@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from blocklora.cli.known import CHOICES, check_choice
+from blocklora.cli.options import Debug, Json
+from blocklora.cli.output import OUT, count, expand, print_json
 
 __all__ = ["plan"]
 
 
 def plan(
     model: Annotated[
-        str, typer.Option(help="ViT-B/16, B/32, L/14, L/14@336, a Hugging Face CLIP id, a folder, or 'tiny'.")
+        str,
+        typer.Option(
+            help="ViT-B/16, B/32, L/14, L/14@336, a CLIP model's id on the hub, a folder, or tiny.",
+            metavar="MODEL",
+            parser=expand,
+        ),
     ] = "ViT-B/16",
     classes: Annotated[int, typer.Option(help="Number of classes.", min=1)] = 100,
     batch_size: Annotated[int, typer.Option(help="Images a step.", min=1)] = 32,
     memory: Annotated[
         str | None, typer.Option(help="The most memory, such as 24GB.", show_default="what is free here")
     ] = None,
-    method: Annotated[str, typer.Option(help="block-lora or clip-lora.")] = "block-lora",
+    method: Annotated[
+        str, typer.Option(help="Of the adapter.", metavar="block-lora|clip-lora")
+    ] = "block-lora",
     r: Annotated[int, typer.Option(help="Total rank of the adapter.")] = 2,
     n_blocks: Annotated[int, typer.Option(help="Blocks that the rank is cut into.")] = 2,
-    towers: Annotated[str, typer.Option(help="both, vision or text.")] = "both",
+    towers: Annotated[
+        str, typer.Option(help="Which of CLIP's towers are adapted.", metavar="|".join(CHOICES["towers"]))
+    ] = "both",
     targets: Annotated[str, typer.Option(help="Adapted layers: some of q,k,v,out,fc1,fc2.")] = "q,k,v",
-    layers: Annotated[str, typer.Option(help="all, top-N or bottom-N.")] = "all",
-    precision: Annotated[str, typer.Option(help="auto (of this machine), fp32, bf16 or fp16.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    layers: Annotated[
+        str, typer.Option(help="Which of a tower's layers.", metavar="all|top-N|bottom-N")
+    ] = "all",
+    precision: Annotated[
+        str, typer.Option(help="auto is this machine's own.", metavar="|".join(CHOICES["precision"]))
+    ] = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say how a training step would fit into memory and what it computes; no weights are loaded."""
+    check_choice("towers", towers)
+    check_choice("precision", precision)
     from blocklora.run.plan import plan_step
 
     result = plan_step(
@@ -41,18 +57,18 @@ def plan(
         targets=tuple(part.strip() for part in targets.split(",")),
     )  # fmt: skip
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+        print_json(result)
     else:
         _print(result)
 
 
 def _print(result: dict[str, Any]) -> None:
     """Print the plan, the smaller ones, and what the usual ways would need."""
-    console = Console(highlight=False)
     bits = 8 * result["bytes_a_number"]
-    console.print(
-        f"{result['model']}, {result['classes']:,} classes, {result['batch_size']} images a step, activations in "
-        f"{bits} bits, {result['trained_numbers']:,} trained numbers; limit {result['limit_bytes'] / 1e9:.1f} GB."
+    OUT.print(
+        f"{result['model']}, {count(result['classes'], 'class', 'classes')}, "
+        f"{count(result['batch_size'], 'image')} a step, activations in {bits} bits, "
+        f"{result['trained_numbers']:,} trained parameters; limit {result['limit_bytes'] / 1e9:.1f} GB."
     )
     table = Table()
     for heading, side in (("", "left"), ("peak memory", "right"), ("GFLOP a step", "right"), ("how", "left")):
@@ -66,8 +82,8 @@ def _print(result: dict[str, Any]) -> None:
                   "prompts padded to the longest; everything kept")  # fmt: skip
     table.add_row("CLIP-LoRA's code", _gigabytes(result["clip_lora"]), f"{result['clip_lora']['flops'] / 1e9:,.0f}",
                   "prompts padded to the context; everything kept")  # fmt: skip
-    console.print(table)
-    console.print(
+    OUT.print(table)
+    OUT.print(
         f"Peak memory is that on the device: {result['weights_bytes'] / 1e9:.2f} GB of fp32 weights and the step. "
         "Class names are taken to be as long as ImageNet's."
     )

@@ -1,0 +1,91 @@
+"""The command ``blocklora predict``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blocklora.cli.known import check_run
+from blocklora.cli.options import Debug, Device, Json, Moved, Run, to_path
+from blocklora.cli.output import ERR, count, shown, write
+
+if TYPE_CHECKING:
+    from blocklora.run.predict import Prediction
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Run,
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images, or folders of images.", metavar="IMAGES", parser=to_path),
+    ],
+    top_k: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
+    model: Moved = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Classify images; one that cannot be read is named, and makes the exit code 1."""
+    check_run(run)
+    from blocklora.run.find import find_images
+
+    found = find_images(images)
+    if found.repeated:
+        ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
+    from blocklora.cli.console import RunProgress
+    from blocklora.run.load import load_run
+    from blocklora.run.predict import Prediction, predict_images
+
+    loaded = load_run(run, device=device, model=model)
+    answers = _Json(run, loaded.classifier.base.model_id) if as_json else _Lines()
+    bad = list(found.without)
+    with RunProgress(ERR) as progress:
+        for answer in predict_images(
+            loaded, found.files, top_k=top_k,
+            on_batch=lambda done: progress.predicted(done, len(found.files)),
+        ):  # fmt: skip
+            if isinstance(answer, Prediction):
+                answers.add(answer)
+            else:
+                bad.append(answer)
+    answers.end([{"image": item.image, "reason": item.reason} for item in bad])
+    for item in bad:
+        ERR.print(f"error: {shown(item.reason)}", style="red", markup=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+class _Lines:
+    """Answers for people, a line each."""
+
+    def add(self, answer: Prediction) -> None:
+        """Write one."""
+        top = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top)
+        write(f"{shown(answer.image)}: {shown(top)}\n")
+
+    def end(self, unreadable: list[dict[str, str]]) -> None:
+        """Write nothing: what could not be read is said on stderr."""
+
+
+class _Json:
+    """Answers as one JSON document, which is never whole in memory."""
+
+    def __init__(self, run: Path, model: str) -> None:
+        self._before = f'{{"run": {json.dumps(str(run))}, "model": {json.dumps(model)}, "predictions": [\n'
+
+    def add(self, answer: Prediction) -> None:
+        """Write one."""
+        top: list[dict[str, Any]] = [{"label": name, "probability": value} for name, value in answer.top]
+        write(self._before + json.dumps({"image": answer.image, **top[0], "top": top}))
+        self._before = ",\n"
+
+    def end(self, unreadable: list[dict[str, str]]) -> None:
+        """Write what could not be read, and close the document."""
+        write(
+            f'{self._before if self._before[0] == "{" else ""}],\n"unreadable": {json.dumps(unreadable)}}}\n'
+        )
