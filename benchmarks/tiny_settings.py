@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from blocklora import FewShotClassifier
-from blocklora.bench.grid import Run, load_grid
+from blocklora.bench.grid import GridRun, load_grid
 from blocklora.data import few_shot, load_dataset
 from measuring import circumstances, write
 
@@ -40,7 +40,7 @@ RATES = {
 AS_CHOSEN = {"block-lora-folded": "block-lora", "block-lora-arms": "block-lora"}
 
 
-def validation_accuracy(run: Run, rate: float) -> float:
+def validation_accuracy(run: GridRun, rate: float) -> float:
     """Fit a run of the grid with another seed, shots and rate, and measure it on all validation pictures."""
     dataset = load_dataset(run.data)
     settings = {name: value for name, value in run.arguments.items() if name != "data"}

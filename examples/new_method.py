@@ -8,40 +8,36 @@ The grid examples/grids/new_method.toml names this file (`methods_from`), and th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
-from blocklora.clip import Clip, class_features
-from blocklora.core.device import Compute
-from blocklora.methods import Fitted, Options, Task
-from blocklora.methods.frozen.on_features import picture_features
-from blocklora.training import Checkpoint, OnStep
-
-WEIGHT = 0.5  # of the pictures, against the class's name; fixed beforehand, not tuned
+from blocklora.core.choices import Choice
+from blocklora.methods import FitResult, Job, Method
+from blocklora.methods.frozen.features import frozen_features, labels_of
 
 
-def fit(
-    task: Task,
-    clip: Clip,
-    options: Options,
-    seed: int,
-    compute: Compute,
-    *,
-    checkpoint: Checkpoint | None = None,
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Average the frozen features of a class's pictures with those of its prompt; nothing is trained."""
-    (images,) = picture_features(task.train, clip, compute)  # (M, D), unit; a bench computes them once
-    labels = torch.tensor([example.label for example in task.train])
-    means = torch.stack([images[labels == label].mean(dim=0) for label in range(len(task.class_names))])
-    names = class_features(clip.model, task.tokens)  # (N, D), unit
-    return Fitted(
-        model=clip.model,
-        class_features=F.normalize(WEIGHT * F.normalize(means, dim=-1) + (1 - WEIGHT) * names, dim=-1),
-        trainable_parameters=0,
-        training=None,
-        selection={"settings": f"the weight {WEIGHT} was fixed beforehand"},
-    )
+@dataclass(frozen=True)
+class PrototypeSettings:
+    """What can be set; every field needs a default.
+
+    Attributes:
+        weight: Of the images, against the class's name, 0 to 1; fixed beforehand, not tuned.
+    """
+
+    weight: float = 0.5
 
 
-METHODS = {"prototypes": fit}
+def fit(job: Job, settings: PrototypeSettings) -> FitResult:
+    """Average the frozen features of a class's images with those of its prompt; nothing is trained."""
+    (images,) = frozen_features(job, job.task.train)  # (M, D), unit; a bench computes them once
+    labels = labels_of(job.task.train)
+    means = torch.stack([images[labels == label].mean(dim=0) for label in range(len(job.task.class_names))])
+    names = job.written_classes  # (N, D), unit
+    mixed = settings.weight * F.normalize(means, dim=-1) + (1 - settings.weight) * names
+    choice = Choice(settings.weight, "fixed", "chosen beforehand")
+    return FitResult(job.classifier(F.normalize(mixed, dim=-1)), 0, {"weight": choice})
+
+
+METHODS = {"prototypes": Method(fit, PrototypeSettings)}

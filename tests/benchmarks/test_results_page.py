@@ -19,8 +19,7 @@ def test_the_page_is_made_of_the_committed_runs(load, tmp_path: Path) -> None:  
     tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
     page = script.PAGE.read_text(encoding="utf-8")
     results = collect(read_plan(script.RESULTS), read_records(script.RESULTS))
-    planned, done, failed = results.counts()
-    assert (done, failed) == (planned, 0)
+    assert (results.n_done, results.n_failed) == (results.n_planned, 0)
     assert script.differences(results) in page
     assert script.section(tables, "Mean accuracy (%) over data sets, tiny") in page
     for shots in (1, 16):
@@ -36,7 +35,10 @@ def test_the_committed_runs_are_those_of_the_grid(load) -> None:  # type: ignore
 
 def test_the_twin_is_the_blocks(load) -> None:  # type: ignore[no-untyped-def]
     records = read_records(load("results_page").RESULTS).values()
-    right = {(r["method"], r["data"], r["shots"], r["seed"]): r["n_correct"] for r in records}
+    right = {
+        (r.entry.method, r.entry.data, r.entry.shots, r.entry.seed): r.outcome.details["n_correct"]
+        for r in records
+    }
     blocks = {key[1:]: found for key, found in right.items() if key[0] == "block-lora"}
     twins = {key[1:]: found for key, found in right.items() if key[0] == "block-lora-folded"}
     assert blocks
