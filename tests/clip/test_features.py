@@ -19,7 +19,6 @@ from blocklora.clip import (
     text_features,
     tokenize,
 )
-from blocklora.clip.features import read_ahead
 from blocklora.clip.lean import LeanTower
 from blocklora.clip.load import Clip
 from blocklora.clip.prompted import (
@@ -201,32 +200,3 @@ def test_eight_threads_get_the_gradients_of_one(case: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         for one, other in zip(pool.map(run, range(8)), alone, strict=True):
             assert all(map(torch.equal, one, other))
-
-
-def test_read_ahead_keeps_order_and_bounds_what_waits() -> None:
-    began: list[int] = []
-
-    def work(item: int) -> int:
-        began.append(item)
-        return item * item
-
-    results = read_ahead(work, range(10), ahead=3)
-    assert next(results) == 0
-    assert max(began) <= 3
-    assert list(results) == [n * n for n in range(1, 10)]
-
-
-def test_read_ahead_passes_errors_on_and_may_be_left() -> None:
-    def work(item: int) -> int:
-        if item == 2:
-            raise ValueError("bad item")
-        return item
-
-    results = read_ahead(work, range(5), ahead=2)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ValueError, match="bad item"):
-        next(results)
-    left = read_ahead(work, range(2), ahead=1)
-    assert next(left) == 0
-    left.close()
-    assert list(read_ahead(work, [], ahead=2)) == []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blocklora.clip import load_image_tower, pixels
 from blocklora.data import Example
-from blocklora.training import TrainingImages, pictures
+from blocklora.training import TrainingImages, images
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_pictures_are_kept_within_a_budget(processor: object, monkeypatch: pytes
         opened.append(min_side)
         return source
 
-    monkeypatch.setattr(pictures, "open_image", count)
-    monkeypatch.setattr(pictures, "_KEPT_BYTES", 2 * 3 * 40 * 40)
+    monkeypatch.setattr(images, "open_image", count)
+    monkeypatch.setattr(images, "_KEPT_BYTES", 2 * 3 * 40 * 40)
     batches = make(processor, n=4)
     batches.batch(0)
     batches.batch(1)
