@@ -12,7 +12,7 @@ from blocklora.cli import known
 from blocklora.cli.options import FitOptions, TransferOptions
 from blocklora.core.errors import ConfigError
 from blocklora.data import ENSEMBLES, SamplingProtocol
-from blocklora.methods import METHODS, AdapterSettings
+from blocklora.methods import METHODS, AdapterSettings, fit_config
 from blocklora.run.fit import fit_run
 from blocklora.run.plan import KNOWN
 
@@ -52,7 +52,7 @@ def test_every_option_is_an_argument_of_fit_run() -> None:
     other = {"set_", "as_json", "verbose", "debug", "to"} | {
         name for row in known.METHODS.values() for name in row
     }
-    common = {"model", "method", "shots", "seed", "device", "precision"}  # of FewShotClassifier
+    common = set(fit_config.__annotations__)
     names = {field.name for field in fields(TransferOptions)}
     assert names - other - common <= fit_run.__annotations__.keys()
     assert [field.name for field in fields(FitOptions) if field.default is MISSING] == ["data"]

@@ -21,6 +21,7 @@ from blocklora.core.errors import DataError
 from blocklora.data import Unreadable
 from blocklora.run import predict
 from blocklora.run.find import find_images
+from blocklora.run.load import load_run
 from blocklora.run.predict import Prediction, predict_images
 
 
