@@ -11,8 +11,8 @@ from command import start
 from blocklora.cli import known
 from blocklora.cli.options import FitOptions, TransferOptions
 from blocklora.core.errors import ConfigError
-from blocklora.data import ENSEMBLES, Protocol
-from blocklora.methods import METHODS, Options, settings_type
+from blocklora.data import ENSEMBLES, SamplingProtocol
+from blocklora.methods import METHODS, AdapterSettings, fit_config
 from blocklora.run.fit import fit_run
 from blocklora.run.plan import KNOWN
 
@@ -20,7 +20,7 @@ from blocklora.run.plan import KNOWN
 def test_methods_and_their_settings() -> None:
     assert list(known.METHODS) == list(METHODS)
     for name, method in METHODS.items():
-        assert set(known.METHODS[name]) == {field.name for field in fields(settings_type(method))}
+        assert set(known.METHODS[name]) == {field.name for field in fields(method.settings)}
 
 
 def test_models() -> None:
@@ -28,17 +28,17 @@ def test_models() -> None:
 
 
 def test_choices() -> None:
-    hints = get_type_hints(Options)
+    hints = get_type_hints(AdapterSettings)
     for name in ("parametrization", "towers", "engine", "prefix_sharing"):
         assert set(known.CHOICES[name]) == set(get_args(hints[name]))
     augment = next(part for part in get_args(hints["augment"]) if part is not type(None))
     assert set(known.CHOICES["augment"]) == set(get_args(augment))
-    assert set(known.CHOICES["protocol"]) == set(get_args(Protocol))
+    assert set(known.CHOICES["protocol"]) == set(get_args(SamplingProtocol))
     assert set(known.CHOICES["prompts"]) == set(ENSEMBLES)
 
 
 def test_the_defaults_that_help_shows_are_block_loras() -> None:
-    own = {field.name: field.default for field in fields(Options)}
+    own = {field.name: field.default for field in fields(AdapterSettings)}
     hints = get_type_hints(FitOptions, include_extras=True)
     shown: dict[str, Any] = {name: hints[name].__metadata__[0].show_default for name in own if name in hints}
     words = {"iterations": "500 a shot", "augment": "crop-flip", "memory_limit": "what is free"}
@@ -52,7 +52,7 @@ def test_every_option_is_an_argument_of_fit_run() -> None:
     other = {"set_", "as_json", "verbose", "debug", "to"} | {
         name for row in known.METHODS.values() for name in row
     }
-    common = {"model", "method", "shots", "seed", "device", "precision"}  # of FewShotClassifier
+    common = set(fit_config.__annotations__)
     names = {field.name for field in fields(TransferOptions)}
     assert names - other - common <= fit_run.__annotations__.keys()
     assert [field.name for field in fields(FitOptions) if field.default is MISSING] == ["data"]

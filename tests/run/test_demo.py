@@ -34,13 +34,13 @@ def test_finished_seeds_are_used_again(
     assert (out / "seed1" / "report.html").is_file()
     assert result["mean"] == pytest.approx(sum(row["accuracy"] for row in result["runs"]) / 2)
     (out / "seed1" / "mine.txt").write_text("keep me", encoding="utf-8")
-    files = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     code, text, err = call(capsys, monkeypatch, "demo", "--out", out)
     assert (code, "training" in err) == (0, False)
     assert result["verdict"] in " ".join(text.split())
     assert str(out / "seed1" / "report.html") in text.splitlines()[-1]
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == files
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
 
 
 @pytest.mark.parametrize(

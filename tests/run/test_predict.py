@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blocklora.classifier.pictures import Encoded
+import torch
 from command import call
 
 from blocklora import FewShotClassifier
+from blocklora.classifier import Encoded
 from blocklora.core.errors import DataError
 from blocklora.data import Unreadable
 from blocklora.run import predict
-from blocklora.run.predict import Prediction, find_images, predict_images
+from blocklora.run.find import find_images
+from blocklora.run.load import load_run
+from blocklora.run.predict import Prediction, predict_images
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,9 @@ def test_answers_are_those_of_the_classifier(
     classifier = FewShotClassifier.load(run, device="cpu")
     told: list[int] = []
     answers = list(
-        predict_images(classifier, [*files[:5], broken, *files[5:]], top_k=2, on_batch=told.append)
+        predict_images(
+            load_run(run, device="cpu"), [*files[:5], broken, *files[5:]], top_k=2, on_batch=told.append
+        )
     )
     assert told == [3, 9, 19, 29, 37]
     good = [answer for answer in answers if isinstance(answer, Prediction)]
@@ -55,24 +60,26 @@ def test_answers_are_those_of_the_classifier(
 
 
 class Endless:
-    """A classifier of 5,000 classes that remembers how many images it was given at a time."""
+    """A run of 5,000 classes that remembers how many images it was given at a time."""
 
-    classes_ = np.arange(5000).astype(str)
+    labels = tuple(map(str, range(5000)))
+    compute, images_at_once = None, 64
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.fitted = self
+        self.classifier = self
 
-    def encode(self, pictures: list[Any], on_batch: Any) -> Encoded:
-        self.sizes.append(len(pictures))
-        return Encoded(np.zeros((len(pictures), 1)), list(range(len(pictures))), [])  # type: ignore[arg-type]
+    def encode(self, _: Any, images: list[Any], compute: Any, **more: Any) -> Encoded:
+        self.sizes.append(len(images))
+        return Encoded(torch.zeros(len(images), 1), list(range(len(images))), [])
 
     def probabilities(self, features: Any) -> Any:
         return np.full((len(features), 5000), 1 / 5000)
 
 
-def test_the_first_answers_need_the_first_portion_only() -> None:
+def test_the_first_answers_need_the_first_portion_only(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier: Any = Endless()
+    monkeypatch.setattr(predict, "encode", classifier.encode)
     answers: Iterator[Any] = predict_images(classifier, [Path("x.png")] * 20_000)
     next(answers)
     assert classifier.sizes == [64]

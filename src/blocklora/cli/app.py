@@ -17,10 +17,11 @@ from blocklora.cli.datasets import datasets
 from blocklora.cli.demo import demo
 from blocklora.cli.fit import base_to_new, cross_dataset, domain_generalization, fit
 from blocklora.cli.measure import evaluate
-from blocklora.cli.output import ERR, end_output, shown, take_any_name, write
+from blocklora.cli.output import ERR, end_output, take_any_name, write
 from blocklora.cli.plan import plan
 from blocklora.cli.predict import predict
 from blocklora.core.errors import BlockloraError
+from blocklora.core.words import printable
 
 __all__ = ["app", "main"]
 
@@ -78,5 +79,5 @@ def _fail(reason: str) -> None:
     """Print the reason, with the traceback where ``--debug`` asks for it, and exit with 1."""
     if "--debug" in sys.argv:
         ERR.print_exception()
-    ERR.print("error: " + shown(" ".join(reason.split())), style="red", markup=False, soft_wrap=True)
+    ERR.print("error: " + printable(" ".join(reason.split())), style="red", markup=False, soft_wrap=True)
     sys.exit(1)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from blocklora.cli.options import Debug, Json, to_path
-from blocklora.cli.output import ERR, count, print_json, write
+from blocklora.cli.options import Debug, Json
+from blocklora.cli.output import ERR, print_json, write
+from blocklora.core.files import user_path
+from blocklora.core.words import count
 
 __all__ = ["bench", "tables"]
 
@@ -17,11 +19,12 @@ def bench(
     grid: Annotated[
         Path,
         typer.Argument(
-            help="A TOML file: data sets, shots, seeds, methods and models.", metavar="GRID", parser=to_path
+            help="A TOML file: data sets, shots, seeds, methods and models.", metavar="GRID", parser=user_path
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The RESULTS folder, made or gone on with.", metavar="FOLDER", parser=to_path)
+        Path,
+        typer.Option(help="The RESULTS folder, made or gone on with.", metavar="FOLDER", parser=user_path),
     ] = Path("results"),
     workers: Annotated[
         int | None, typer.Option(help="Processes.", min=1, show_default="what memory and cores allow")
@@ -55,12 +58,13 @@ def bench(
 
 def tables(
     results: Annotated[
-        Path, typer.Argument(help="A RESULTS folder of 'blocklora bench'.", metavar="RESULTS", parser=to_path)
+        Path,
+        typer.Argument(help="A RESULTS folder of 'blocklora bench'.", metavar="RESULTS", parser=user_path),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder to make.", show_default="RESULTS/tables", metavar="FOLDER", parser=to_path
+            help="The folder to make.", show_default="RESULTS/tables", metavar="FOLDER", parser=user_path
         ),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw, too (needs matplotlib).")] = True,

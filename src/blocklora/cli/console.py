@@ -19,7 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from blocklora.cli.output import OUT, count, shown
+from blocklora.cli.output import OUT
+from blocklora.core.words import count, printable
 
 __all__ = ["RunProgress", "print_demo", "print_metrics", "print_protocol"]
 
@@ -113,12 +114,12 @@ def print_metrics(metrics: dict[str, Any], run: Path | None) -> None:
         table.add_row(*row)
     OUT.print(table)
     OUT.print(
-        f"{count(metrics['n_test'], 'test image')}, {count(metrics['n_classes'], 'class', 'classes')}; expected "
+        f"{count(metrics['n_test'], 'test image')}, {count(metrics['n_classes'], 'class')}; expected "
         f"calibration error {metrics['ece']:.1%}."
     )
     if metrics["trainable_parameters"] is not None:
         OUT.print(
-            f"Trained {metrics['trainable_parameters']:,} of {count(metrics['total_parameters'], 'parameter')} on "
+            f"Trained {metrics['trainable_parameters']:,} of {metrics['total_parameters']:,} parameters on "
             f"{count(metrics['n_train'], 'image')} in {metrics['train_seconds']:.0f} s ({metrics['device']}, "
             f"{metrics['precision']})."
         )
@@ -197,6 +198,6 @@ def _print_unreadable(unreadable: list[dict[str, str]]) -> None:
         left_out = "was left out" if len(unreadable) == 1 else "were left out"
         OUT.print(f"{count(len(unreadable), 'image')} could not be read and {left_out}:", style="yellow")
     for bad in unreadable[:_SHOWN_NOTES]:
-        OUT.print(f"  {shown(bad['reason'])}", markup=False, soft_wrap=True)
+        OUT.print(f"  {printable(bad['reason'])}", markup=False, soft_wrap=True)
     if len(unreadable) > _SHOWN_NOTES:
         OUT.print(f"  ... and {len(unreadable) - _SHOWN_NOTES} more; the report names them all.")

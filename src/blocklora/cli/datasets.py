@@ -9,8 +9,9 @@ import typer
 
 from blocklora.cli.known import nearest
 from blocklora.cli.options import Debug, Json, Root
-from blocklora.cli.output import count, print_json, write
+from blocklora.cli.output import print_json, write
 from blocklora.core.errors import DataError
+from blocklora.core.words import count
 
 __all__ = ["datasets"]
 
@@ -99,7 +100,7 @@ def _found(row: dict[str, Any]) -> list[str]:
     lines = [f"folder: {row['folder'] or 'not there'}"]
     lines += [f"{word}: {', '.join(row[word])}" for word in ("there", "missing") if row[word]]
     if row["images"]:
-        lines.append(f"images: {_parts(row)}; {count(row['n_classes'], 'class', 'classes')}")
+        lines.append(f"images: {_parts(row)}; {count(row['n_classes'], 'class')}")
     lines += [f"missing image: {image}" for image in row["missing_images"][:_SHOWN_IMAGES]]
     return [*lines, *(f"note: {note}" for note in row["notes"]), _state(row)]
 

@@ -16,7 +16,8 @@ from blocklora.cli.known import (
     check_model,
 )
 from blocklora.cli.options import FitOptions, TransferOptions, takes
-from blocklora.cli.output import ERR, count, print_json
+from blocklora.cli.output import ERR, print_json
+from blocklora.core.words import count
 
 __all__ = ["base_to_new", "cross_dataset", "domain_generalization", "fit"]
 
@@ -69,7 +70,7 @@ def what_will_be_done(options: FitOptions) -> str:
     if not steps or "iterations" not in METHODS[options.method]:
         return f"{text}."
     size = options.batch_size or 32
-    text += f", {count(steps, 'step')} of {count(size, 'image')}."
+    text += f", {steps:,} {'step' if steps == 1 else 'steps'} of {count(size, 'image')}."
     if options.model not in _CPU_SECONDS:
         return text
     return f"{text} {_how_long(steps * _CPU_SECONDS[options.model] * size / 32)}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from blocklora.core.errors import ConfigError, RunError
+from blocklora.core.words import did_you_mean
 
 __all__ = [
     "CHOICES",
@@ -148,5 +149,4 @@ def check_run(run: Path) -> None:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return the end of a sentence: a question after the word that is nearest, if one is near, or a full stop."""
-    near = difflib.get_close_matches(word.lower(), list(words), n=1)
-    return f"; did you mean '{near[0]}'?" if near else "."
+    return did_you_mean(word, words) or "."

@@ -17,6 +17,7 @@ import typer
 
 from blocklora.cli.known import CHOICES, METHODS
 from blocklora.cli.output import expand
+from blocklora.core.files import user_path
 
 __all__ = [
     "DataPath",
@@ -31,15 +32,9 @@ __all__ = [
     "TransferOptions",
     "Verbose",
     "takes",
-    "to_path",
 ]
 
 _O = TypeVar("_O")
-
-
-def to_path(text: str | Path) -> Path:
-    """Return a path with the home folder in the place of ``~``."""
-    return Path(expand(str(text)))
 
 
 def _option(help_: str, panel: str, default: str | bool = False, *names: str, **more: Any) -> Any:
@@ -101,10 +96,10 @@ Root = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="The folder to make, or to go on with.", metavar="FOLDER", parser=to_path),
+    typer.Option(help="The folder to make, or to go on with.", metavar="FOLDER", parser=user_path),
 ]
 Run = Annotated[
-    Path, typer.Argument(help="A RUN folder, as 'blocklora fit' makes it.", metavar="RUN", parser=to_path)
+    Path, typer.Argument(help="A RUN folder, as 'blocklora fit' makes it.", metavar="RUN", parser=user_path)
 ]
 DataPath = Annotated[
     str,
@@ -231,7 +226,7 @@ class FitOptions:
     out: Annotated[
         Path | None,
         _option(
-            "The folder to make.", _OUTPUT, "runs/DATA-METHOD-SHOTS-SEED", metavar="FOLDER", parser=to_path
+            "The folder to make.", _OUTPUT, "runs/DATA-METHOD-SHOTS-SEED", metavar="FOLDER", parser=user_path
         ),
     ] = None
     resume: Annotated[

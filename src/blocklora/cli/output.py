@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import sys
 from typing import Any, NoReturn
 
 from rich.console import Console
 
-__all__ = ["ERR", "OUT", "count", "end_output", "expand", "print_json", "shown", "take_any_name", "write"]
+__all__ = ["ERR", "OUT", "end_output", "expand", "print_json", "take_any_name", "write"]
 
 _PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE has ended: 128 + 13
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Stream(Console):
@@ -57,19 +55,9 @@ def print_json(document: Any) -> None:
     write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def shown(name: str) -> str:
-    """Return a name as it can be shown on one line: bytes that are no Unicode and control characters as escapes."""
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), name)
-
-
 def expand(path: str) -> str:
     """Return a path with the home folder in the place of ``~``; ``--out=~/x`` is expanded by no shell."""
     return os.path.expanduser(path)
-
-
-def count(n: int, one: str, many: str = "") -> str:
-    """Write a number with its noun: "1 image", "2,000 images"."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def _leave() -> NoReturn:

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from blocklora.cli.known import CHOICES, check_choice
 from blocklora.cli.options import Debug, Json
-from blocklora.cli.output import OUT, count, expand, print_json
+from blocklora.cli.output import OUT, expand, print_json
+from blocklora.core.words import count
 
 __all__ = ["plan"]
 
@@ -66,7 +67,7 @@ def _print(result: dict[str, Any]) -> None:
     """Print the plan, the smaller ones, and what the usual ways would need."""
     bits = 8 * result["bytes_a_number"]
     OUT.print(
-        f"{result['model']}, {count(result['classes'], 'class', 'classes')}, "
+        f"{result['model']}, {count(result['classes'], 'class')}, "
         f"{count(result['batch_size'], 'image')} a step, activations in {bits} bits, "
         f"{result['trained_numbers']:,} trained parameters; limit {result['limit_bytes'] / 1e9:.1f} GB."
     )

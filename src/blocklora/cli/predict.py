@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blocklora.cli.known import check_run
-from blocklora.cli.options import Debug, Device, Json, Moved, Run, to_path
-from blocklora.cli.output import ERR, count, shown, write
+from blocklora.cli.options import Debug, Device, Json, Moved, Run
+from blocklora.cli.output import ERR, write
+from blocklora.core.files import user_path
+from blocklora.core.words import count, printable
 
 if TYPE_CHECKING:
     from blocklora.run.predict import Prediction
@@ -22,7 +24,7 @@ def predict(
     run: Run,
     images: Annotated[
         list[Path],
-        typer.Argument(help="Images, or folders of images.", metavar="IMAGES", parser=to_path),
+        typer.Argument(help="Images, or folders of images.", metavar="IMAGES", parser=user_path),
     ],
     top_k: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
     model: Moved = None,
@@ -55,7 +57,7 @@ def predict(
                 bad.append(answer)
     answers.end([{"image": item.image, "reason": item.reason} for item in bad])
     for item in bad:
-        ERR.print(f"error: {shown(item.reason)}", style="red", markup=False, soft_wrap=True)
+        ERR.print(f"error: {printable(item.reason)}", style="red", markup=False, soft_wrap=True)
     if bad:
         raise typer.Exit(1)
 
@@ -66,7 +68,7 @@ class _Lines:
     def add(self, answer: Prediction) -> None:
         """Write one."""
         top = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top)
-        write(f"{shown(answer.image)}: {shown(top)}\n")
+        write(f"{printable(answer.image)}: {printable(top)}\n")
 
     def end(self, unreadable: list[dict[str, str]]) -> None:
         """Write nothing: what could not be read is said on stderr."""

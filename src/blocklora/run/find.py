@@ -1,4 +1,4 @@
-"""Find the images that a command line names: files, and the images below folders. Nothing here imports torch."""
+"""Gather the images to classify; torch is not needed for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocklora.core.errors import DataError
-from blocklora.data import IMAGE_ENDINGS, Unreadable, image_files
+from blocklora.core.words import printable
+from blocklora.data import IMAGE_ENDINGS, Unreadable
+from blocklora.data.scan import scan
 
 __all__ = ["Found", "find_images"]
 
@@ -19,7 +21,7 @@ class Found:
 
     Attributes:
         files: Each once, in the order in which they were named, folders sorted.
-        without: Folders that hold no images, with the reason.
+        without: Folders that hold no images or cannot be listed, with the reason.
         repeated: How many files were named again.
     """
 
@@ -40,13 +42,24 @@ def find_images(paths: Sequence[Path]) -> Found:
     files: dict[str, Path] = {}
     without, named = [], 0
     for path in paths:
-        found = image_files(path) if path.is_dir() else [path]
+        try:
+            found = _below(path) if path.is_dir() else [path]
+        except DataError as error:
+            without.append(Unreadable(printable(str(path)), str(error)))
+            continue
         named += len(found)
         for file in found:
             files.setdefault(os.path.normcase(os.path.abspath(file)), file)
         if not found:
-            endings = ", ".join(sorted(IMAGE_ENDINGS))
-            without.append(Unreadable(str(path), f"{path}: this folder holds no images ({endings})."))
+            name, endings = printable(str(path)), ", ".join(sorted(IMAGE_ENDINGS))
+            without.append(Unreadable(name, f"{name}: this folder holds no images ({endings})."))
     if not files:
         raise DataError(without[0].reason)
     return Found(list(files.values()), without, named - len(files))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the images below a folder, and the links that lead nowhere, which are to be named."""
+    tree = scan(folder)
+    links = [folder / link for link in tree.broken if Path(link).suffix.lower() in IMAGE_ENDINGS]
+    return [*(folder.joinpath(*pieces) for pieces in tree.images), *links]

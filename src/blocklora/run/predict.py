@@ -64,7 +64,7 @@ def predict_images(
             batch_size=run.images_at_once,
             on_batch=partial(_tell, on_batch, start),
         )
-        probabilities = run.classifier.probabilities(encoded.features)  # (M, N)
+        probabilities = run.classifier.probabilities(encoded.features) if encoded.kept else ()  # (M, N)
         for index, row in zip(encoded.kept, probabilities, strict=True):
             best = np.argsort(-row, kind="stable")[:top_k].tolist()
             yield Prediction(names[index], [(labels[place], float(row[place])) for place in best])
