@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from blocklora import FewShotClassifier
 from blocklora.clip import TINY
 from blocklora.data import few_shot, load_dataset
+from blocklora.methods import fit_classifier, fit_config, prepare
 from blocklora.run.demo import SETTINGS
 from measuring import circumstances, ratio, write
 
@@ -27,13 +27,12 @@ STEPS, SHOTS = 9, 16
 
 def seconds_a_step(engine: str) -> float:
     """CPU seconds of a training step, from the first that is reported to the last."""
-    classifier = FewShotClassifier(
-        model=TINY, shots=SHOTS, seed=1, engine=engine, **SETTINGS | {"iterations": STEPS}
-    )
+    config = fit_config(model=TINY, shots=SHOTS, seed=1, engine=engine, **SETTINGS | {"iterations": STEPS})
     dataset = load_dataset("digits")
     seen: list[tuple[int, float]] = []
-    classifier.train(
-        classifier.prepare(dataset, few_shot(dataset, SHOTS, 1)),
+    fit_classifier(
+        prepare(config, dataset, few_shot(dataset, SHOTS, 1)),
+        config,
         on_step=lambda step, *_: seen.append((step, time.process_time())),
     )
     (first, start), (last, end) = seen[0], seen[-1]

@@ -3,7 +3,7 @@
     python benchmarks/tiny_settings.py [--out RESULT.json]
 
 Every method that trains through a tower is fitted with its settings of the grid and each of its ``RATES``, at ``SHOTS``
-shots with the seed ``SEED``, which is none of the grid's, and measured on all validation pictures of each bundled task.
+shots with the seed ``SEED``, which is none of the grid's, and measured on all validation images of each bundled task.
 The rate with the best mean accuracy over the tasks is chosen, the lower one of equals; test pictures are not opened.
 Block-LoRA's rate is chosen for its blocks, and its other forms take it over, so that they differ in one thing alone.
 Every figure is written as soon as it is there, and an interrupted call goes on.
@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from blocklora import FewShotClassifier
 from blocklora.bench.grid import GridRun, load_grid
+from blocklora.classifier import encode
 from blocklora.data import few_shot, load_dataset
+from blocklora.methods import fit_classifier, fit_config, prepare
 from measuring import circumstances, write
 
 GRID = Path(__file__).parents[1] / "examples" / "grids" / "tiny.toml"
@@ -41,16 +42,15 @@ AS_CHOSEN = {"block-lora-folded": "block-lora", "block-lora-arms": "block-lora"}
 
 
 def validation_accuracy(run: GridRun, rate: float) -> float:
-    """Fit a run of the grid with another seed, shots and rate, and measure it on all validation pictures."""
+    """Fit a run of the grid with another seed, shots and rate, and measure it on all validation images."""
     dataset = load_dataset(run.data)
     settings = {name: value for name, value in run.arguments.items() if name != "data"}
-    classifier = FewShotClassifier(
-        **settings | {"lr": rate, "shots": SHOTS, "seed": SEED}, prompt=dataset.prompt
-    )
-    classifier.train(classifier.prepare(dataset, few_shot(dataset, SHOTS, SEED)))
-    encoded = classifier.encode([(example.image, example.source) for example in dataset.val])
+    config = fit_config(**settings | {"lr": rate, "shots": SHOTS, "seed": SEED}, prompt=dataset.prompt)
+    fit = fit_classifier(prepare(config, dataset, few_shot(dataset, SHOTS, SEED)), config)
+    images = [(example.image, example.source) for example in dataset.val]
+    probabilities = fit.classifier.probabilities(encode(fit.classifier, images, fit.compute).features)
     labels = np.array([example.label for example in dataset.val])
-    return float((classifier.fitted.probabilities(encoded.features).argmax(axis=1) == labels).mean())
+    return float((probabilities.argmax(axis=1) == labels).mean())
 
 
 def chosen(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:

@@ -32,8 +32,9 @@ from train_image import picture_features
 from train_text import embed_texts, fidelity, held_out
 from transformers import CLIPModel, CLIPTokenizer
 
-from blocklora import FewShotClassifier
-from blocklora.data import Dataset, Example, Source, few_shot, load_dataset
+from blocklora.classifier import encode
+from blocklora.data import Dataset, Example, few_shot, load_dataset
+from blocklora.methods import Fit, fit_classifier, fit_config, prepare
 from blocklora.metrics import wilson_interval
 
 N_RETRIEVED, RETRIEVAL_SEED = 400, 0
@@ -126,9 +127,9 @@ def text_fidelity() -> dict[str, Any]:
     }
 
 
-def pictures_of(examples: Sequence[Example]) -> list[tuple[str, Source]]:
-    """Return what ``FewShotClassifier.encode`` takes."""
-    return [(e.image, e.source) for e in examples]
+def features_of(fitted: Fit, examples: Sequence[Example]) -> torch.Tensor:
+    """Return image features of a fitted classifier, [n, 256]."""
+    return encode(fitted.classifier, [(e.image, e.source) for e in examples], fitted.compute).features
 
 
 def labels_of(examples: Sequence[Example]) -> np.ndarray:
@@ -136,32 +137,32 @@ def labels_of(examples: Sequence[Example]) -> np.ndarray:
     return np.array([e.label for e in examples])
 
 
-def fit(task: Dataset, seed: int, method: str, **options: Any) -> tuple[FewShotClassifier, float]:
+def fit(task: Dataset, seed: int, method: str, **options: Any) -> tuple[Fit, float]:
     """Fit to 16 shots; return the classifier and the seconds it took."""
-    classifier = FewShotClassifier(
+    config = fit_config(
         model=str(SHIPPED), method=method, shots=SHOTS, seed=seed, prompt=task.prompt, device="cpu", **options
     )
     started = time.monotonic()
-    classifier.train(classifier.prepare(task, few_shot(task, SHOTS, seed)))
-    return classifier, time.monotonic() - started
+    fitted = fit_classifier(prepare(config, task, few_shot(task, SHOTS, seed)), config)
+    return fitted, time.monotonic() - started
 
 
-def right(classifier: FewShotClassifier, features: torch.Tensor, examples: Sequence[Example]) -> np.ndarray:
-    """Return which pictures the classifier gets right, bool [n]."""
-    return np.asarray(classifier.fitted.probabilities(features)).argmax(1) == labels_of(examples)
+def right(fitted: Fit, features: torch.Tensor, examples: Sequence[Example]) -> np.ndarray:
+    """Return which images the classifier gets right, bool [n]."""
+    return np.asarray(fitted.classifier.probabilities(features)).argmax(1) == labels_of(examples)
 
 
 def frozen(name: str, seeds: list[int]) -> dict[str, Any]:
     """Measure the model as it is: by class names, and logistic regression on its standardised image features."""
     task = load_dataset(name)
-    classifier, _ = fit(task, 0, "zero-shot")
-    test = classifier.encode(pictures_of(task.test)).features  # [n, 256]
-    out: dict[str, Any] = {"zero_shot": share(right(classifier, test, task.test)), "linear_probe": {}}
+    fitted, _ = fit(task, 0, "zero-shot")
+    test = features_of(fitted, task.test)  # [n, 256]
+    out: dict[str, Any] = {"zero_shot": share(right(fitted, test, task.test)), "linear_probe": {}}
     out |= {"n_classes": len(task.class_names), "prompt": task.prompt}
     for seed in seeds:
         chosen = few_shot(task, SHOTS, seed).train
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=1000))
-        probe.fit(classifier.encode(pictures_of(chosen)).features.numpy(), labels_of(chosen))
+        probe.fit(features_of(fitted, chosen).numpy(), labels_of(chosen))
         out["linear_probe"][str(seed)] = float(probe.score(test.numpy(), labels_of(task.test)))
     return out
 
@@ -169,8 +170,8 @@ def frozen(name: str, seeds: list[int]) -> dict[str, Any]:
 def lora(name: str, seed: int) -> dict[str, Any]:
     """Measure plain LoRA on queries, keys and values of both towers."""
     task = load_dataset(name)
-    classifier, seconds = fit(task, seed, "clip-lora", **LORA)
-    hits = right(classifier, classifier.encode(pictures_of(task.test)).features, task.test)
+    fitted, seconds = fit(task, seed, "clip-lora", **LORA)
+    hits = right(fitted, features_of(fitted, task.test), task.test)
     return {"accuracy": float(hits.mean()), "seconds": round(seconds, 1)}
 
 
