@@ -93,6 +93,13 @@ def test_the_root_holds_rooms_and_four_files() -> None:
     assert set(ROOMS) | {"__init__", "__main__", "estimator"} == set(LEVEL)
 
 
+def test_the_architecture_shows_the_order() -> None:
+    page = (SOURCE.parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    shown = next(line for line in page.splitlines() if line.startswith("    core < ")).split(" < ")
+    inner = [rooms for rooms in ORDER if not rooms & {"__init__", "__main__"}]
+    assert [set(rooms.strip().split(", ")) for rooms in shown] == inner
+
+
 @ONE_FILE
 def test_imports_go_inwards(path: Path) -> None:
     room = room_of(path)
