@@ -17,11 +17,12 @@ from PIL import Image
 from blocklora.clip import crop_size, pixels, random_crop
 from blocklora.data import Example, open_for_model, open_image
 
-__all__ = ["Augment", "TrainingImages"]
+__all__ = ["KEPT_BYTES", "Augment", "TrainingImages"]
 
 Augment = Literal["crop-flip", "crop", "none"]
 _ORDER, _CUT = 0, 1  # what a random stream is for
-_KEPT_BYTES = 2 * 1024**3
+KEPT_BYTES = 2 * 1024**3
+"""The most bytes of decoded images that are kept."""
 _FEW = 8
 _LARGER = 4  # photos are decoded at no less than this many times S, enough for the smallest crop
 
@@ -53,7 +54,7 @@ class TrainingImages:
         self._augment = augment
         self._seed = seed
         self._size = crop_size(processor)
-        self.budget = _KEPT_BYTES
+        self.budget = KEPT_BYTES
         self._kept: dict[int, Image.Image] = {}
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -81,8 +82,15 @@ class TrainingImages:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0."""
-        values = [self._pixels(index, step, place) for place, index in enumerate(self.indices(step))]
-        return torch.stack(values), self.labels(step)
+        indices = self.indices(step)
+        first = self._pixels(indices[0], step, 0)
+        values = first.new_empty(
+            len(indices), *first.shape
+        )  # filled in place: stacking would hold a batch twice
+        values[0] = first
+        for place, index in enumerate(indices[1:], 1):
+            values[place] = self._pixels(index, step, place)
+        return values, self.labels(step)
 
     def indices(self, step: int) -> list[int]:
         """Return which examples make up the batch of a step."""

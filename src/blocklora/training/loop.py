@@ -1,4 +1,4 @@
-"""Training an adapter in CLIP's towers: pictures and class prompts in, an adapter that tells the classes apart out.
+"""Training an adapter in CLIP's towers: images and class prompts in, an adapter that tells the classes apart out.
 
 Axes: B = pictures of a batch, M = all training pictures, N = classes, L = tokens of the longest prompt, D = the
 width of the shared space.

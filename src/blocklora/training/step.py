@@ -24,7 +24,7 @@ from blocklora.clip.towers import Towers
 
 __all__ = ["Plan", "TextSide", "gradient"]
 
-_DROPOUT = 2  # what a random stream is for, beside those of training/pictures.py
+_DROPOUT = 2  # what a random stream is for, beside those of training/images.py
 _IMAGES, _TEXTS = 0, 1
 Backward = Callable[[Tensor], None]
 
@@ -44,6 +44,18 @@ class Plan:
     texts: Keep = "all"
     micro_batch: int | None = None
     chunk: int | None = None
+
+    def __str__(self) -> str:
+        keeps = {"all": "keeps everything", "no-mlp": "recomputes its MLP", "inputs": "is recomputed"}
+        if self.images == self.texts:
+            parts = [f"each block {keeps[self.images]}"]
+        else:
+            parts = [f"images: each block {keeps[self.images]}", f"texts: each block {keeps[self.texts]}"]
+        if self.micro_batch:
+            parts.append(f"images in micro-batches of {self.micro_batch}")
+        if self.chunk:
+            parts.append(f"classes in two passes, {self.chunk} at a time")
+        return ", ".join(parts)
 
 
 class TextSide:
