@@ -97,7 +97,7 @@ class Cost:
 
 
 def image_rows(pictures: int, tokens: int) -> Rows:
-    """Return the rows of pictures that have so many tokens each, the class token included."""
+    """Return the rows of images that have so many tokens each, the class token included."""
     total = pictures * tokens
     return Rows(total, pictures, total * tokens, total, light=False)
 

@@ -39,8 +39,8 @@ class ModelShape:
     Attributes:
         vision: The image tower.
         text: The text tower.
-        tokens: Tokens of a picture, the class token included.
-        side: Side of a picture in pixels.
+        tokens: Tokens of an image, the class token included.
+        side: Side of an image in pixels.
         space: Width of the shared space.
         parameters: Parameters of the frozen model.
         trained: Trainable parameters.
@@ -61,12 +61,12 @@ class Workload:
 
     Attributes:
         model: The model's shape.
-        pictures: Pictures of a batch.
+        pictures: Images of a batch.
         lengths: Tokens of every class prompt, both special tokens included.
         opening: Tokens that all prompts begin with, computed once; 0 where that is switched off.
         number: Bytes of a number in activations: 4, or 2 in 16-bit precision.
         on_cpu: Whether memory means the whole process, and not the tensors on a GPU.
-        image_features: Whether pictures come as features, computed once (an image tower that is not trained).
+        image_features: Whether images come as features, computed once (an image tower that is not trained).
         read_ahead: Batches of pixel values that exist at a time in host memory.
     """
 
@@ -117,11 +117,11 @@ def price(work: Workload, plan: Plan) -> Need:
     saved, text_peak = max(cost.saved for cost in texts), max(cost.peak for cost in texts)
     image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
     flops, before = (image.forward + image.backward) * work.pictures / size, 0
-    if work.image_features:  # so are the pictures' own; that is over before a step begins
+    if work.image_features:  # so are the images' own; that is over before a step begins
         flops, before, image = 0.0, image.peak, Cost(0, 0, 0, 0)
     if not work.trains_text:  # its features are computed once, before the first step
         peak, saved = max(image.peak, text_peak), image.saved
-    elif len(texts) == 1:  # kept while the pictures go through
+    elif len(texts) == 1:  # kept while the images go through
         flops += texts[0].forward + texts[0].backward
         peak, saved = max(text_peak, saved + image.peak), saved + image.saved
     else:
@@ -188,7 +188,7 @@ def _seconds(work: Workload, one: Priced) -> float:
 
 
 def _candidates(work: Workload) -> Iterator[Plan]:
-    """Every sensible plan: halves of the batch down to one picture, halves of the classes down to a few."""
+    """Every sensible plan: halves of the batch down to one image, halves of the classes down to a few."""
     sizes = [None, *_halves(work.pictures, 1)]
     chunks = [None, *_halves(len(work.lengths), _SMALLEST_CHUNK)]
     for images, texts, size, chunk in itertools.product(_KEEPS, _KEEPS, sizes, chunks):
