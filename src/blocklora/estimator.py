@@ -6,11 +6,11 @@ Axes: M = images, N = classes.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -18,29 +18,34 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
 
 from blocklora.classifier import Classifier, Encoded, at_once, encode, read_classifier, write_classifier
-from blocklora.core.device import Compute, resolve_device, usable_precision
-from blocklora.core.errors import ConfigError, ImageError
+from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
+from blocklora.core.errors import ConfigError, DataError, ImageError
 from blocklora.core.files import user_path
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.core.words import count
+from blocklora.core.words import count, did_you_mean
 from blocklora.data import (
-    Dataset,
-    Example,
     Picture,
     Unreadable,
     check_images,
     check_labels,
+    dataset_from_lists,
     duplicate_notes,
     few_shot,
-    label_notes,
     name_of,
-    number_notes,
     source_of,
-    words_of,
 )
-from blocklora.methods import DEFAULT_MODEL, DEFAULT_PROMPT, FitConfig, fit_classifier, fit_config, prepare
+from blocklora.methods import (
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    METHODS,
+    FitConfig,
+    fit_classifier,
+    fit_config,
+    prepare,
+)
 from blocklora.training import OnStep
 
 __all__ = ["FewShotClassifier"]
@@ -79,7 +84,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         temperature_: What the logits are divided by; 1 where there were no validation images to fit it on.
         notes_: What was decided on the way, in sentences.
         unreadable_: Training images that could not be read.
-        seconds_: How long the fit took.
+        seconds_: How long the fit took; 0 for a loaded classifier.
 
     Raises:
         ConfigError: An option is unknown or has a value that cannot work.
@@ -88,7 +93,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def __init__(
         self,
         *,
-        model: str = DEFAULT_MODEL,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
         method: str = "block-lora",
         revision: str | None = None,
         shots: int | None = None,
@@ -115,16 +120,24 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return {**super().get_params(deep), **self._options}
 
     def set_params(self, **params: Any) -> FewShotClassifier:
-        """Set parameters, or options of the method; they are checked when it is fitted."""
-        own = set(self._get_param_names())
-        for name, value in params.items():
-            if name in own:
-                setattr(self, name, value)
-            else:
-                self._options[name] = value
+        """Set parameters, or options of a method. That they fit together is checked by ``fit``.
+
+        Raises:
+            ConfigError: It is neither a parameter nor an option of any method.
+        """
+        own = self._get_param_names()
+        of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
+        known = {*own, *of_methods, *self._options}
+        for name in params:
+            if name not in known:
+                raise ConfigError(
+                    f"unknown parameter '{name}': expected one of {', '.join(own)}, or an option of the method"
+                    f"{did_you_mean(name, known)}."
+                )
+        self._assign(params)
         return self
 
-    def fit(self, images: Sequence[Picture], labels: Sequence[Any]) -> FewShotClassifier:
+    def fit(self, images: Iterable[Picture], labels: Iterable[Any]) -> FewShotClassifier:
         """Fit to labelled images.
 
         Args:
@@ -138,69 +151,85 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ModelError: The model cannot be loaded.
         """
         config = self._config()
-        dataset, classes = self._dataset(images, labels)
-        split = few_shot(dataset, config.shots, config.seed)
-        prepared = prepare(config, dataset, split)
+        dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
+        prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if prepared.unreadable and self.on_unreadable == "raise":
             raise _unreadable(prepared.unreadable)
+        twice = duplicate_notes(prepared.task.train, dataset.class_names)
         fit = fit_classifier(prepared, config, on_step=_progress_on_stderr() if self.verbose else None)
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
-        self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
+        self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
+        self._recorded = self._to_record(config)
         return self
 
-    def predict(self, images: Sequence[Picture]) -> NDArray[Any]:
+    def predict(self, images: Iterable[Picture]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
         best = self.predict_proba(images).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
-    def predict_proba(self, images: Sequence[Picture]) -> NDArray[np.float64]:
+    def predict_proba(self, images: Iterable[Picture]) -> NDArray[np.float64]:
         """Return the probability of every class for each image (M, N); rows sum to one.
 
         Raises:
             ImageError: An image cannot be read; it is named.
         """
-        return self._fitted.probabilities(self._encode(images).features)
+        features = self._encode(images).features
+        with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
+            return self._fitted.probabilities(features)
 
-    def score(self, images: Sequence[Picture], labels: Sequence[Any], sample_weight: Any = None) -> float:
-        """Return the share of images, or of their weights, whose most probable label is right."""
+    def score(self, images: Iterable[Picture], labels: Iterable[Any], sample_weight: Any = None) -> float:
+        """Return the share of images, or of their weights, whose most probable label is right.
+
+        Raises:
+            DataError: There are no images, or the labels are of another kind than those of ``fit``.
+            ImageError: An image cannot be read; it is named.
+        """
         listed = check_images(images)
-        right = self.predict(listed) == np.asarray(check_labels(labels, len(listed)))
-        return float(np.average(right, weights=sample_weight))
+        given = check_labels(labels, len(listed))
+        if not listed:
+            raise DataError("images: the list is empty; expected at least one image to measure accuracy on.")
+        predicted = self.predict(listed)
+        if _kind(np.asarray(given)) != _kind(predicted):
+            raise DataError(
+                f"label 0 is {given[0]!r}, but the classifier's labels are {self.classes_[:3].tolist()}"
+                f"{' and so on' if len(self.classes_) > 3 else ''}: expected labels of the same kind."
+            )
+        return float(accuracy_score(given, predicted, sample_weight=sample_weight))
 
     @property
     def temperature_(self) -> float:
         """What the logits are divided by before the softmax."""
         return self._fitted.temperature
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier to a folder: adapter/, class_features.safetensors, classifier.json.
+
+        Where writing fails, a classifier that stood there is as it was.
 
         Raises:
             RunError: ``path`` is a file, or the adapter cannot be written.
-            ConfigError: The labels are of a type that JSON does not have.
         """
-        labels = self.classes_.tolist() if self.__sklearn_is_fitted__() else []
-        for label in labels:
-            if not isinstance(label, (str, int, float, bool)):
-                raise ConfigError(
-                    f"label {label!r}: a {type(label).__name__} cannot be saved; fit with text or whole numbers."
-                )
-        write_classifier(user_path(path), self._fitted, labels, self._saved_params(), recorded_versions())
+        classifier = self._fitted
+        write_classifier(
+            user_path(path), classifier, self.classes_.tolist(), self._recorded, recorded_versions()
+        )
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         device: str | torch.device = "auto",
         precision: str = "auto",
-        model: str | None = None,
+        model: str | os.PathLike[str] | None = None,
     ) -> FewShotClassifier:
         """Read a classifier back; the training images are not needed, and the text tower rarely.
+
+        Its parameters are those of the fit, so that it can be fitted again.
 
         Args:
             path: What ``save`` or ``blocklora fit`` wrote.
@@ -209,18 +238,30 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             model: Where the base model is now, if it has moved.
 
         Raises:
+            ConfigError: There is no such device or precision here.
             RunError: The folder is missing, incomplete or damaged, or its base model has other weights now.
             ModelError: The base model cannot be loaded.
         """
         where = resolve_device(str(device))
-        found, record = read_classifier(user_path(path), device=where, model=model)
-        loaded = cls(model=model or found.base.model_id, device=device, precision=precision)
-        loaded.set_params(method=found.method, **record.parameters)  # checked when it is fitted again
-        wanted = found.precision if precision == "auto" else precision
+        asked = resolve_precision(precision, where)
+        moved = None if model is None else os.fspath(model)
+        found, record = read_classifier(user_path(path), device=where, model=moved)
+        used = usable_precision(found.precision, where) if precision == "auto" else asked
+        loaded = cls(device=device, precision=used)
+        loaded._assign(
+            record.parameters
+        )  # checked when it is fitted again: the method may be one of the user's own
+        named = dict(zip(record.labels, record.class_names, strict=True))
+        loaded.class_names = {label: name for label, name in named.items() if name != str(label)} or None
+        loaded.model, loaded.method, loaded.ensemble = (
+            moved or record.model,
+            record.method,
+            tuple(loaded.ensemble),
+        )
         loaded.classes_ = np.asarray(record.labels)
         loaded.classifier_, loaded.notes_, loaded.unreadable_, loaded.seconds_ = found, (), (), 0.0
-        loaded._compute = Compute(where, usable_precision(wanted, where))
-        loaded._at_once = at_once(where)
+        loaded._compute, loaded._at_once = Compute(where, used), at_once(where)
+        loaded._recorded = dict(record.parameters)
         return loaded
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -232,7 +273,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
-        tags.no_validation = True
         return tags
 
     @property
@@ -243,56 +283,33 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             )
         return self.classifier_
 
+    def _assign(self, params: Mapping[str, Any]) -> None:
+        """Set parameters, and put those that are none among the method's options."""
+        own = set(self._get_param_names())
+        for name, value in params.items():
+            if name in own:
+                setattr(self, name, value)
+            else:
+                self._options[name] = value
+
     def _config(self) -> FitConfig:
         """Check all parameters."""
         if self.on_unreadable not in ("raise", "skip"):
             raise ConfigError(f"on_unreadable '{self.on_unreadable}': expected raise or skip.")
-        return fit_config(
-            model=self.model,
-            method=self.method,
-            revision=self.revision,
-            shots=self.shots,
-            seed=self.seed,
-            prompt=self.prompt,
-            ensemble=tuple(self.ensemble),
-            device=self.device,
-            precision=self.precision,
-            **self._options,
-        )
+        if not (self.class_names is None or isinstance(self.class_names, Mapping)):
+            raise ConfigError(
+                f"class_names: expected a dictionary from labels to words, not a {type(self.class_names).__name__}."
+            )
+        beside = ("class_names", "on_unreadable", "verbose")
+        return fit_config(**{n: value for n, value in self.get_params(deep=False).items() if n not in beside})
 
-    def _saved_params(self) -> dict[str, Any]:
-        """Return what another fit needs, ready for JSON; the device is a matter of the machine."""
-        config = self._config().to_json()
+    def _to_record(self, config: FitConfig) -> dict[str, Any]:
+        """Return what another fit needs beside model and method, ready for JSON; the device is the machine's matter."""
+        found = config.to_json()
         known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
-        return {name: config[name] for name in known if name in config}
+        return {name: found[name] for name in known if name in found}
 
-    def _dataset(self, images: Sequence[Picture], labels: Sequence[Any]) -> tuple[Dataset, list[Any]]:
-        """Return the images as a data set without a test part, and the labels that there are, sorted."""
-        listed = check_images(images)
-        given = check_labels(labels, len(listed))
-        classes = sorted(set(given))
-        names_of = words_of(classes, self.class_names)
-        index = {label: place for place, label in enumerate(classes)}
-        names = [name_of(image, place) for place, image in enumerate(listed)]
-        train = tuple(
-            Example(name, index[label], source_of(image, name))
-            for name, image, label in zip(names, listed, given, strict=True)
-        )
-        return Dataset(
-            name="images",
-            class_names=names_of,
-            train=train,
-            val=(),
-            test=(),
-            prompt=self.prompt,
-            notes=(
-                *label_notes(Counter(names_of[example.label] for example in train)),
-                *number_notes(names_of),
-                *duplicate_notes(train, names_of),
-            ),
-        ), classes
-
-    def _encode(self, images: Sequence[Picture]) -> Encoded:
+    def _encode(self, images: Iterable[Picture]) -> Encoded:
         """Return image features, or raise at an image that cannot be read."""
         fitted = self._fitted
         names = [(name_of(image, place), image) for place, image in enumerate(check_images(images))]
@@ -301,6 +318,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if encoded.unreadable:
             raise _unreadable(encoded.unreadable)
         return encoded
+
+
+def _kind(labels: NDArray[Any]) -> str:
+    """Return whether labels are text, booleans or numbers."""
+    return {"U": "text", "b": "booleans"}.get(labels.dtype.kind, "numbers")
 
 
 def _unreadable(found: Sequence[Unreadable]) -> ImageError:

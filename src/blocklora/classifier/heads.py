@@ -160,7 +160,8 @@ class Head:
             prompts = ClassPrompts(self.model, there.pop("tokens"))
             found = HEADS[CONDITIONAL](features.to(device), prompts=prompts, **there, **self.numbers)
             return found.cpu().double()
-        tensors = {name: tensor.double() for name, tensor in self.tensors.items()}
+        # Rows one after another, as in a file: a saved head gives the same bits.
+        tensors = {name: tensor.double().contiguous() for name, tensor in self.tensors.items()}
         rows = [
             HEADS[self.kind](part.double(), **tensors, **self.numbers)
             for part in torch.split(features, _ROWS)

@@ -3,6 +3,7 @@
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.classes import label_notes, number_notes, same_words, words_of
+from blocklora.data.from_lists import dataset_from_lists
 from blocklora.data.given import Picture, check_images, check_labels, image_from_array, name_of, source_of
 from blocklora.data.images import IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
 from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
@@ -57,6 +58,7 @@ __all__ = [
     "choose_test",
     "content_digests",
     "cut_long_side",
+    "dataset_from_lists",
     "duplicate_notes",
     "duplicates",
     "ensemble",

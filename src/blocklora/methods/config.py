@@ -11,6 +11,7 @@ import torch
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.seeds import check_seed
+from blocklora.data import prompts
 from blocklora.methods.settings import make_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
 
@@ -102,6 +103,7 @@ def fit_config(
         ConfigError: A name is unknown, or a value cannot work.
     """
     how = find_method(method)
+    ensemble = _checked_templates(prompt, ensemble)
     if ensemble and how.prompts == "one":
         several = [name for name, other in METHODS.items() if other.prompts != "one"]
         raise ConfigError(
@@ -117,11 +119,28 @@ def fit_config(
         shots=_checked_shots(shots),
         seed=check_seed(seed),
         prompt=prompt,
-        ensemble=tuple(ensemble),
+        ensemble=ensemble,
         device=where,
         precision=resolve_precision(precision, where),
         deterministic=deterministic,
     )
+
+
+def _checked_templates(prompt: object, ensemble: object) -> tuple[str, ...]:
+    """Return the templates of an ensemble, after checking that these and the prompt are texts with a place for a name.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    if not isinstance(ensemble, (list, tuple)):
+        raise ConfigError(
+            f"ensemble '{ensemble}': expected a list of templates such as 'a photo of a {{}}.'."
+        )
+    for name, template in [("prompt", prompt), *(("ensemble", template) for template in ensemble)]:
+        if not isinstance(template, str):
+            raise ConfigError(f"{name} '{template}': expected a text such as 'a photo of a {{}}.'.")
+        prompts(["class"], template)
+    return tuple(ensemble)
 
 
 def _checked_shots(shots: object) -> int | None:
