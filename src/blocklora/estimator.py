@@ -5,10 +5,7 @@ Axes: M = images, N = classes.
 
 from __future__ import annotations
 
-import math
 import os
-import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
@@ -20,9 +17,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 
-from blocklora.classifier import Classifier, Encoded, at_once, encode, read_classifier, write_classifier
+from blocklora.classifier import (
+    Classifier,
+    ClassifierRecord,
+    at_once,
+    encode,
+    read_classifier,
+    write_classifier,
+)
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
-from blocklora.core.errors import ConfigError, DataError, ImageError
+from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import user_path
 from blocklora.core.fingerprint import recorded_versions
 from blocklora.core.words import count, did_you_mean
@@ -30,12 +34,11 @@ from blocklora.data import (
     Picture,
     Unreadable,
     check_images,
-    check_labels,
     dataset_from_lists,
     duplicate_notes,
     few_shot,
-    name_of,
-    source_of,
+    labels_to_compare,
+    named_sources,
 )
 from blocklora.methods import (
     DEFAULT_MODEL,
@@ -46,11 +49,9 @@ from blocklora.methods import (
     fit_config,
     prepare,
 )
-from blocklora.training import OnStep
+from blocklora.training import progress_on_stderr
 
 __all__ = ["FewShotClassifier"]
-
-_SHOW_SECONDS = 2.0
 
 
 class _NotFittedYetError(ConfigError, NotFittedError):  # type: ignore[misc]
@@ -69,9 +70,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         prompt: The sentence that a class name stands in, with one ``{}``.
         ensemble: Templates whose mean class features predict, in the place of those of ``prompt``. For the methods
             that read prompts as they are.
-        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
+        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
+            scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        deterministic: Whether only kernels that repeat to the last bit may be used on CUDA; a CPU's always do.
         on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
             ``skip`` it and keep it in ``unreadable_``.
         verbose: Whether to say on stderr how far training is.
@@ -103,6 +106,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         class_names: Mapping[Any, str] | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        deterministic: bool = False,
         on_unreadable: Literal["raise", "skip"] = "raise",
         verbose: bool = False,
         **options: Any,
@@ -110,7 +114,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.model, self.method, self.revision = model, method, revision
         self.shots, self.seed = shots, seed
         self.prompt, self.ensemble, self.class_names = prompt, ensemble, class_names
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.deterministic = device, precision, deterministic
         self.on_unreadable, self.verbose = on_unreadable, verbose
         self._options = options
         self._config()  # a mistyped option is named here, not after the model was loaded
@@ -128,12 +132,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         own = self._get_param_names()
         of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
         known = {*own, *of_methods, *self._options}
-        for name in params:
-            if name not in known:
-                raise ConfigError(
-                    f"unknown parameter '{name}': expected one of {', '.join(own)}, or an option of the method"
-                    f"{did_you_mean(name, known)}."
-                )
+        for name in set(params) - known:
+            raise ConfigError(
+                f"unknown parameter '{name}': expected one of {', '.join(own)}, or an option of the method"
+                f"{did_you_mean(name, known)}."
+            )
         self._assign(params)
         return self
 
@@ -153,10 +156,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         config = self._config()
         dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
-        if prepared.unreadable and self.on_unreadable == "raise":
-            raise _unreadable(prepared.unreadable)
+        if self.on_unreadable == "raise":
+            _raise_at(prepared.unreadable)
         twice = duplicate_notes(prepared.task.train, dataset.class_names)
-        fit = fit_classifier(prepared, config, on_step=_progress_on_stderr() if self.verbose else None)
+        fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
         self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
@@ -177,33 +180,28 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             ImageError: An image cannot be read; it is named.
         """
-        features = self._encode(images).features
+        classifier = self._check_fitted()
+        found = encode(classifier, named_sources(images), self._compute, batch_size=self._at_once)
+        _raise_at(found.unreadable)
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
-            return self._fitted.probabilities(features)
+            return classifier.probabilities(found.features)
 
     def score(self, images: Iterable[Picture], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.
 
         Raises:
             DataError: There are no images, or the labels are of another kind than those of ``fit``.
-            ImageError: An image cannot be read; it is named.
+            ImageError: An image cannot be read.
         """
         listed = check_images(images)
-        given = check_labels(labels, len(listed))
-        if not listed:
-            raise DataError("images: the list is empty; expected at least one image to measure accuracy on.")
-        predicted = self.predict(listed)
-        if _kind(np.asarray(given)) != _kind(predicted):
-            raise DataError(
-                f"label 0 is {given[0]!r}, but the classifier's labels are {self.classes_[:3].tolist()}"
-                f"{' and so on' if len(self.classes_) > 3 else ''}: expected labels of the same kind."
-            )
-        return float(accuracy_score(given, predicted, sample_weight=sample_weight))
+        self._check_fitted()
+        given = labels_to_compare(labels, self.classes_, len(listed))
+        return float(accuracy_score(given, self.predict(listed), sample_weight=sample_weight))
 
     @property
     def temperature_(self) -> float:
         """What the logits are divided by before the softmax."""
-        return self._fitted.temperature
+        return self._check_fitted().temperature
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier to a folder: adapter/, class_features.safetensors, classifier.json.
@@ -213,10 +211,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             RunError: ``path`` is a file, or the adapter cannot be written.
         """
-        classifier = self._fitted
-        write_classifier(
-            user_path(path), classifier, self.classes_.tolist(), self._recorded, recorded_versions()
-        )
+        fitted, labels = self._check_fitted(), self.classes_.tolist()
+        write_classifier(user_path(path), fitted, labels, self._recorded, recorded_versions())
 
     @classmethod
     def load(
@@ -248,20 +244,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         found, record = read_classifier(user_path(path), device=where, model=moved)
         used = usable_precision(found.precision, where) if precision == "auto" else asked
         loaded = cls(device=device, precision=used)
-        loaded._assign(
-            record.parameters
-        )  # checked when it is fitted again: the method may be one of the user's own
-        named = dict(zip(record.labels, record.class_names, strict=True))
-        loaded.class_names = {label: name for label, name in named.items() if name != str(label)} or None
-        loaded.model, loaded.method, loaded.ensemble = (
-            moved or record.model,
-            record.method,
-            tuple(loaded.ensemble),
-        )
-        loaded.classes_ = np.asarray(record.labels)
+        loaded._take(record, moved)
         loaded.classifier_, loaded.notes_, loaded.unreadable_, loaded.seconds_ = found, (), (), 0.0
         loaded._compute, loaded._at_once = Compute(where, used), at_once(where)
-        loaded._recorded = dict(record.parameters)
         return loaded
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -275,22 +260,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         tags.input_tags.string = True
         return tags
 
-    @property
-    def _fitted(self) -> Classifier:
+    def _check_fitted(self) -> Classifier:
+        """Return the classifier that was fitted or loaded, or raise."""
         if not self.__sklearn_is_fitted__():
-            raise _NotFittedYetError(
-                "this classifier is not fitted yet; call fit(images, labels) or load(path) first."
-            )
+            raise _NotFittedYetError("not fitted yet; call fit(images, labels) or load(path) first.")
         return self.classifier_
 
     def _assign(self, params: Mapping[str, Any]) -> None:
         """Set parameters, and put those that are none among the method's options."""
         own = set(self._get_param_names())
-        for name, value in params.items():
-            if name in own:
-                setattr(self, name, value)
-            else:
-                self._options[name] = value
+        for name in own & set(params):
+            setattr(self, name, params[name])
+        self._options = {**self._options, **{name: params[name] for name in params if name not in own}}
+
+    def _take(self, record: ClassifierRecord, moved: str | None) -> None:
+        """Take over labels and parameters of a saved fit, unchecked: its method may be unknown here."""
+        self._assign(record.parameters)
+        self.model, self.method, self.ensemble = moved or record.model, record.method, tuple(self.ensemble)
+        self.revision = None if moved else self.revision
+        words = dict(zip(record.labels, record.class_names, strict=True))
+        self.class_names = {label: name for label, name in words.items() if name != str(label)} or None
+        self.classes_, self._recorded = np.asarray(record.labels), dict(record.parameters)
 
     def _config(self) -> FitConfig:
         """Check all parameters."""
@@ -309,36 +299,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
         return {name: found[name] for name in known if name in found}
 
-    def _encode(self, images: Iterable[Picture]) -> Encoded:
-        """Return image features, or raise at an image that cannot be read."""
-        fitted = self._fitted
-        names = [(name_of(image, place), image) for place, image in enumerate(check_images(images))]
-        named = [(name, source_of(image, name)) for name, image in names]
-        encoded = encode(fitted, named, self._compute, batch_size=self._at_once)
-        if encoded.unreadable:
-            raise _unreadable(encoded.unreadable)
-        return encoded
 
-
-def _kind(labels: NDArray[Any]) -> str:
-    """Return whether labels are text, booleans or numbers."""
-    return {"U": "text", "b": "booleans"}.get(labels.dtype.kind, "numbers")
-
-
-def _unreadable(found: Sequence[Unreadable]) -> ImageError:
-    """Return the error that names the first of some unreadable images."""
-    more = f" ({count(len(found), 'image')} in all)" if len(found) > 1 else ""
-    return ImageError(f"{found[0].reason}{more}")
-
-
-def _progress_on_stderr() -> OnStep:
-    """Return a callback that prints how far training is, every two seconds."""
-    shown = -math.inf
-
-    def say(step: int, total: int, loss: float, lr: float) -> None:
-        nonlocal shown
-        if step == total or time.monotonic() - shown >= _SHOW_SECONDS:
-            shown = time.monotonic()
-            print(f"step {step} of {total}: loss {loss:.4f}, learning rate {lr:.2g}", file=sys.stderr)
-
-    return say
+def _raise_at(unreadable: Sequence[Unreadable]) -> None:
+    """Raise an error that names the first of some unreadable images, if there are any."""
+    more = f" ({count(len(unreadable), 'image')} in all)" if len(unreadable) > 1 else ""
+    if unreadable:
+        raise ImageError(f"{unreadable[0].reason}{more}")

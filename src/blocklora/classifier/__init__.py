@@ -7,6 +7,7 @@ from blocklora.classifier.encode import Encoded, at_once, encode, encode_images
 from blocklora.classifier.files import (
     ADAPTER,
     CLASSIFIER,
+    ClassifierRecord,
     read_both_towers,
     read_classifier,
     write_classifier,
@@ -23,6 +24,7 @@ __all__ = [
     "NOTHING_KEPT",
     "ClassPrompts",
     "Classifier",
+    "ClassifierRecord",
     "Encoded",
     "FeatureStore",
     "Head",
