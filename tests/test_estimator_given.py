@@ -266,7 +266,7 @@ def test_numbers_devices_and_paths_of_every_kind(new: New, clip_folder: Path, tm
         ({"ensemble": None}, "ensemble 'None': expected a list of templates"),
         ({"ensemble": ["a {}.", "the"]}, "holds '{}' 0 times"),
         ({"ensemble": [3]}, "ensemble '3': expected a text such as"),
-        ({"class_names": ["a", "b"]}, "class_names: expected a dictionary from labels to words, not a list"),
+        ({"class_names": ["a", "b"]}, "class_names ['a', 'b']: expected a dictionary of words by label"),
         ({"method": None}, "method 'None': expected one of block-lora"),
         ({"c": "big"}, "c 'big': expected a number"),
     ],

@@ -60,7 +60,7 @@ def test_parameters_and_options_are_read_set_and_cloned() -> None:
 def test_parameters_that_nothing_has_are_refused_at_once() -> None:
     classifier = FewShotClassifier()
     with pytest.raises(
-        ConfigError, match=r"unknown parameter 'lerning_rate': expected one of class_names, .* method"
+        ConfigError, match=r"unknown parameter 'lerning_rate': expected class_names, .* method"
     ):
         classifier.set_params(lerning_rate=1)
     with pytest.raises(ConfigError, match=r"unknown parameter 'sede'.*did you mean 'seed'"):

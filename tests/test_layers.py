@@ -221,7 +221,8 @@ def test_errors_have_a_public_module_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["import blocklora.errors", "from blocklora.errors import DataError", "from blocklora import errors"]
+    "line",
+    ["import blocklora.errors", "from blocklora.errors import DataError", "from blocklora import errors"],
 )
 def test_errors_are_imported_first_and_without_torch(line: str) -> None:
     code = f"import sys; {line}; print(sys.modules['blocklora.errors'].__name__, 'torch' in sys.modules)"

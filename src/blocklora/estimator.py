@@ -111,8 +111,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         verbose: bool = False,
         **options: Any,
     ) -> None:
-        self.model, self.method, self.revision = model, method, revision
-        self.shots, self.seed = shots, seed
+        self.model, self.method, self.revision, self.shots, self.seed = model, method, revision, shots, seed
         self.prompt, self.ensemble, self.class_names = prompt, ensemble, class_names
         self.device, self.precision, self.deterministic = device, precision, deterministic
         self.on_unreadable, self.verbose = on_unreadable, verbose
@@ -133,10 +132,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
         known = {*own, *of_methods, *self._options}
         for name in set(params) - known:
-            raise ConfigError(
-                f"unknown parameter '{name}': expected one of {', '.join(own)}, or an option of the method"
-                f"{did_you_mean(name, known)}."
-            )
+            expected = f"{', '.join(own)}, or an option of the method{did_you_mean(name, known)}"
+            raise ConfigError(f"unknown parameter '{name}': expected {expected}.")
         self._assign(params)
         return self
 
@@ -166,7 +163,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
-        self._recorded = self._to_record(config)
+        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
+        self._recorded = {name: value for name, value in config.to_json().items() if name in known}
         return self
 
     def predict(self, images: Iterable[Picture]) -> NDArray[Any]:
@@ -239,10 +237,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ModelError: The base model cannot be loaded.
         """
         where = resolve_device(str(device))
-        asked = resolve_precision(precision, where)
+        used = resolve_precision(precision, where)
         moved = None if model is None else os.fspath(model)
         found, record = read_classifier(user_path(path), device=where, model=moved)
-        used = usable_precision(found.precision, where) if precision == "auto" else asked
+        used = usable_precision(found.precision, where) if precision == "auto" else used
         loaded = cls(device=device, precision=used)
         loaded._take(record, moved)
         loaded.classifier_, loaded.notes_, loaded.unreadable_, loaded.seconds_ = found, (), (), 0.0
@@ -287,17 +285,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if self.on_unreadable not in ("raise", "skip"):
             raise ConfigError(f"on_unreadable '{self.on_unreadable}': expected raise or skip.")
         if not (self.class_names is None or isinstance(self.class_names, Mapping)):
-            raise ConfigError(
-                f"class_names: expected a dictionary from labels to words, not a {type(self.class_names).__name__}."
-            )
+            raise ConfigError(f"class_names {self.class_names!r}: expected a dictionary of words by label.")
         beside = ("class_names", "on_unreadable", "verbose")
         return fit_config(**{n: value for n, value in self.get_params(deep=False).items() if n not in beside})
-
-    def _to_record(self, config: FitConfig) -> dict[str, Any]:
-        """Return what another fit needs beside model and method, ready for JSON; the device is the machine's matter."""
-        found = config.to_json()
-        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
-        return {name: found[name] for name in known if name in found}
 
 
 def _raise_at(unreadable: Sequence[Unreadable]) -> None:
