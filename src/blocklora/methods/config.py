@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from blocklora.clip import TINY
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.seeds import check_seed
 from blocklora.methods.settings import make_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config", "model_defaults"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DEFAULT_PROMPT = "a photo of a {}."
@@ -36,6 +37,7 @@ class FitConfig:
         device: Where to compute.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels that repeat to the last bit may be used.
+        given: The names of the settings that were given; the others have their defaults.
     """
 
     method: str
@@ -49,6 +51,7 @@ class FitConfig:
     device: torch.device
     precision: str
     deterministic: bool = False
+    given: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Return every value, those of the method's settings among them, ready for JSON."""
@@ -96,7 +99,7 @@ def fit_config(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: See ``FitConfig``.
-        **settings: The method's own settings; the others have their published defaults.
+        **settings: The method's own settings; the others have their defaults, see ``model_defaults``.
 
     Raises:
         ConfigError: A name is unknown, or a value cannot work.
@@ -111,7 +114,7 @@ def fit_config(
     where = resolve_device(str(device))
     return FitConfig(
         method=method,
-        settings=make_settings(method, how.settings, settings),
+        settings=make_settings(method, how.settings, {**model_defaults(method, str(model)), **settings}),
         model=str(model),
         revision=revision,
         shots=_checked_shots(shots),
@@ -121,7 +124,18 @@ def fit_config(
         device=where,
         precision=resolve_precision(precision, where),
         deterministic=deterministic,
+        given=frozenset(settings),
     )
+
+
+def model_defaults(method: str, model: str) -> Mapping[str, Any]:
+    """Return the settings whose defaults are other than the published ones for a model: for the bundled one alone.
+
+    Args:
+        method: A name in ``METHODS``.
+        model: As ``fit_config`` takes it.
+    """
+    return getattr(find_method(method).settings, "BUNDLED_MODEL", {}) if model == TINY else {}
 
 
 def _checked_shots(shots: object) -> int | None:
