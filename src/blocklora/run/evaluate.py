@@ -138,8 +138,8 @@ def _unknown_notes(record: Mapping[str, Any], own: DataChoice) -> list[str]:
     if not gone:
         return []
     return [
-        f"{count(gone, 'image')} that the run was trained or validated on are gone, and their content was not "
-        "recorded: they may be among the images measured"
+        f"of the images that the run was trained or validated on, {count(gone, 'image')} cannot be found, and their "
+        "content was not recorded: some of the images measured may be the same"
     ]
 
 
