@@ -27,7 +27,9 @@ def rows() -> Iterator[tuple[str, float, float, float, float]]:
     names = {model: name for name, (model, *_) in KNOWN.items()}
     for model in dict.fromkeys(run.model for run in runs):
         plans = {
-            data: plan_step(names[model], BENCHMARKS[data].n_classes, memory=MEMORY, precision="bf16")
+            data: plan_step(
+                names[model], BENCHMARKS[data].n_classes, memory=MEMORY, device="cuda", precision="bf16"
+            )
             for data in {run.data for run in runs}
         }
         operations = dict.fromkeys(plans, 0.0)

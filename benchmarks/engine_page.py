@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from blocklora.training.memory.limits import CPU_FIRST, words
+from blocklora.training.memory.limits import CPU_FIRST
 from blocklora.training.step import Plan
 
 __all__ = ["between", "write_page"]
@@ -143,7 +143,7 @@ def _scaling(result: dict[str, Any]) -> str:
 def _largest(result: dict[str, Any]) -> str:
     return (
         f"{result['classes']:,} classes, {result['backbone']}, {result['pictures']} pictures, both towers trained, one "
-        f"step in float32: planned for {result['memory'] / 1e9:g} GB ({words(Plan(**result['plan']))}), "
+        f"step in float32: planned for {result['memory'] / 1e9:g} GB ({Plan(**result['plan'])}), "
         f"peak of resident memory {result['peak_bytes'] / 1e9:.2f} GB. Of it the step took "
         f"{result['above_bytes'] / 1e9:.2f} GB; {(result['predicted_bytes'] + CPU_FIRST) / 1e9:.2f} GB were predicted. "
         f"{result['flops'] / 1e12:.1f} TFLOP, {result['cpu_seconds']:.0f} s of CPU time on one thread.\n\n"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import gc
-import weakref
+import threading
 
 import pytest
 
@@ -37,30 +36,30 @@ def test_read_ahead_passes_errors_on_and_may_be_left() -> None:
     assert list(read_ahead(work, [], ahead=2)) == []
 
 
-class Result:
-    """Something whose life can be watched."""
-
-
 @pytest.mark.parametrize("cores", [1, 2, 8, 16, 64])
 def test_no_more_results_exist_than_are_counted(cores: int) -> None:
-    alive: weakref.WeakSet[Result] = weakref.WeakSet()
-    most = 0
+    most = released = 0
+    lock = threading.Lock()
 
-    def work(item: int) -> Result:
+    def work(item: int) -> int:
         nonlocal most
-        result = Result()
-        alive.add(result)
-        most = max(most, len(alive))
-        return result
+        with lock:
+            most = max(most, item + 1 - released)
+        return item
 
     ahead = read_ahead(work, range(60), cores=cores)
-    count = 0
-    while (result := next(ahead, None)) is not None:
-        count += 1
-        del result
-        gc.collect()
-    assert count == 60
+    for item in range(60):
+        assert next(ahead) == item
+        released += 1
     assert most <= results_held(cores)
+
+
+def test_the_result_in_use_belongs_to_the_caller_alone() -> None:
+    ahead = read_ahead(lambda item: [item], range(3))
+    result = next(ahead)
+    assert all(value is not result for value in ahead.gi_frame.f_locals.values())
+    assert all(future.result() is not result for future in ahead.gi_frame.f_locals["waiting"])
+    ahead.close()
 
 
 def test_threads() -> None:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from blocklora import FewShotClassifier
+from blocklora import BlockLoraConfig, FewShotClassifier
 from blocklora.cli.app import app
-from blocklora.clip import load_clip
+from blocklora.clip import load_clip, make_towers, tokenize
+from blocklora.clip.text_plan import prompt_lengths, text_plan
 from blocklora.core.errors import ConfigError, ModelError
+from blocklora.core.resources import Resources
+from blocklora.data import Example
+from blocklora.methods.adapters.common import _with_adapter
+from blocklora.run import plan
 from blocklora.run.plan import KNOWN, plan_step
+from blocklora.training import TrainingImages, plan_memory
+from blocklora.training.memory import limits
 
 RUN = CliRunner()
 
 
 def test_imagenet_on_24_gigabytes() -> None:
-    found = plan_step("ViT-B/16", 1000, memory="24GB")
+    found = plan_step("ViT-B/16", 1000, memory="24GB", device="cuda", precision="fp32")
     assert found["trained_numbers"] == 138_240
     assert found["weights_bytes"] == 4 * 149_620_737
     assert found["plan"] == "each block keeps everything"
@@ -31,11 +42,12 @@ def test_imagenet_on_24_gigabytes() -> None:
 
 @pytest.mark.parametrize("model", [*KNOWN, "B/32", "openai/clip-vit-large-patch14", "tiny"])
 def test_less_memory_takes_a_smaller_plan(model: str) -> None:
-    roomy = plan_step(model, 100, memory="80GB")
-    tight = plan_step(model, 100, memory=str(roomy["peak_bytes"] - 1))
+    gpu: dict[str, Any] = {"device": "cuda", "precision": "fp32"}
+    roomy = plan_step(model, 100, memory="80GB", **gpu)
+    tight = plan_step(model, 100, memory=str(roomy["peak_bytes"] - 1), **gpu)
     assert tight["peak_bytes"] < roomy["peak_bytes"]
     assert tight["plan"] != roomy["plan"]
-    assert plan_step(model, 100, memory="80GB", precision="fp16")["step"] < roomy["step"]
+    assert plan_step(model, 100, memory="80GB", device="cuda")["step"] < roomy["step"]  # bf16
 
 
 @pytest.mark.parametrize(
@@ -55,8 +67,9 @@ def test_a_plan_counts_what_a_fit_trains(settings: dict[str, Any], clip_folder: 
     classifier = FewShotClassifier(model=str(clip_folder), shots=1, iterations=1, **settings)
     paths = sorted(photos.glob("*/*.png"))
     classifier.fit(paths, [path.parent.name for path in paths])
-    adapter = classifier.fitted.model
-    assert found["trained_numbers"] == sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    adapter = classifier.classifier_.adapter
+    trained = [p.numel() for name, p in adapter.named_parameters() if "lora_" in name]
+    assert found["trained_numbers"] == sum(trained)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +78,7 @@ def test_a_plan_counts_what_a_fit_trains(settings: dict[str, Any], clip_folder: 
         ({"classes": 0}, "classes 0, batch_size 32: expected at least 1 of both"),
         ({"method": "coop"}, "method 'coop': expected block-lora or clip-lora"),
         ({"memory": "700MB"}, "the smallest plan needs .* allow more memory"),
+        ({"device": "cuda:7", "memory": None}, "device 'cuda:7': not found on this machine"),
         ({"memory": "much"}, "memory 'much': expected an amount such as 24GB"),
         ({"precision": "fp8"}, "precision 'fp8': expected auto, fp32, bf16 or fp16"),
         ({"targets": ("w",)}, "targets 'w': expected one of q, k, v, out, fc1, fc2"),
@@ -83,9 +97,65 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_command() -> None:
-    done = RUN.invoke(app, ["plan", "--classes", "1000", "--memory", "24GB"])
+    done = RUN.invoke(app, ["plan", "--classes", "1000", "--memory", "24GB", "--device", "cpu"])
     assert done.exit_code == 0
-    for text in ("this plan", "smallest", "plain PEFT LoRA", "CLIP-LoRA's code", "138,240", "limit 24.0 GB"):
+    for text in (
+        "this plan",
+        "smallest",
+        "plain PEFT LoRA",
+        "CLIP-LoRA's code",
+        "138,240 trainable parameters",
+        "limit 24.0 GB on the device cpu",
+        "Peak memory is that of the whole process",
+    ):
         assert text in " ".join(done.stdout.split())
     done = RUN.invoke(app, ["plan", "--model", "tiny", "--memory", "1GB", "--json"])
     assert json.loads(done.stdout)["limit_bytes"] == 10**9
+    done = RUN.invoke(app, ["plan", "--memory", "24GB", "--device", "cuda"])
+    text = " ".join(done.stdout.split())
+    assert "Peak memory is that of tensors on the GPU (598 MB of fp32 weights and the step)" in text
+    assert "host memory for reading images ahead" in text
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("memory", [None, "4GB", "1.35GB"])
+def test_plan_and_fit_price_alike(
+    kind: str, memory: str | None, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same shapes on the same machine: the same plans, limit and peak."""
+    names = ["cat", "dog", "a large brown bear", "owl"]
+    clip = load_clip(str(clip_folder))
+    weights = 4 * sum(p.numel() for p in clip.model.parameters())
+    config = BlockLoraConfig(r=2, n_blocks=2, target_modules=r".*self_attn\.(q|k|v)_proj")
+    towers = make_towers(_with_adapter(clip.model, config, 0).get_base_model())
+    tokens, _ = tokenize([f"a photo of a {name}." for name in names], clip.tokenizer, clip.context_length)
+    examples = [Example(str(n), n % 4, Image.new("RGB", (500, 375))) for n in range(4 * 16)]
+    images = TrainingImages(examples, clip.processor, batch_size=32, augment="crop", seed=0)
+
+    end = int(clip.model.text_model.config.eos_token_id)
+    machine = Resources(16, 2 * 10**9)
+    process, device = 500 * 10**6, torch.device(kind)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * 10**9, 4 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(limits, "peak_memory_bytes", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: in_use)
+    monkeypatch.setattr(
+        psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=in_use))
+    )
+    monkeypatch.setattr(plan, "resolve_device", torch.device)
+    monkeypatch.setattr(plan, "_prompt_lengths", lambda _: tuple(prompt_lengths(tokens, end).tolist()))
+    monkeypatch.setattr(plan, "_OPENING", text_plan(tokens, end, share=True).opening)
+    in_use = (process if kind == "cpu" else 0) + weights  # the model is loaded
+    fit = plan_memory(towers, tokens, images, device, memory, machine)
+    in_use = process if kind == "cpu" else 0  # it is not, yet
+    found = plan_step(
+        str(clip_folder), 4, memory=memory, device=kind, precision="fp32", resources=machine, shots=16
+    )
+    assert fit.need is not None
+    assert found["peak_bytes"] == fit.predicted
+    assert found["step"] == fit.need.step
+    assert found["host"] == fit.need.host
+    assert [found["plan"], *(one["plan"] for one in found["smaller_plans"])] == list(map(str, fit.plans))
+    if memory:
+        assert found["limit_bytes"] == fit.limit

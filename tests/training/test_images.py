@@ -86,7 +86,7 @@ def test_pictures_are_kept_within_a_budget(processor: object, monkeypatch: pytes
         return source
 
     monkeypatch.setattr(images, "open_image", count)
-    monkeypatch.setattr(images, "_KEPT_BYTES", 2 * 3 * 40 * 40)
+    monkeypatch.setattr(images, "KEPT_BYTES", 2 * 3 * 40 * 40)
     batches = make(processor, n=4)
     batches.batch(0)
     batches.batch(1)

@@ -255,7 +255,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 def test_checkpoints_that_cannot_be_resumed(clip_folder: Path, tmp_path: Path) -> None:
     state = Checkpoint(tmp_path / "state.safetensors", "one")
     make_job(clip_folder).run(checkpoint=state)
-    with pytest.raises(RunError, match="made with other settings or other pictures"):
+    with pytest.raises(RunError, match="made with other settings or other images"):
         make_job(clip_folder).run(checkpoint=Checkpoint(state.path, "another"))
     state.path.write_bytes(state.path.read_bytes()[:500])
     with pytest.raises(RunError, match="this checkpoint is damaged"):

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.core.schedules import step_cosine
 from blocklora.training import Checkpoint
-from blocklora.training import minimise as module
 from blocklora.training._saving import Saver
 from blocklora.training.minimise import Curve, minimise
 
 CPU = torch.device("cpu")
+module = import_module("blocklora.training.minimise")  # the package exports a function of that name
 
 
 class Points:

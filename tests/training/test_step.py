@@ -186,3 +186,11 @@ def test_a_scaled_loss_scales_the_whole_gradient(random_clip: Any) -> None:
         )  # fmt: skip
         scaled = {name: value / 1024 for name, value in case.gradients().items()}
         assert_same((again, scaled), (loss, plain))
+
+
+def test_a_plan_in_words() -> None:
+    assert str(Plan()) == "each block keeps everything"
+    assert str(Plan("inputs", "no-mlp", 8)) == (
+        "images: each block is recomputed, texts: each block recomputes its MLP, images in micro-batches of 8"
+    )
+    assert str(Plan(chunk=250)) == "each block keeps everything, classes in two passes, 250 at a time"

@@ -10,6 +10,7 @@ from rich.table import Table
 from blocklora.cli.known import CHOICES, check_choice
 from blocklora.cli.options import Debug, Json
 from blocklora.cli.output import OUT, expand, print_json
+from blocklora.core.resources import format_bytes
 from blocklora.core.words import count
 
 __all__ = ["plan"]
@@ -29,6 +30,9 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(help="The most memory, such as 24GB.", show_default="what is free here")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps; with --memory, this machine need not have it.")
+    ] = "auto",
     method: Annotated[
         str, typer.Option(help="Of the adapter.", metavar="block-lora|clip-lora")
     ] = "block-lora",
@@ -53,7 +57,7 @@ def plan(
     from blocklora.run.plan import plan_step
 
     result = plan_step(
-        model, classes, method=method, batch_size=batch_size, memory=memory, precision=precision,
+        model, classes, method=method, batch_size=batch_size, memory=memory, device=device, precision=precision,
         r=r, n_blocks=n_blocks, towers=towers, layers=layers,
         targets=tuple(part.strip() for part in targets.split(",")),
     )  # fmt: skip
@@ -69,7 +73,8 @@ def _print(result: dict[str, Any]) -> None:
     OUT.print(
         f"{result['model']}, {count(result['classes'], 'class')}, "
         f"{count(result['batch_size'], 'image')} a step, activations in {bits} bits, "
-        f"{result['trained_numbers']:,} trained parameters; limit {result['limit_bytes'] / 1e9:.1f} GB."
+        f"{result['trained_numbers']:,} trainable parameters; "
+        f"limit {format_bytes(result['limit_bytes'])} on the device {result['device']}."
     )
     table = Table()
     for heading, side in (("", "left"), ("peak memory", "right"), ("GFLOP a step", "right"), ("how", "left")):
@@ -78,17 +83,21 @@ def _print(result: dict[str, Any]) -> None:
     rows += [("if memory runs out", result["smaller_plans"][0])] if result["smaller_plans"] else []
     rows += [("smallest", result["smaller_plans"][-1])] if result["smaller_plans"][1:] else []
     for name, row in rows:
-        table.add_row(name, _gigabytes(row), f"{row['flops'] / 1e9:,.0f}", row["plan"])
-    table.add_row("plain PEFT LoRA", _gigabytes(result["peft_lora"]), f"{result['peft_lora']['flops'] / 1e9:,.0f}",
+        table.add_row(name, _peak(row), f"{row['flops'] / 1e9:,.0f}", row["plan"])
+    table.add_row("plain PEFT LoRA", _peak(result["peft_lora"]), f"{result['peft_lora']['flops'] / 1e9:,.0f}",
                   "prompts padded to the longest; everything kept")  # fmt: skip
-    table.add_row("CLIP-LoRA's code", _gigabytes(result["clip_lora"]), f"{result['clip_lora']['flops'] / 1e9:,.0f}",
+    table.add_row("CLIP-LoRA's code", _peak(result["clip_lora"]), f"{result['clip_lora']['flops'] / 1e9:,.0f}",
                   "prompts padded to the context; everything kept")  # fmt: skip
     OUT.print(table)
-    OUT.print(
-        f"Peak memory is that on the device: {result['weights_bytes'] / 1e9:.2f} GB of fp32 weights and the step. "
-        "Class names are taken to be as long as ImageNet's."
+    weights, before = format_bytes(result["weights_bytes"]), format_bytes(result["before_bytes"])
+    where = (
+        f"tensors on the GPU ({weights} of fp32 weights and the step), beside {format_bytes(result['host'])} of host "
+        "memory for reading images ahead"
+        if result["device"] == "cuda"
+        else f"the whole process ({before} before the first step, {weights} of it fp32 weights; 16 images a class)"
     )
+    OUT.print(f"Peak memory is that of {where}. Class names are taken to be as long as ImageNet's.")
 
 
-def _gigabytes(row: dict[str, Any]) -> str:
-    return f"{row['peak_bytes'] / 1e9:.2f} GB"
+def _peak(row: dict[str, Any]) -> str:
+    return format_bytes(row["peak_bytes"])

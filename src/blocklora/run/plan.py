@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from transformers import CLIPConfig
 
 from blocklora.adapter.theory import trained_numbers
 from blocklora.clip import read_clip_config
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
+from blocklora.core.resources import Resources, available_resources
+from blocklora.core.threads import results_held
 from blocklora.methods import METHODS, make_settings
 from blocklora.methods.adapters.settings import AdapterSettings, chosen_layers
-from blocklora.training.memory.limits import free_memory, parse_bytes, words
-from blocklora.training.memory.planner import Need, Workload, choose_plans
+from blocklora.training.memory.limits import (
+    free_memory,
+    image_budget,
+    parse_bytes,
+    plan_within,
+    used_memory,
+)
+from blocklora.training.memory.planner import Need, Workload
 from blocklora.training.memory.rivals import clip_lora_need, peft_need
 from blocklora.training.memory.shapes import Adapted, model_shape
 
 __all__ = ["KNOWN", "plan_step"]
 
-# OpenAI's models: id on the hub; width, blocks, patch of the image tower, side of a picture; width of the text tower.
+# OpenAI's models: id on the hub; width, blocks, patch of the image tower, side of an image; width of the text tower.
 KNOWN: dict[str, tuple[str, tuple[int, int, int, int], int]] = {
     "ViT-B/32": ("openai/clip-vit-base-patch32", (768, 12, 32, 224), 512),
     "ViT-B/16": ("openai/clip-vit-base-patch16", (768, 12, 16, 224), 512),
@@ -31,6 +40,7 @@ _GROUPS = (("q", "k", "v"), ("out",), ("fc1",), ("fc2",))
 # Tokens of "a photo of a NAME." for ImageNet's 1,000 names under OpenAI's tokenizer, both special tokens included.
 _LENGTHS = {8: 246, 9: 508, 10: 155, 11: 49, 12: 24, 13: 9, 14: 7, 15: 1, 18: 1}
 _OPENING = 5  # start of text, and "a photo of a"
+_IMAGE_BYTES = 3 * 500 * 375
 
 
 def plan_step(
@@ -42,6 +52,8 @@ def plan_step(
     memory: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    shots: int = 16,
+    resources: Resources | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Plan a training step.
@@ -50,10 +62,13 @@ def plan_step(
         model: ``ViT-B/16`` and its kin, a Hugging Face id, a local folder, or ``tiny``. Only a configuration is read.
         classes: Number of classes; their prompts are taken to be as long as those of ImageNet's.
         method: ``block-lora`` or ``clip-lora``.
-        batch_size: Pictures a step.
-        memory: The most memory to use, such as "24GB"; None is what is free on this machine's device.
-        device: Where training would run.
+        batch_size: Images a step.
+        memory: The most memory to use, such as "24GB", as ``fit`` means it: of tensors on a CUDA GPU, elsewhere of the
+            whole process. None is what is free on this machine's device.
+        device: Where training would run. With ``memory`` given, this machine need not have it.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        shots: Training images of a class, for the memory of decoded images; each is taken to have 500 x 375 pixels.
+        resources: Cores and host memory; None is all that this process may use.
         **settings: The method's settings.
 
     Returns:
@@ -69,36 +84,58 @@ def plan_step(
     if method not in ("block-lora", "clip-lora"):
         raise ConfigError(f"method '{method}': expected block-lora or clip-lora, whose steps can be planned.")
     options = make_settings(method, METHODS[method].settings, settings)
-    where = resolve_device(device)
-    wanted = (
-        precision if precision == "fp16" else resolve_precision(precision, where)
-    )  # a GPU elsewhere may be meant
-    number = 4 if wanted == "fp32" else 2
-    limit = parse_bytes(memory) if memory else free_memory(where)
+    resources = resources or available_resources()
+    where = _device(device, memory)
+    number = 4 if _precision(precision, where) == "fp32" else 2
     work = _workload(config, options, method, classes, batch_size, number)
+    work = replace(work, on_cpu=where.type != "cuda", read_ahead=results_held(resources.cores))
     weights = 4 * work.model.parameters
-    chosen = choose_plans(work, limit - weights)
-    need = chosen[0].need
+    limit = parse_bytes(memory) if memory else free_memory(where, resources)
+    used = weights + (used_memory(where) if work.on_cpu else 0)
+    images = min(shots * classes * _IMAGE_BYTES, image_budget(limit - used)) if work.on_cpu else 0
+    forecast = plan_within(work, limit, used, images)
+    chosen, before = forecast.plans, forecast.before
     context = config.text_config.max_position_embeddings
     return {
         "model": model,
+        "device": where.type,
         "classes": classes,
         "batch_size": batch_size,
         "bytes_a_number": number,
         "trained_numbers": work.model.trained,
         "limit_bytes": limit,
-        "plan": words(chosen[0].plan),
+        "plan": str(chosen[0].plan),
         "weights_bytes": weights,
-        **_figures(need, weights),
-        "smaller_plans": [{"plan": words(one.plan), **_figures(one.need, weights)} for one in chosen[1:]],
-        "clip_lora": _figures(clip_lora_need(work, context), weights),
-        "peft_lora": _figures(peft_need(work), weights),
+        "before_bytes": before,
+        **_figures(chosen[0].need, before),
+        "smaller_plans": [{"plan": str(one.plan), **_figures(one.need, before)} for one in chosen[1:]],
+        "clip_lora": _figures(clip_lora_need(work, context), before),
+        "peft_lora": _figures(peft_need(work), before),
     }
 
 
-def _figures(need: Need, weights: int) -> dict[str, Any]:
-    """What a way to train needs, as JSON-ready values."""
-    return {"peak_bytes": weights + need.step, **asdict(need)}
+def _device(name: str, memory: str | None) -> torch.device:
+    """Return the device; where the memory is given, a GPU of another machine may be meant."""
+    try:
+        return resolve_device(name)
+    except ConfigError:
+        if memory and name in ("cuda", "mps"):
+            return torch.device(name)
+        raise
+
+
+def _precision(name: str, device: torch.device) -> str:
+    """Return the precision; a GPU of another machine is taken to compute bf16 natively."""
+    if name == "fp16":
+        return name
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return resolve_precision("bf16" if name == "auto" else name, device)
+    return resolve_precision(name, device)
+
+
+def _figures(need: Need, before: int) -> dict[str, Any]:
+    """What a way to train needs, as JSON-ready values; ``before`` is in use before the first step."""
+    return {"peak_bytes": before + need.step, **asdict(need)}
 
 
 def _workload(

@@ -81,7 +81,7 @@ class Checkpoint:
         header, tensors = self._read()
         if header["fingerprint"] != self._fingerprint:
             raise RunError(
-                f"{self.path}: this checkpoint was made with other settings or other pictures; resume with the "
+                f"{self.path}: this checkpoint was made with other settings or other images; resume with the "
                 "same command that started the run, or start anew with another --out."
             )
         with torch.no_grad():

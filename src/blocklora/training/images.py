@@ -1,7 +1,7 @@
-"""The training pictures of every step: which ones, and how they are cut and flipped.
+"""The training images of every step: which ones, and how they are cut and flipped.
 
 Everything follows from (seed, step) alone, so a resumed run sees what an uninterrupted one would have seen.
-Axes: B = pictures of a batch, S = the side that the model reads, in pixels.
+Axes: B = images of a batch, S = the side that the model reads, in pixels.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from PIL import Image
 from blocklora.clip import crop_size, pixels, random_crop
 from blocklora.data import Example, open_for_model, open_image
 
-__all__ = ["Augment", "TrainingImages"]
+__all__ = ["KEPT_BYTES", "Augment", "TrainingImages"]
 
 Augment = Literal["crop-flip", "crop", "none"]
 _ORDER, _CUT = 0, 1  # what a random stream is for
-_KEPT_BYTES = 2 * 1024**3
+KEPT_BYTES = 2 * 1024**3
+"""The most bytes of decoded images that are kept."""
 _FEW = 8
 _LARGER = 4  # photos are decoded at no less than this many times S, enough for the smallest crop
 
@@ -29,19 +30,19 @@ _LARGER = 4  # photos are decoded at no less than this many times S, enough for 
 class TrainingImages:
     """Batches of pixel values, by step.
 
-    Every epoch shuffles all pictures and cuts them into batches; the last batch may be smaller.
+    Every epoch shuffles all images and cuts them into batches; the last batch may be smaller.
 
     Args:
-        examples: Readable pictures with their labels.
+        examples: Readable images with their labels.
         processor: The checkpoint's image processor.
         batch_size: The largest B.
         augment: ``crop-flip`` (a random crop of 8% to 100% of the area, then a mirror image half of the
-            time), ``crop`` (no mirror image), or ``none`` (what a test picture gets).
+            time), ``crop`` (no mirror image), or ``none`` (what a test image gets).
         seed: Where all randomness comes from.
 
     Attributes:
         batch_size: The largest B.
-        budget: How many bytes of decoded pictures are kept; the others are decoded whenever they are due.
+        budget: How many bytes of decoded images are kept; the others are decoded whenever they are due.
     """
 
     def __init__(
@@ -53,24 +54,24 @@ class TrainingImages:
         self._augment = augment
         self._seed = seed
         self._size = crop_size(processor)
-        self.budget = _KEPT_BYTES
+        self.budget = KEPT_BYTES
         self._kept: dict[int, Image.Image] = {}
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
     def expected_bytes(self) -> int:
-        """Estimate what the kept pictures will take, from the first few, which are opened for it."""
+        """Estimate what the kept images will take, from the first few, which are opened for it."""
         few = range(min(_FEW, len(self._examples)))
         sizes = [3 * picture.width * picture.height for picture in map(self._open, few)]
         return min(sum(sizes) * len(self._examples) // len(sizes), self.budget)
 
     @property
     def fixed(self) -> bool:
-        """Whether a picture's pixel values are the same in every step."""
+        """Whether an image's pixel values are the same in every step."""
         return self._augment == "none"
 
     def all_pixels(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield the pixel values of all pictures in their order, ``batch_size`` at a time, without augmentation."""
+        """Yield the pixel values of all images in their order, ``batch_size`` at a time, without augmentation."""
         for start in range(0, len(self._examples), batch_size):
             chosen = range(start, min(start + batch_size, len(self._examples)))
             yield torch.stack([pixels(self._open(index), self._processor) for index in chosen])
@@ -81,8 +82,15 @@ class TrainingImages:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0."""
-        values = [self._pixels(index, step, place) for place, index in enumerate(self.indices(step))]
-        return torch.stack(values), self.labels(step)
+        indices = self.indices(step)
+        first = self._pixels(indices[0], step, 0)
+        values = first.new_empty(
+            len(indices), *first.shape
+        )  # filled in place: stacking would hold a batch twice
+        values[0] = first
+        for place, index in enumerate(indices[1:], 1):
+            values[place] = self._pixels(index, step, place)
+        return values, self.labels(step)
 
     def indices(self, step: int) -> list[int]:
         """Return which examples make up the batch of a step."""
@@ -104,7 +112,7 @@ class TrainingImages:
         return pixels(cut, self._processor, resized=True)
 
     def _open(self, index: int) -> Image.Image:
-        """Decode a picture, and keep it while there is room."""
+        """Decode an image, and keep it while there is room."""
         kept = self._kept.get(index)
         if kept is not None:
             return kept

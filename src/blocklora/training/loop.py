@@ -1,6 +1,6 @@
-"""Training an adapter in CLIP's towers: pictures and class prompts in, an adapter that tells the classes apart out.
+"""Training an adapter in CLIP's towers: images and class prompts in, an adapter that tells the classes apart out.
 
-Axes: B = pictures of a batch, M = all training pictures, N = classes, L = tokens of the longest prompt, D = the
+Axes: B = images of a batch, M = all training images, N = classes, L = tokens of the longest prompt, D = the
 width of the shared space.
 """
 
@@ -84,12 +84,9 @@ def train(
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
     model = towers.model
-    model.train()
-    for tower in (model.vision_model, model.text_model):
-        if not trains(tower):  # a tower that only gives features drops nothing
-            tower.eval()
-    plans = _first_plans(checkpoint, plans)
     with compute.training(), _own_random_stream(compute.device):
+        _training_mode(model)
+        plans = _first_plans(checkpoint, plans)
         fixed = pictures.fixed and not trains(model.vision_model)
         size = plans[0].micro_batch or pictures.batch_size
         batches: Batches = _Features(towers, pictures, size) if fixed else pictures
@@ -110,6 +107,14 @@ def train(
         )
     model.eval()
     return Training(curve.losses, curve.lrs, curve.seconds, steps.plan, tuple(steps.notes))
+
+
+def _training_mode(model: Any) -> None:
+    """Put the model into training mode, but for a tower that is not trained: it drops nothing."""
+    model.train()
+    for tower in (model.vision_model, model.text_model):
+        if not trains(tower):
+            tower.eval()
 
 
 def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
@@ -178,7 +183,7 @@ class _Steps:
 
 
 class _Features:
-    """Batches of the features of pictures that never change, encoded ``size`` at a time by a tower not trained."""
+    """Batches of the features of images that never change, encoded ``size`` at a time by a tower not trained."""
 
     def __init__(self, towers: Towers, pictures: TrainingImages, size: int) -> None:
         self._pictures = pictures

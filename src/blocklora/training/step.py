@@ -1,8 +1,8 @@
 """One training step under a plan: the loss, and its gradient in the model's trainable parameters.
 
-Axes: B = pictures of a batch, N = classes, D = the width of the shared space.
+Axes: B = images of a batch, N = classes, D = the width of the shared space.
 
-The two towers meet only in the logits. So the class features are computed first; then pictures, in micro-batches, go
+The two towers meet only in the logits. So the class features are computed first; then images, in micro-batches, go
 forward and backward against them; and at last the gradient that has gathered at the class features goes back through
 the text tower. With a plan that cuts the classes into several passes, the first pass keeps nothing, and each is run
 again, with the same dropout masks, when its gradient is there: memory is then bounded whatever N is.
@@ -24,7 +24,7 @@ from blocklora.clip.towers import Towers
 
 __all__ = ["Plan", "TextSide", "gradient"]
 
-_DROPOUT = 2  # what a random stream is for, beside those of training/pictures.py
+_DROPOUT = 2  # what a random stream is for, beside those of training/images.py
 _IMAGES, _TEXTS = 0, 1
 Backward = Callable[[Tensor], None]
 
@@ -36,7 +36,7 @@ class Plan:
     Attributes:
         images: What the image tower keeps for backward.
         texts: What the text tower keeps.
-        micro_batch: Pictures that go through at a time; None: the whole batch.
+        micro_batch: Images that go through at a time; None: the whole batch.
         chunk: Classes that go through at a time, twice; None: all, once.
     """
 
@@ -44,6 +44,18 @@ class Plan:
     texts: Keep = "all"
     micro_batch: int | None = None
     chunk: int | None = None
+
+    def __str__(self) -> str:
+        keeps = {"all": "keeps everything", "no-mlp": "recomputes its MLP", "inputs": "is recomputed"}
+        if self.images == self.texts:
+            parts = [f"each block {keeps[self.images]}"]
+        else:
+            parts = [f"images: each block {keeps[self.images]}", f"texts: each block {keeps[self.texts]}"]
+        if self.micro_batch:
+            parts.append(f"images in micro-batches of {self.micro_batch}")
+        if self.chunk:
+            parts.append(f"classes in two passes, {self.chunk} at a time")
+        return ", ".join(parts)
 
 
 class TextSide:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from blocklora.clip.towers import LeanTowers, PlainTowers
 from blocklora.core.errors import ConfigError
+from blocklora.core.resources import Resources, format_bytes
 from blocklora.data import Example
 from blocklora.training.images import TrainingImages
 from blocklora.training.memory import limits as memory
-from blocklora.training.memory.limits import MemoryPlan, parse_bytes, plan_memory, words
+from blocklora.training.memory.limits import MemoryPlan, parse_bytes, plan_memory
 from blocklora.training.memory.planner import Need
 from blocklora.training.step import Plan
 
@@ -54,7 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
             return type("Info", (), {"rss": state["used"]})
 
     monkeypatch.setattr(psutil, "Process", Machine)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": state["free"]}))
+    monkeypatch.setattr(memory, "available_resources", lambda: Resources(2, state["free"]))
     monkeypatch.setattr(memory, "peak_memory_bytes", lambda device: state["peak"])
     return state
 
@@ -101,15 +102,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     assert found is None or found > 0
 
 
-def test_words() -> None:
-    assert words(Plan()) == "each block keeps everything"
-    assert words(Plan("inputs", "no-mlp", 8)) == (
-        "images: each block computes blocks again, texts: each block computes MLPs again, "
-        "pictures in micro-batches of 8"
-    )
-    assert words(Plan(chunk=250)) == "each block keeps everything, classes in two passes, 250 at a time"
-
-
 def test_a_plan_for_what_is_free(
     towers: Any, pictures: TrainingImages, caplog: pytest.LogCaptureFixture, machine: dict[str, int]
 ) -> None:
@@ -121,8 +113,8 @@ def test_a_plan_for_what_is_free(
     decoded = 9 * 3 * 100 * 50
     assert plan.predicted == machine["used"] + decoded + plan.need.step + FIRST
     assert str(plan) == (
-        f"plan: each block keeps everything; {plan.need.flops / 1e9:,.0f} GFLOP a step; peak memory about "
-        f"{plan.predicted / 1e9:.2f} GB of {plan.limit / 1e9:.2f} GB"
+        f"plan: each block keeps everything; {plan.need.flops / 1e9:,.1f} GFLOP a step; peak memory about "
+        f"{format_bytes(plan.predicted)} of {format_bytes(plan.limit)}"
     )
     assert caplog.messages == [f"engine: lean; {plan}"]
 
@@ -153,9 +145,7 @@ def test_a_limit_is_obeyed(towers: Any, pictures: TrainingImages, machine: dict[
     assert tight.plans[0] != tight.plans[-1]
     machine["peak"] = 10**12  # loading the model took more than training will
     assert plan_memory(towers, towers.tokens, pictures, CPU, None).predicted == 10**12
-    with pytest.raises(
-        ConfigError, match=r"the smallest plan needs 0\.00 GB beside .*, and 0\.\d\d GB are left"
-    ):
+    with pytest.raises(ConfigError, match=r"the smallest plan needs \d+ kB beside .*, and 0 B is left"):
         plan_memory(towers, towers.tokens, pictures, CPU, "600MB")
 
 
@@ -205,7 +195,7 @@ def test_what_came_of_it(caplog: pytest.LogCaptureFixture, machine: dict[str, in
             "texts": "all",
             "micro_batch": None,
             "chunk": 8,
-            "words": words(Plan(chunk=8)),
+            "words": str(Plan(chunk=8)),
         },
         "flops_per_step": 2e12,
         "predicted_peak_bytes": 2 * 10**9,
@@ -217,3 +207,30 @@ def test_what_came_of_it(caplog: pytest.LogCaptureFixture, machine: dict[str, in
     none = MemoryPlan((Plan(),), None, 3 * 10**9, 0, CPU).outcome(Plan())
     assert (none["flops_per_step"], none["predicted_peak_bytes"]) == (None, None)
     assert caplog.messages == []
+
+
+def test_a_share_of_the_machine(towers: Any, pictures: TrainingImages, machine: dict[str, int]) -> None:
+    """Each of several workers plans with its own share, and counts the batches that its own cores read ahead."""
+    whole = plan_memory(towers, towers.tokens, pictures, CPU, None, Resources(16, 8 * 10**9))
+    quarter = plan_memory(towers, towers.tokens, pictures, CPU, None, Resources(4, 2 * 10**9))
+    assert whole.limit == machine["used"] + int(0.9 * 8 * 10**9)
+    assert quarter.limit == machine["used"] + int(0.9 * 2 * 10**9)
+    side = towers.model.config.vision_config.image_size
+    assert whole.need is not None
+    assert quarter.need is not None
+    assert whole.need.step - quarter.need.step == (10 - 4) * 4 * 3 * 4 * side**2
+
+
+def test_on_a_gpu_host_memory_is_apart(
+    towers: Any, pictures: TrainingImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * 10**9)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * 10**9, 40 * 10**9))
+    plan = plan_memory(towers, towers.tokens, pictures, gpu, None, Resources(16, 4 * 10**9))
+    assert plan.limit == 10**9 + int(0.9 * 22 * 10**9)
+    assert pictures.budget == 10**9
+    assert plan.need is not None
+    assert plan.predicted == 10**9 + plan.need.step  # neither decoded images nor those read ahead
+    assert plan.need.host == 10 * 4 * 3 * 4 * towers.model.config.vision_config.image_size**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel
 
+from blocklora.clip.text_plan import text_plan
 from blocklora.clip.towers import LeanTowers
+from blocklora.training.memory.costs import image_rows, text_rows, tower_cost
 from blocklora.training.memory.planner import price
 from blocklora.training.memory.shapes import workload
 from blocklora.training.step import Plan, TextSide, gradient
@@ -57,9 +60,12 @@ class Held(TorchDispatchMode):
         self.now -= self.sizes.pop(place, 0)
 
 
-def job(targets: list[str]) -> tuple[LeanTowers, Tensor, Tensor]:
+def job(
+    targets: list[str], times: int = 4, activation: str = "quick_gelu"
+) -> tuple[LeanTowers, Tensor, Tensor]:
     """A CLIP that is small, and still large enough for what is counted to outweigh the rest."""
-    tower = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 2}
+    tower = {"hidden_size": 64, "intermediate_size": 64 * times, "num_hidden_layers": 4}
+    tower |= {"num_attention_heads": 2, "hidden_act": activation}
     text = tower | {"vocab_size": 500, "bos_token_id": 498, "eos_token_id": 499}
     vision = tower | {"image_size": 56, "patch_size": 8}
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
@@ -81,9 +87,9 @@ def job(targets: list[str]) -> tuple[LeanTowers, Tensor, Tensor]:
 def test_a_step_holds_no_more_than_its_price(targets: list[str]) -> None:
     towers, tokens, pixels = job(targets)
     work = workload(
-        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda")
+        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda"), cores=2
     )  # where tensors count, and not a process
-    beside = 4 * 4 * work.model.trained + 4 * pixels.numel() * 4  # moments of AdamW, pictures read ahead
+    beside = 4 * 4 * work.model.trained + 4 * pixels.numel()  # moments of AdamW, the batch
     for plan in PLANS:
         text = TextSide(towers, tokens, trained=True, plan=plan)
         with Held(towers.model) as held:
@@ -94,3 +100,27 @@ def test_a_step_holds_no_more_than_its_price(targets: list[str]) -> None:
         towers.model.zero_grad()
         priced = price(work, plan).step - beside
         assert 0.7 * priced < held.peak < 1.05 * priced, (plan, held.peak / priced)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("times", [1, 2, 4])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "v_proj"], ["fc1"]], ids="-".join)
+def test_a_tower_holds_no_more_than_its_cost(targets: list[str], activation: str, times: int) -> None:
+    """With narrow MLPs the gradients of q, k and v come to most, with wide ones the MLP's inside."""
+    towers, tokens, pixels = job(targets, times, activation)
+    shape = workload(
+        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda"), cores=2
+    ).model
+    plan = text_plan(tokens, 499, share=True)
+    runs: list[tuple[Any, Any, Any]] = [
+        (shape.text, text_rows(plan.opening, plan.groups), partial(towers._texts.texts, plan)),
+        (shape.vision, image_rows(PICTURES, shape.tokens), partial(towers.images, pixels)),
+    ]
+    for tower, rows, run in runs:
+        for keep in ("all", "no-mlp", "inputs"):
+            with Held(towers.model) as held:
+                run(keep=keep).sum().backward()
+            towers.model.zero_grad()
+            cost = tower_cost(tower, rows, keep, 4).peak
+            assert 0.7 * cost < held.peak < 1.02 * cost, (tower, keep, held.peak / cost)

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.core.errors import ConfigError
+from blocklora.core.resources import format_bytes
+from blocklora.core.threads import results_held
 from blocklora.training.memory import planner
 from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload, choose_plans, price
@@ -93,8 +95,8 @@ def test_an_impossible_limit() -> None:
     with pytest.raises(ConfigError) as caught:
         choose_plans(work(), smallest - 1)
     assert str(caught.value) == (
-        f"the smallest plan needs {smallest / 1e9:.2f} GB beside the weights and what is in use already, and "
-        f"{(smallest - 1) / 1e9:.2f} GB are left: allow more memory, take a smaller model, or 16 bits on a GPU."
+        f"the smallest plan needs {format_bytes(smallest)} beside the weights and what is in use already, and "
+        f"{format_bytes(smallest - 1)} is left: allow more memory, take a smaller model, or 16 bits on a GPU."
     )
 
 
@@ -149,7 +151,20 @@ def test_very_small_jobs(pictures: int, classes: int) -> None:
 
 
 def test_a_process_is_larger_than_its_tensors() -> None:
+    batch = 32 * 3 * 224 * 224 * 4
     for plan, factor in ((Plan(), 1.25 / 1.08), (Plan(micro_batch=8), 1.8 / 1.08)):
-        tensors, process = price(work(), plan), price(work(on_cpu=True), plan)
+        tensors, process = price(work(), plan), price(work(on_cpu=True, read_ahead=1), plan)
         assert process.flops == tensors.flops
         assert 1 < process.step / tensors.step < factor
+        assert (tensors.host, process.host) == (4 * batch, 0)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 8, 16, 64])
+def test_images_read_ahead_are_counted_where_they_are(cores: int) -> None:
+    """As many batches as exist: in the process on a CPU; on a GPU one is there, and all are in host memory."""
+    batch, held = 32 * 3 * 224 * 224 * 4, results_held(cores)
+    process = price(work(on_cpu=True, read_ahead=held), Plan())
+    assert process.step - price(work(on_cpu=True, read_ahead=0), Plan()).step == held * batch
+    gpu = price(work(read_ahead=held), Plan())
+    assert gpu.host == held * batch
+    assert gpu.step == price(work(read_ahead=0), Plan()).step

@@ -54,7 +54,7 @@ def fit_adapter(
         prefix_sharing=settings.prefix_sharing == "on",
     )
     images = training_images(job, settings.batch_size, settings.augment)
-    memory = plan_memory(towers, job.task.tokens, images, job.device, settings.memory_limit)
+    memory = plan_memory(towers, job.task.tokens, images, job.device, settings.memory_limit, job.resources)
     steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
     training = train(
         towers,

@@ -1,6 +1,6 @@
 """What a training step of the lean engine computes and keeps, counted from shapes alone.
 
-Letters: T rows that go through a tower, W rows of them that are wanted at its end (a picture's class token, a prompt's
+Letters: T rows that go through a tower, W rows of them that are wanted at its end (an image's class token, a prompt's
 end-of-text token), d the width of a tower, m that of its MLP, K the rank of the low-rank part of one (fused) layer,
 e bytes of a number.
 
@@ -97,7 +97,7 @@ class Cost:
 
 
 def image_rows(pictures: int, tokens: int) -> Rows:
-    """Return the rows of pictures that have so many tokens each, the class token included."""
+    """Return the rows of images that have so many tokens each, the class token included."""
     total = pictures * tokens
     return Rows(total, pictures, total * tokens, total, light=False)
 
@@ -149,7 +149,7 @@ def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int) -> Cost:
             backward += _mlp_again(shape, rows, ranks, last) if keep == "no-mlp" else 0
         # Backward begins at the last block, and frees what a block kept when it is through with it.
         again = kept if keep == "inputs" else 0
-        peak = max(peak, saved + again + number * _working(shape, rows, ranks, last, keep == "no-mlp"))
+        peak = max(peak, saved + again + number * _working(shape, rows, ranks, last, keep))
     return Cost(forward, backward, saved, peak)
 
 
@@ -243,16 +243,22 @@ def _saved(
     return number * total + sums
 
 
-def _working(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, recomputed: bool) -> int:
-    """Numbers that a block's backward holds for a moment: in its MLP, or in q, k and v."""
+def _working(shape: TowerShape, rows: Rows, ranks: Sequence[int], last: bool, keep: Keep) -> int:
+    """Numbers that a block's backward holds for a moment beside what the block kept.
+
+    Its MLP comes first. What that kept is freed before the gradients of q, k and v are made.
+    """
     d, m, behind = shape.width, shape.mlp, rows.wanted if last else rows.total
-    wide = (
-        5 if ranks[3] else 2
-    )  # the inside's gradients; an adapter's input, its mask, and both parts as well
+    recomputed = keep == "no-mlp"
+    # The inside's gradient before and behind the activation; an adapter's input, its mask, and both parts as well.
+    wide = 5 if ranks[3] else 2
     mlp = behind * (wide * m + 2 * d + (m + d if recomputed else 0))  # made again: the inside itself
+    freed = behind * (d + _STATISTICS + (0 if recomputed else m))  # its input and its inside
     if not last:
-        return max(mlp, rows.total * 10 * d)  # gradients of q, k and v, once apart and once together; masks
+        return max(
+            mlp, rows.total * 10 * d - freed
+        )  # gradients of q, k and v, once apart and once together; masks
     # The LayerNorm's output, alone and in z; of q, k and v a mask each and what it leaves; and a gradient. Of what
     # is looked at, the opening once a prompt: itself, gradients as keys and as values, and their sum.
     own = 9 if ranks[0] else 3
-    return max(mlp, own * rows.total * d + 4 * rows.last_pairs * d)
+    return max(mlp, own * rows.total * d + 4 * rows.last_pairs * d - freed)

@@ -1,4 +1,8 @@
-"""Memory that obeys: how much there is, which plan fits into it, and afterwards whether it did."""
+"""The memory planner: how much memory there is, which plan fits into it, and afterwards whether it did.
+
+What memory means: on a CUDA device the bytes of torch's tensors there, host memory apart; elsewhere the whole process,
+with its libraries, weights, decoded images and images that are read ahead. ``fit`` and ``plan`` price alike, here.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,23 @@ from torch import Tensor
 from blocklora.clip.towers import LeanTowers, Towers
 from blocklora.core.device import give_back_freed_memory, peak_memory_bytes
 from blocklora.core.errors import ConfigError
-from blocklora.training.images import TrainingImages
-from blocklora.training.memory.planner import Need, Workload, choose_plans
+from blocklora.core.resources import Resources, available_resources, format_bytes
+from blocklora.training.images import KEPT_BYTES, TrainingImages
+from blocklora.training.memory.planner import Need, Priced, Workload, choose_plans
 from blocklora.training.memory.shapes import workload
 from blocklora.training.step import Plan
 
-__all__ = ["CPU_FIRST", "MemoryPlan", "free_memory", "parse_bytes", "plan_memory", "words"]
+__all__ = [
+    "CPU_FIRST",
+    "Forecast",
+    "MemoryPlan",
+    "free_memory",
+    "image_budget",
+    "parse_bytes",
+    "plan_memory",
+    "plan_within",
+    "used_memory",
+]
 
 _LOG = logging.getLogger(__name__)
 _UNITS = {
@@ -34,9 +49,9 @@ _UNITS = {
     "ti": 2**40,
 }
 _SHARE = 0.9  # of what is free that is planned with, where nobody sets a limit
-_PICTURES = 0.25  # of what is left that decoded pictures may take
+_IMAGES = 0.25  # of what is left that decoded images may take
 CPU_FIRST = 110 * 10**6
-"""On a CPU the process's size is what is measured, and it grows by so many bytes when torch's libraries wake up."""
+"""On a CPU the process's size is what is measured, and torch's libraries take so many bytes at their first use."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +73,12 @@ class MemoryPlan:
     device: torch.device
 
     def __str__(self) -> str:
-        text = f"plan: {words(self.plans[0])}"
+        text = f"plan: {self.plans[0]}"
         if self.need is None:
             return text
         return (
-            f"{text}; {self.need.flops / 1e9:,.0f} GFLOP a step; peak memory about {self.predicted / 1e9:.2f} GB "
-            f"of {self.limit / 1e9:.2f} GB"
+            f"{text}; {self.need.flops / 1e9:,.1f} GFLOP a step; peak memory about {format_bytes(self.predicted)} "
+            f"of {format_bytes(self.limit)}"
         )
 
     def outcome(self, plan: Plan) -> dict[str, Any]:
@@ -78,13 +93,13 @@ class MemoryPlan:
         measured = peak_memory_bytes(self.device)
         if self.predicted:
             _LOG.info(
-                "peak memory: predicted %.2f GB, measured %.2f GB (%+.0f%%)",
-                self.predicted / 1e9,
-                measured / 1e9,
+                "peak memory: predicted %s, measured %s (%+.0f%%)",
+                format_bytes(self.predicted),
+                format_bytes(measured),
                 100 * (measured / self.predicted - 1),
             )
         return {
-            "plan": asdict(plan) | {"words": words(plan)},
+            "plan": asdict(plan) | {"words": str(plan)},
             "flops_per_step": self.need.flops if self.need else None,
             "predicted_peak_bytes": self.predicted or None,
             "measured_peak_bytes": measured,
@@ -93,7 +108,12 @@ class MemoryPlan:
 
 
 def plan_memory(
-    towers: Towers, tokens: Tensor, pictures: TrainingImages, device: torch.device, limit: str | None
+    towers: Towers,
+    tokens: Tensor,
+    pictures: TrainingImages,
+    device: torch.device,
+    limit: str | None,
+    resources: Resources | None = None,
 ) -> MemoryPlan:
     """Choose how the steps of a run are cut for the memory of its device, and log it.
 
@@ -103,19 +123,21 @@ def plan_memory(
         pictures: The batches.
         device: Where training runs.
         limit: The most memory to use, such as "24GB"; None: nine tenths of what is free now.
+        resources: Cores and host memory of this process; None is all that it may use.
 
     Raises:
         ConfigError: The limit cannot be read, not even the smallest plan fits into it, or the ordinary forward runs,
             whose memory cannot be limited.
     """
-    used, _ = _memory(device)
-    most = parse_bytes(limit) if limit else free_memory(device)
-    on_gpu = device.type == "cuda"
-    host = psutil.virtual_memory().available if on_gpu else most - used
-    pictures.budget = max(0, min(pictures.budget, int(_PICTURES * host)))
-    used += 0 if on_gpu else pictures.expected_bytes()
+    resources = resources or available_resources()
+    used = used_memory(device)
+    most = parse_bytes(limit) if limit else free_memory(device, resources)
+    host = resources.memory_bytes if device.type == "cuda" else most - used
+    pictures.budget = min(pictures.budget, image_budget(host))
     if isinstance(towers, LeanTowers):
-        plan = _planned(workload(towers, tokens, pictures, device), device, used, most, limited=bool(limit))
+        work = workload(towers, tokens, pictures, device, resources.cores)
+        forecast = plan_within(work, most, used, pictures.expected_bytes())
+        plan = _chosen(forecast, device, most, limited=bool(limit))
     elif limit:
         raise ConfigError(
             f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "
@@ -127,17 +149,52 @@ def plan_memory(
     return plan
 
 
-def _planned(work: Workload, device: torch.device, used: int, most: int, *, limited: bool) -> MemoryPlan:
-    """Choose the fastest plan that fits, and predict its peak; on a CPU, see that the process keeps to it."""
-    first = 0 if device.type == "cuda" else CPU_FIRST
-    chosen = choose_plans(work, most - used - first)
-    need = chosen[0].need
-    predicted = used + first + need.step
-    if device.type == "cpu" and (limited or need.step > (most - used - first) // 2):
+@dataclass(frozen=True)
+class Forecast:
+    """The plans that fit into a limit, and what is in use before the first step.
+
+    Attributes:
+        plans: The plan to take, then ever smaller ones.
+        before: Bytes in use whatever the plan.
+    """
+
+    plans: tuple[Priced, ...]
+    before: int
+
+    def peak(self, place: int = 0) -> int:
+        """Return the peak that is expected under one of the plans, in bytes."""
+        return self.before + self.plans[place].need.step
+
+
+def plan_within(work: Workload, limit: int, used: int, images: int) -> Forecast:
+    """Choose the fastest plan that fits into a limit.
+
+    Args:
+        work: What a step has to do.
+        limit: The most memory, in bytes.
+        used: What is in use when the model is loaded, in bytes: the process, or the tensors on a GPU.
+        images: Bytes of decoded training images, which are kept in host memory.
+
+    Raises:
+        ConfigError: Not even the smallest plan fits.
+    """
+    before = used + (CPU_FIRST + images if work.on_cpu else 0)
+    return Forecast(tuple(choose_plans(work, limit - before)), before)
+
+
+def image_budget(room: int) -> int:
+    """Return how many bytes of decoded training images may be kept in so much free host memory."""
+    return max(0, min(KEPT_BYTES, int(_IMAGES * room)))
+
+
+def _chosen(forecast: Forecast, device: torch.device, most: int, *, limited: bool) -> MemoryPlan:
+    """Take a forecast's plans; on a CPU, see that the process keeps to them."""
+    need, predicted = forecast.plans[0].need, forecast.peak()
+    if device.type == "cpu" and (limited or need.step > (most - forecast.before) // 2):
         give_back_freed_memory()
     if device.type != "cuda":
         predicted = max(predicted, peak_memory_bytes(device))  # loading may have needed more
-    return MemoryPlan(tuple(one.plan for one in chosen), need, most, predicted, device)
+    return MemoryPlan(tuple(one.plan for one in forecast.plans), need, most, predicted, device)
 
 
 def _halved(pictures: int, classes: int) -> tuple[Plan, ...]:
@@ -147,22 +204,6 @@ def _halved(pictures: int, classes: int) -> tuple[Plan, ...]:
         pictures, classes = -(-pictures // 2), -(-classes // 2)
         plans.append(Plan(micro_batch=pictures, chunk=classes))
     return tuple(plans)
-
-
-def words(plan: Plan) -> str:
-    """Say what a plan does."""
-    keeps = {"all": "keeps everything", "no-mlp": "computes MLPs again", "inputs": "computes blocks again"}
-    same = plan.images == plan.texts
-    parts = (
-        [f"each block {keeps[plan.images]}"]
-        if same
-        else [f"images: each block {keeps[plan.images]}", f"texts: each block {keeps[plan.texts]}"]
-    )
-    if plan.micro_batch:
-        parts.append(f"pictures in micro-batches of {plan.micro_batch}")
-    if plan.chunk:
-        parts.append(f"classes in two passes, {plan.chunk} at a time")
-    return ", ".join(parts)
 
 
 def parse_bytes(text: str) -> int:
@@ -179,16 +220,17 @@ def parse_bytes(text: str) -> int:
     return amount
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device, resources: Resources) -> int:
     """Return how many bytes are planned with where nobody sets a limit, those already in use included."""
-    used, free = _memory(device)
-    return int(used + _SHARE * free)
-
-
-def _memory(device: torch.device) -> tuple[int, int]:
-    """Return the bytes in use by this process, and those free."""
+    free = resources.memory_bytes
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.memory_allocated(device)), int(free + cached)
-    return int(psutil.Process().memory_info().rss), int(psutil.virtual_memory().available)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        free -= torch.cuda.memory_allocated(device)
+    return int(used_memory(device) + _SHARE * free)
+
+
+def used_memory(device: torch.device) -> int:
+    """Return the bytes in use now: of torch's tensors on a CUDA device, elsewhere of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)

@@ -15,6 +15,8 @@ from functools import lru_cache
 from blocklora.clip.lean import Keep
 from blocklora.clip.text_plan import Group
 from blocklora.core.errors import ConfigError
+from blocklora.core.resources import format_bytes
+from blocklora.core.threads import results_held
 from blocklora.training.memory.costs import Cost, TowerShape, image_rows, text_rows, tower_cost
 from blocklora.training.step import Plan
 
@@ -22,10 +24,9 @@ __all__ = ["ModelShape", "Need", "Priced", "Workload", "choose_plans", "price"]
 
 _KEEPS: tuple[Keep, ...] = ("all", "no-mlp", "inputs")
 _PASS_FLOPS = 2e9  # what starting one more pass costs beside its products, for the choice only
-_STATE_COPIES = 4  # of every trained number: itself, its gradient, AdamW's two moments
+_STATE_COPIES = 4  # of every trainable parameter: itself, its gradient, AdamW's two moments
 _SMALLEST_CHUNK = 8
 _NEXT = 0.75  # a plan to fall back to needs at most this share of the memory of the one before
-_READ_AHEAD = 4  # batches of pictures that exist at a time
 # Measured peaks over counted ones. A GPU's allocator loses a little between blocks of memory. On a CPU the process's
 # size is what is measured, and glibc's allocator, to which these are fitted, gives little back between passes.
 _SLACK, _CPU_SLACK, _CPU_SLACK_BETWEEN_PASSES = 1.08, 1.25, 1.8
@@ -38,11 +39,11 @@ class ModelShape:
     Attributes:
         vision: The image tower.
         text: The text tower.
-        tokens: Tokens of a picture, the class token included.
-        side: Side of a picture in pixels.
+        tokens: Tokens of an image, the class token included.
+        side: Side of an image in pixels.
         space: Width of the shared space.
-        parameters: All numbers of the frozen model.
-        trained: All trained numbers.
+        parameters: Parameters of the frozen model.
+        trained: Trainable parameters.
     """
 
     vision: TowerShape
@@ -60,12 +61,13 @@ class Workload:
 
     Attributes:
         model: The model's shape.
-        pictures: Pictures of a batch.
+        pictures: Images of a batch.
         lengths: Tokens of every class prompt, both special tokens included.
         opening: Tokens that all prompts begin with, computed once; 0 where that is switched off.
         number: Bytes of a number in activations: 4, or 2 in 16-bit precision.
-        on_cpu: Whether the size of a process is what counts, and not that of tensors.
-        image_features: Whether pictures come as features, computed once (an image tower that is not trained).
+        on_cpu: Whether memory means the whole process, and not the tensors on a GPU.
+        image_features: Whether images come as features, computed once (an image tower that is not trained).
+        read_ahead: Batches of pixel values that exist at a time in host memory.
     """
 
     model: ModelShape
@@ -75,6 +77,7 @@ class Workload:
     number: int = 4
     on_cpu: bool = False
     image_features: bool = False
+    read_ahead: int = results_held(2)
 
     @property
     def trains_text(self) -> bool:
@@ -89,12 +92,14 @@ class Need:
     Attributes:
         flops: Of one step.
         saved: The most bytes that autograd holds at a time.
-        step: All bytes that a step needs beside the frozen weights.
+        step: All bytes that a step needs beside the frozen weights: of the process on a CPU, else of the GPU.
+        host: Bytes of host memory for images that are read ahead, where ``step`` is on a GPU; else 0.
     """
 
     flops: float
     saved: int
     step: int
+    host: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,11 @@ def price(work: Workload, plan: Plan) -> Need:
     saved, text_peak = max(cost.saved for cost in texts), max(cost.peak for cost in texts)
     image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
     flops, before = (image.forward + image.backward) * work.pictures / size, 0
-    if work.image_features:  # so are the pictures' own; that is over before a step begins
+    if work.image_features:  # so are the images' own; that is over before a step begins
         flops, before, image = 0.0, image.peak, Cost(0, 0, 0, 0)
     if not work.trains_text:  # its features are computed once, before the first step
         peak, saved = max(image.peak, text_peak), image.saved
-    elif len(texts) == 1:  # kept while the pictures go through
+    elif len(texts) == 1:  # kept while the images go through
         flops += texts[0].forward + texts[0].backward
         peak, saved = max(text_peak, saved + image.peak), saved + image.saved
     else:
@@ -124,9 +129,18 @@ def price(work: Workload, plan: Plan) -> Need:
         peak, saved = max(image.peak, text_peak), max(image.saved, saved)
     peak, classes = max(peak, before), len(work.lengths)
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
-    pixels = 4 * 3 * model.side**2 * (size if work.image_features else work.pictures * _READ_AHEAD)
+    pixels, host = _pixel_bytes(work, size)
     state = 4 * _STATE_COPIES * model.trained
-    return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state)
+    return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state, host)
+
+
+def _pixel_bytes(work: Workload, size: int) -> tuple[int, int]:
+    """Bytes of pixel values: where a step computes, and in host memory beside it; on a CPU these are one."""
+    one = 4 * 3 * work.model.side**2
+    if work.image_features:  # encoded before the first step, and not read ahead
+        return one * size, 0 if work.on_cpu else one * size
+    ahead = one * work.pictures * work.read_ahead
+    return (ahead, 0) if work.on_cpu else (one * work.pictures, ahead)
 
 
 def _slack(work: Workload, plan: Plan) -> float:
@@ -153,8 +167,9 @@ def choose_plans(work: Workload, room: int) -> list[Priced]:
     smallest = min(priced, key=lambda one: one.need.step)
     if smallest.need.step > room:
         raise ConfigError(
-            f"the smallest plan needs {smallest.need.step / 1e9:.2f} GB beside the weights and what is in use already, "
-            f"and {max(room, 0) / 1e9:.2f} GB are left: allow more memory, take a smaller model, or 16 bits on a GPU."
+            f"the smallest plan needs {format_bytes(smallest.need.step)} beside the weights and what is in use "
+            f"already, and {format_bytes(max(room, 0))} is left: allow more memory, take a smaller model, or 16 bits "
+            "on a GPU."
         )
     chosen: list[Priced] = []
     while fitting := [one for one in priced if one.need.step <= room]:
@@ -173,7 +188,7 @@ def _seconds(work: Workload, one: Priced) -> float:
 
 
 def _candidates(work: Workload) -> Iterator[Plan]:
-    """Every sensible plan: halves of the batch down to one picture, halves of the classes down to a few."""
+    """Every sensible plan: halves of the batch down to one image, halves of the classes down to a few."""
     sizes = [None, *_halves(work.pictures, 1)]
     chunks = [None, *_halves(len(work.lengths), _SMALLEST_CHUNK)]
     for images, texts, size, chunk in itertools.product(_KEEPS, _KEEPS, sizes, chunks):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blocklora.clip.text_plan import prompt_lengths, text_plan
 from blocklora.clip.towers import LeanTowers, trains
+from blocklora.core.threads import results_held
 from blocklora.training.images import TrainingImages
 from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload
@@ -20,7 +21,9 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 """The adapted blocks of a tower, a run of indices or none, and the ranks of their (q, k, v), out, fc1 and fc2."""
 
 
-def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingImages, device: torch.device) -> Workload:
+def workload(
+    towers: LeanTowers, tokens: Tensor, pictures: TrainingImages, device: torch.device, cores: int
+) -> Workload:
     """Describe one training step.
 
     Args:
@@ -28,6 +31,7 @@ def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingImages, devic
         tokens: Token ids of the class prompts (N, L).
         pictures: The batches.
         device: Where training runs.
+        cores: Cores that read images ahead.
     """
     model, end = towers.model, int(towers.model.text_model.config.eos_token_id)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -39,6 +43,7 @@ def workload(towers: LeanTowers, tokens: Tensor, pictures: TrainingImages, devic
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
         image_features=pictures.fixed and not trains(model.vision_model),
+        read_ahead=results_held(cores),
     )
 
 
@@ -48,7 +53,7 @@ def model_shape(config: Any, adapted: Mapping[str, Adapted], trained: int) -> Mo
     Args:
         config: A ``CLIPConfig``.
         adapted: What is adapted in each tower, ``vision`` and ``text``.
-        trained: How many numbers are trained.
+        trained: Trainable parameters.
     """
     vision, text = config.vision_config, config.text_config
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
