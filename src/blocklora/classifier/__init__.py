@@ -5,8 +5,7 @@ from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_t
 from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images
 from blocklora.classifier.files import (
-    ADAPTER,
-    CLASSIFIER,
+    CLASSIFIER_FILES,
     ClassifierRecord,
     read_both_towers,
     read_classifier,
@@ -17,8 +16,7 @@ from blocklora.classifier.other_classes import mean_features, other_classes, tem
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 
 __all__ = [
-    "ADAPTER",
-    "CLASSIFIER",
+    "CLASSIFIER_FILES",
     "CONDITIONAL",
     "HEADS",
     "NOTHING_KEPT",

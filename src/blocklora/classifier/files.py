@@ -36,6 +36,7 @@ from blocklora.core.files import replace_in_folder, write_bytes, write_json
 __all__ = [
     "ADAPTER",
     "CLASSIFIER",
+    "CLASSIFIER_FILES",
     "ClassifierRecord",
     "read_both_towers",
     "read_classifier",
@@ -46,7 +47,7 @@ CLASSIFIER = "classifier.json"
 _FORMAT = 2
 ADAPTER, _FEATURES, _IMAGE = "adapter", "class_features.safetensors", "image_tower.safetensors"
 _TEXT = "text_tower.safetensors"
-_ALL = (ADAPTER, _FEATURES, _IMAGE, _TEXT, CLASSIFIER)  # the last one last
+CLASSIFIER_FILES = (ADAPTER, _FEATURES, _IMAGE, _TEXT, CLASSIFIER)  # the last one last
 _ZERO_SHOT, _HEAD = "zero_shot", "head/"
 
 Label = str | int | float | bool
@@ -121,7 +122,7 @@ def write_classifier(
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: this is a file; expected a folder, or a new name for one.")
-    with replace_in_folder(folder, _ALL) as staged:
+    with replace_in_folder(folder, CLASSIFIER_FILES) as staged:
         if classifier.adapter is not None:
             _write_adapter(staged / ADAPTER, classifier)
         features = {_HEAD + name: tensor for name, tensor in classifier.head.tensors.items()}

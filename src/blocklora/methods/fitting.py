@@ -18,6 +18,7 @@ from blocklora.classifier import (
     encode,
     other_classes,
 )
+from blocklora.clip import Engine
 from blocklora.core.choices import Choice
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
@@ -76,7 +77,10 @@ def fit_classifier(
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
     with compute.training():
         torch.nn.Module.to(clip.model, compute.device)
-        job = Job(task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step)
+        engine: Engine = getattr(config.settings, "engine", "auto")
+        job = Job(
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine
+        )
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, config.settings)
         seconds = time.monotonic() + store.seconds_spared - began
@@ -101,7 +105,13 @@ def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[st
     """Let the mean over templates predict, as the text tower sees them after training."""
     model = prepared.clip.model if classifier.adapter is None else classifier.adapter.get_base_model()
     head = other_classes(
-        classifier.head, classifier.text, model, prepared.clip, prepared.task.class_names, templates
+        classifier.head,
+        classifier.text,
+        model,
+        prepared.clip,
+        prepared.task.class_names,
+        templates,
+        engine=classifier.engine,
     )
     return replace(classifier, head=head)
 

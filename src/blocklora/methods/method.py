@@ -87,6 +87,7 @@ class Job:
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
+        engine: Which engine computes features, for methods that let one choose.
     """
 
     task: Task
@@ -98,6 +99,7 @@ class Job:
     resources: Resources | None = None
     checkpoint: Checkpoint | None = None
     on_step: OnStep | None = None
+    engine: Engine = "auto"
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +114,7 @@ class Job:
     @cached_property
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
-        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,))
+        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
 
     def classifier(
         self,
@@ -122,7 +124,6 @@ class Job:
         adapter: Any = None,
         image: ImageChange | None = None,
         text: TextChange | None = None,
-        engine: Engine = "auto",
     ) -> Classifier:
         """Return the classifier that a method learned.
 
@@ -132,7 +133,6 @@ class Job:
             adapter: A ``PeftModel`` around a view of the model.
             image: What else was changed in the image tower.
             text: What was learned about class names in general; None where only these classes were learned.
-            engine: Which engine computed features.
         """
         if head is None:
             if class_features is None:
@@ -148,7 +148,7 @@ class Job:
             adapter=adapter,
             image=image or ImageChange(),
             text=text,
-            engine=engine,
+            engine=self.engine,
             precision=self.compute.precision,
         )
 
