@@ -160,7 +160,8 @@ def read_classifier(
         raise _other_weights(folder, record, "text tower")
     adapter = None
     if record.image_tower_adapted:
-        adapter = _read_adapter(base.model, folder / ADAPTER, image_tower_only=True)
+        alone = not hasattr(base.model, "text_model")  # some families have no class for the image tower alone
+        adapter = _read_adapter(base.model, folder / ADAPTER, image_tower_only=alone)
     return _classifier(folder, record, tensors, base, adapter), record
 
 
