@@ -21,7 +21,7 @@ from blocklora.adapter import BlockLoraConfig
 from blocklora.clip.towers import LeanTowers, PlainTowers
 from blocklora.training.memory.planner import Workload
 from blocklora.training.memory.shapes import model_shape
-from blocklora.training.step import Plan, ClassFeatures, gradient
+from blocklora.training.step import ClassFeatures, Plan, gradient
 
 __all__ = [
     "BACKBONES",

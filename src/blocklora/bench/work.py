@@ -72,7 +72,7 @@ class RunOrder:
     files: Mapping[Path, str]
 
 
-class _Steps:
+class _ToldProgress:
     """Passes a run's progress on."""
 
     def __init__(self, tell: Tell) -> None:
@@ -139,7 +139,7 @@ def _fit(
         arguments.pop("data"),
         folder,
         resume=resume,
-        progress=_Steps(tell),
+        progress=_ToldProgress(tell),
         store=FeatureStore(settings.features),
         resources=settings.resources,
         **arguments,

@@ -41,7 +41,7 @@ def fit(options: FitOptions) -> None:
     if options.as_json:
         print_json(metrics_json(metrics) | {"run": str(run)})
     else:
-        print_metrics(metrics_json(metrics), run)
+        print_metrics(metrics, run)
 
 
 @takes(FitOptions)
