@@ -12,7 +12,7 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ def _checked_places(table: Path, columns: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _row(table: Path, number: int, cell: dict[str, Any]) -> _TableRow:
+def _row(table: Path, number: int, cell: Mapping[str, Any]) -> _TableRow:
     """Check one row's cells."""
     image = cell["image"]
     if isinstance(image, dict):  # the hub's image: bytes, or a path where the bytes are missing
