@@ -15,7 +15,7 @@ from blocklora.data.literature.benchmarks import (
     known_benchmark,
     missing,
 )
-from blocklora.data.literature.inventory import expected_tree, inventory
+from blocklora.data.literature.inventory import Inventory, expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import (
@@ -44,6 +44,7 @@ __all__ = [
     "Example",
     "FewShotSplit",
     "Half",
+    "Inventory",
     "LabelledImages",
     "Picture",
     "SamplingProtocol",

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _EXPECTED = "columns 'image' (a path), 'label' and optionally 'split' (train, va
 
 
 @dataclass(frozen=True)
-class _Row:
+class _TableRow:
     number: int
     image: str | bytes
     label: str
@@ -66,7 +66,7 @@ def read_table(table: Path) -> Dataset:
     class_names = in_order(row.label for row in rows)
     labels = {name: label for label, name in enumerate(class_names)}
     parts: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
-    first: dict[str, tuple[_Row, str]] = {}
+    first: dict[str, tuple[_TableRow, str]] = {}
     missing: list[str] = []
     repeated = 0
     finder = Finder()
@@ -104,7 +104,7 @@ def read_table(table: Path) -> Dataset:
     return Dataset(table.stem, tuple(class_names), train, val, test, notes=tuple(notes))
 
 
-def _parts(table: Path, rows: Sequence[_Row]) -> list[str]:
+def _parts(table: Path, rows: Sequence[_TableRow]) -> list[str]:
     """Return "train", "val" or "test" for each row; all rows are for training where no row names a split."""
     if not any(row.split for row in rows):
         return ["train"] * len(rows)
@@ -123,7 +123,7 @@ def _posix(folder: Path, text: str) -> str:
     return path if "\\" not in path or os.path.exists(folder / path) else path.replace("\\", "/")
 
 
-def _refuse_conflict(table: Path, earlier: tuple[_Row, str], later: tuple[_Row, str]) -> None:
+def _refuse_conflict(table: Path, earlier: tuple[_TableRow, str], later: tuple[_TableRow, str]) -> None:
     (one, one_part), (two, two_part) = earlier, later
     if one.label != two.label:
         raise DataError(
@@ -137,7 +137,7 @@ def _refuse_conflict(table: Path, earlier: tuple[_Row, str], later: tuple[_Row, 
         )
 
 
-def _csv_rows(table: Path) -> list[_Row]:
+def _csv_rows(table: Path) -> list[_TableRow]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -171,7 +171,7 @@ def _csv_rows(table: Path) -> list[_Row]:
     return rows
 
 
-def _parquet_rows(table: Path) -> list[_Row]:
+def _parquet_rows(table: Path) -> list[_TableRow]:
     try:
         import pyarrow.lib
         import pyarrow.parquet as parquet
@@ -224,7 +224,7 @@ def _checked_places(table: Path, columns: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _row(table: Path, number: int, cell: dict[str, Any]) -> _Row:
+def _row(table: Path, number: int, cell: Mapping[str, Any]) -> _TableRow:
     """Check one row's cells."""
     image = cell["image"]
     if isinstance(image, dict):  # the hub's image: bytes, or a path where the bytes are missing
@@ -238,7 +238,7 @@ def _row(table: Path, number: int, cell: dict[str, Any]) -> _Row:
         )
     if not label:
         raise DataError(f"{table}: row {number} ({_shown(image)}) has no label: write one, or remove the row")
-    return _Row(number, image, label, _text(cell.get("split")))
+    return _TableRow(number, image, label, _text(cell.get("split")))
 
 
 def _text(value: Any) -> str:
