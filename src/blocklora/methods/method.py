@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier import (
@@ -31,11 +33,24 @@ from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.training import Checkpoint, Curve, OnStep
 
-__all__ = ["EngineUse", "FitResult", "Job", "Method", "PromptUse", "Task", "last_step"]
+__all__ = [
+    "CROSS_VALIDATED",
+    "EngineUse",
+    "FitResult",
+    "HeldOut",
+    "Job",
+    "Method",
+    "PromptUse",
+    "Task",
+    "last_step",
+]
 
 PromptUse = Literal["one", "trained with", "averaged"]
 """What a method makes of several prompts a class: it reads one alone; it trains with their mean; or it trains with one,
 and the mean predicts."""
+
+CROSS_VALIDATED = "cross-validated on the training images"
+"""The reason of a choice by training images, each judged by a classifier that was fitted without it."""
 
 MOST_SHOTS = 16
 """Recipes that say "so many steps a shot" mean at most so many shots."""
@@ -171,6 +186,19 @@ class EngineUse:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What classifiers of the same settings said of training images that they were fitted without.
+
+    Attributes:
+        logits: (M, N).
+        labels: (M,).
+    """
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class FitResult:
     """A classifier, and what the method did.
 
@@ -181,6 +209,7 @@ class FitResult:
         training: What the loop left behind; None where nothing was trained.
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
+        held_out: What sets the temperature where there are no validation images; None where nothing does.
     """
 
     classifier: Classifier
@@ -189,6 +218,7 @@ class FitResult:
     training: Curve | None = None
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,6 @@ def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepare
         *split.notes,
         *_same_prompt_notes(dataset.class_names, tokens),
         *_cut_notes(cut, clip.context_length),
-        *_temperature_notes(len(val)),
     )
     return Prepared(clip, task, notes, (*bad_train, *bad_val))
 
@@ -134,10 +133,3 @@ def _cut_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
     return (
         f"{count(len(cut), 'prompt')} of more than {length} tokens {were} cut at the end, e.g. '{cut[0]}'",
     )
-
-
-def _temperature_notes(n_val: int) -> tuple[str, ...]:
-    """Say where the temperature does not come from."""
-    if n_val:
-        return ()
-    return ("no validation images were left, so probabilities are not calibrated (temperature 1)",)
