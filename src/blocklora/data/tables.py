@@ -52,7 +52,8 @@ def read_table(table: Path) -> Dataset:
         table: An existing .csv, .tsv or .parquet file.
 
     Returns:
-        The data set as the table has it: nothing is held out.
+        The data set as the table has it: nothing is held out. With training and validation images but no test images,
+        the validation images are the test part.
 
     Raises:
         DataError: If a column, label, split or image file is missing or wrong, an image has two labels or two
@@ -93,9 +94,14 @@ def read_table(table: Path) -> Dataset:
             f"{table}: {count(len(missing), 'image file')} not found ({name_some(missing)}): paths are "
             f"relative to {table.parent}; correct them, or copy the images there"
         )
-    notes = (f"{count(repeated, 'row')} repeating an image ignored",) if repeated else ()
+    notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
+    if parts["train"] and parts["val"] and not parts["test"]:
+        parts["val"], parts["test"] = [], parts["val"]
+        notes.append(
+            "no test split found: the validation split is the test part, so that no setting is chosen by it"
+        )
     train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
-    return Dataset(table.stem, tuple(class_names), train, val, test, notes=notes)
+    return Dataset(table.stem, tuple(class_names), train, val, test, notes=tuple(notes))
 
 
 def _parts(table: Path, rows: Sequence[_TableRow]) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from blocklora.classifier.save import read_classifier
+from blocklora.classifier.text_side import TextSide, other_classes
 
 from blocklora import FewShotClassifier
 from blocklora.classifier.heads import cosine_head
-from blocklora.classifier.save import read_classifier
-from blocklora.classifier.text_side import TextSide, other_classes
 from blocklora.clip import Clip, class_features, load_clip
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.methods import CLOSED_METHODS, ENSEMBLE_METHODS, METHODS, Fitted, Task

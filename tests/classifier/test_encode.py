@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from blocklora.classifier.pictures import encode_pictures
 from PIL import Image
 
-from blocklora.classifier.pictures import encode_pictures
 from blocklora.clip import image_features, load_image_tower, pixels
 from blocklora.clip.load import ImageTower
 
