@@ -38,7 +38,9 @@ MakeRelative = Callable[[Path, str], Path]
 DATASET = Dataset(
     "colours",
     ("red", "blue"),
-    tuple(Example(name, label, Image.new("RGB", (40, 40), name)) for label, name in enumerate(("red", "blue"))),
+    tuple(
+        Example(name, label, Image.new("RGB", (40, 40), name)) for label, name in enumerate(("red", "blue"))
+    ),
     (),
     (),
 )
@@ -129,7 +131,9 @@ def test_long_prompts_keep_their_end_token(relative: Path) -> None:
 @pytest.mark.parametrize("towers", ["both", "vision", "text"])
 def test_the_pattern_names_the_layers_of_both_towers(relative: Path, towers: Any) -> None:
     clip = load_clip(str(relative))
-    pattern = target_pattern(AdapterSettings(towers=towers, targets=("q", "k", "v", "out", "fc1", "fc2")), clip)
+    pattern = target_pattern(
+        AdapterSettings(towers=towers, targets=("q", "k", "v", "out", "fc1", "fc2")), clip
+    )
     shapes = [tuple(m.weight.shape) for name, m in clip.model.named_modules() if re.fullmatch(pattern, name)]
     n_blocks = 2 * len(clip.depths if towers == "both" else [towers])
     assert sorted(shapes) == sorted([*[(32, 32)] * 4, (64, 32), (32, 64)] * n_blocks)
@@ -220,9 +224,7 @@ def test_a_tokenizer_with_another_end(make_relative: MakeRelative, tmp_path: Pat
 def test_a_processor_of_another_size(make_relative: MakeRelative, tmp_path: Path) -> None:
     folder = make_relative(tmp_path / "m", "siglip")
     edit(folder / "preprocessor_config.json", size={"height": 48, "width": 48})
-    with pytest.raises(
-        ModelError, match=r"makes \w+ of size .*48.*, but the model reads 32 pixels a side"
-    ):
+    with pytest.raises(ModelError, match=r"makes \w+ of size .*48.*, but the model reads 32 pixels a side"):
         load_image_tower(str(folder))
     edit(folder / "preprocessor_config.json", size={"shortest_edge": 32})
     with pytest.raises(ModelError, match=r"makes \w+ of size .*shortest_edge.*, but the model reads 32"):

@@ -24,7 +24,14 @@ def test_defaults() -> None:
 
 def test_what_is_written_gives_the_same_again() -> None:
     config = fit_config(
-        method="coop", model="tiny", revision="main", shots=4, seed=3, device="cpu", deterministic=True, lr=0.1
+        method="coop",
+        model="tiny",
+        revision="main",
+        shots=4,
+        seed=3,
+        device="cpu",
+        deterministic=True,
+        lr=0.1,
     )
     written = json.loads(json.dumps(config.to_json()))
     assert written["lr"] == 0.1

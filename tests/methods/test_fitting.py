@@ -84,7 +84,9 @@ def test_features_that_others_computed_count_as_time(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep = FeatureStore.keep
-    monkeypatch.setattr(FeatureStore, "keep", lambda store, facts, features, _: keep(store, facts, features, 1e3))
+    monkeypatch.setattr(
+        FeatureStore, "keep", lambda store, facts, features, _: keep(store, facts, features, 1e3)
+    )
     task, store = make_task(clip), FeatureStore(tmp_path)
     first, second = (fit(clip, task, "linear-probe", store) for _ in range(2))
     assert first.seconds < 1000 < second.seconds

@@ -91,6 +91,8 @@ def test_methods_name_the_families_that_they_work_on(
     clip.model.config.model_type = "siglip"
     module = importlib.import_module("blocklora.methods.prepare")  # the room's own name is the function's
     monkeypatch.setattr(module, "load_clip", lambda *_: clip)
-    with pytest.raises(ConfigError, match=r"method 'coop': works on models of the type clip or metaclip_2, and"):
+    with pytest.raises(
+        ConfigError, match=r"method 'coop': works on models of the type clip or metaclip_2, and"
+    ):
         prepared(clip_folder, method="coop")
     assert prepared(clip_folder, method="clip-lora").clip is clip

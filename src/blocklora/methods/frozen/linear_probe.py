@@ -96,7 +96,8 @@ def _probe(features: NDArray[np.float64], labels: NDArray[np.int64], c: float, i
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's logit, the first one's being 0
         weight, bias = np.vstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
-    tensors = {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
+    rows = np.ascontiguousarray(weight)  # as a file holds it: another layout would give other last bits
+    tensors = {"weight": torch.from_numpy(rows).float(), "bias": torch.from_numpy(bias).float()}
     return Head("linear", tensors)
 
 
