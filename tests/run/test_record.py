@@ -62,8 +62,8 @@ def test_c_of_the_linear_probe(
     assert given.choices["c"] == Choice(0.5, "fixed", "given")
     bare = make_photos(tmp_path / "photos", n=4)
     without = fit(bare, tmp_path / "c", clip_folder, method="linear-probe", shots=None)
-    assert (by(without)["c"], by(without)["temperature"]) == ("fixed", "fixed")
-    assert "no validation images" in without.choices["c"].reason
+    assert by(without)["c"] == "validation"
+    assert without.choices["c"].reason == "cross-validated on the training images"
 
 
 def test_the_kept_epoch(
