@@ -183,7 +183,12 @@ def test_public_names_are_the_promised_ones() -> None:
         "BlockLoraConfig",
         "BlockLoraModel",
         "BlockloraError",
+        "ConfigError",
+        "DataError",
         "FewShotClassifier",
+        "ImageError",
+        "ModelError",
+        "RunError",
         "fold_to_lora",
         "generalization_bound",
         "param_groups",
@@ -197,10 +202,31 @@ def test_public_names_are_the_promised_ones() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_what_a_room_exports_is_there(room: str) -> None:
+def test_what_a_room_exports_is_sorted_and_there(room: str) -> None:
+    """Constants come first, then classes, then functions: the order that ruff keeps."""
     module = import_module(f"blocklora.{room}")
-    for name in getattr(module, "__all__", ()):
+    names = list(getattr(module, "__all__", ()))
+    assert names == sorted(set(names), key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    for name in names:
         assert hasattr(module, name), f"{room} has no {name}"
+        assert not name.startswith("_")
+
+
+def test_errors_have_a_public_module_of_their_own() -> None:
+    public = import_module("blocklora.errors")
+    assert public is blocklora.errors is import_module("blocklora.core.errors")
+    caught = set(public.__all__) - {"SealedTestError"}  # which is never a user's
+    assert caught <= set(blocklora.__all__)
+    assert all(getattr(blocklora, name) is getattr(public, name) for name in caught)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import blocklora.errors", "from blocklora.errors import DataError", "from blocklora import errors"],
+)
+def test_errors_are_imported_first_and_without_torch(line: str) -> None:
+    code = f"import sys; {line}; print(sys.modules['blocklora.errors'].__name__, 'torch' in sys.modules)"
+    assert run_python(code) == "blocklora.core.errors False"
 
 
 def run_python(code: str) -> str:

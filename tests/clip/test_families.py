@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_task import QUICK, fit, make_task, train_pixels
 from transformers import AutoModel, AutoTokenizer, Siglip2Tokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from blocklora import FewShotClassifier
+from blocklora.classifier import encode
 from blocklora.clip import (
     class_features,
     crop_size,
@@ -25,11 +27,23 @@ from blocklora.clip import (
     text_features,
     tokenize,
 )
-from blocklora.core.errors import ModelError
-from blocklora.methods import Options
+from blocklora.core.device import Compute
+from blocklora.core.errors import ConfigError, ModelError
+from blocklora.data import Dataset, Example, few_shot
+from blocklora.methods import METHODS, AdapterSettings, Job, fit_config, prepare
 from blocklora.methods.adapters.common import target_pattern
 
+CPU = Compute(torch.device("cpu"), "fp32")
 MakeRelative = Callable[[Path, str], Path]
+DATASET = Dataset(
+    "colours",
+    ("red", "blue"),
+    tuple(
+        Example(name, label, Image.new("RGB", (40, 40), name)) for label, name in enumerate(("red", "blue"))
+    ),
+    (),
+    (),
+)
 PROMPTS = ["a photo of a cat.", "x", "a photo of a very large brown dog, a pet"]
 # name: model_type, tokens read, what the ordinary call of the tokenizer needs
 FACTS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -42,7 +56,7 @@ FACTS: dict[str, tuple[str, int, dict[str, Any]]] = {
 MASKED = {"chinese_clip"}
 
 
-def random_picture(width: int, height: int) -> Image.Image:
+def random_image(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -84,10 +98,10 @@ def test_text_features_are_those_of_the_ordinary_call(relative: Path) -> None:
 def test_image_features_are_those_of_the_ordinary_call(relative: Path) -> None:
     tower = load_image_tower(str(relative))
     assert crop_size(tower.processor) == 32
-    picture = random_picture(60, 60)
-    inputs = AutoImageProcessor.from_pretrained(relative, backend="pil")(images=picture, return_tensors="pt")
+    image = random_image(60, 60)
+    inputs = AutoImageProcessor.from_pretrained(relative, backend="pil")(images=image, return_tensors="pt")
     raw = AutoModel.from_pretrained(relative).eval().get_image_features(**inputs).pooler_output
-    values = torch.stack([pixels(picture, tower.processor), pixels(random_picture(50, 70), tower.processor)])
+    values = torch.stack([pixels(image, tower.processor), pixels(random_image(50, 70), tower.processor)])
     features = image_features(tower.model, values)
     torch.testing.assert_close(features[:1], raw / raw.norm(), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(features[0], features[1], atol=1e-4)
@@ -117,11 +131,13 @@ def test_long_prompts_keep_their_end_token(relative: Path) -> None:
 @pytest.mark.parametrize("towers", ["both", "vision", "text"])
 def test_the_pattern_names_the_layers_of_both_towers(relative: Path, towers: Any) -> None:
     clip = load_clip(str(relative))
-    pattern = target_pattern(Options(towers=towers, targets=("q", "k", "v", "out", "fc1", "fc2")), clip)
+    pattern = target_pattern(
+        AdapterSettings(towers=towers, targets=("q", "k", "v", "out", "fc1", "fc2")), clip
+    )
     shapes = [tuple(m.weight.shape) for name, m in clip.model.named_modules() if re.fullmatch(pattern, name)]
     n_blocks = 2 * len(clip.depths if towers == "both" else [towers])
     assert sorted(shapes) == sorted([*[(32, 32)] * 4, (64, 32), (32, 64)] * n_blocks)
-    top = target_pattern(Options(towers=towers, targets=("v",), layers="top-1"), clip)
+    top = target_pattern(AdapterSettings(towers=towers, targets=("v",), layers="top-1"), clip)
     names = [name for name, _ in clip.model.named_modules() if re.fullmatch(top, name)]
     assert len(names) == n_blocks // 2
     assert all(".1." in name and name.endswith(("v_proj", "value")) for name in names)
@@ -130,26 +146,41 @@ def test_the_pattern_names_the_layers_of_both_towers(relative: Path, towers: Any
 @pytest.mark.parametrize("towers", ["both", "vision", "text"])
 def test_fit_save_load(relative: Path, photos: Path, tmp_path: Path, towers: str) -> None:
     paths = sorted(photos.glob("*/*.png"))
+    labels = [path.parent.name for path in paths]
     options = {"iterations": 2, "lr": 1e-2, "batch_size": 6, "targets": ("q", "out", "fc1"), "towers": towers}
-    classifier = FewShotClassifier(model=str(relative), shots=4, device="cpu", **options)
-    classifier.fit(paths, [path.parent.name for path in paths])
+    classifier = FewShotClassifier(model=str(relative), shots=4, device="cpu", **options).fit(paths, labels)
     probabilities = classifier.predict_proba(paths)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    saved = classifier.fitted
-    images = classifier.encode([("x", paths[0])], zero_shot=True).features
+    fitted = classifier.classifier_
+    images = encode(fitted, [("x", paths[0])], CPU, zero_shot=True).features
     assert torch.equal(images[:, 0], images[:, 1]) == (towers == "text")
-    plain = FewShotClassifier(model=str(relative), method="zero-shot", device="cpu")
-    plain.fit(paths, [path.parent.name for path in paths])
-    torch.testing.assert_close(images[:, 1], plain.encode([("x", paths[0])]).features, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(saved.zero_shot_features, plain.fitted.zero_shot_features)
+    plain = FewShotClassifier(model=str(relative), method="zero-shot", device="cpu").fit(paths, labels)
+    zero_shot = encode(plain.classifier_, [("x", paths[0])], CPU).features
+    torch.testing.assert_close(images[:, 1], zero_shot, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fitted.zero_shot_features, plain.classifier_.zero_shot_features)
     classifier.save(tmp_path / "kept")
     loaded = FewShotClassifier.load(tmp_path / "kept", device="cpu")
     np.testing.assert_array_equal(loaded.predict_proba(paths), probabilities)
 
 
-def test_naflex_pictures_become_squares_of_patches(make_relative: MakeRelative, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_every_method_works_or_names_its_families(relative: Path) -> None:
+    clip = load_clip(str(relative))
+    job = Job(make_task(clip), clip, CPU, 0, "zero-shot")
+    for name, method in METHODS.items():
+        if method.families is None or clip.model_type in method.families:
+            classifier = fit(job, name, **QUICK[name]).classifier
+            features = classifier.image_features(train_pixels(job))
+            assert classifier.logits(features).isfinite().all(), name
+        else:
+            config = fit_config(method=name, model=str(relative), device="cpu")
+            with pytest.raises(ConfigError, match=f"method '{name}': works on models of the type clip or"):
+                prepare(config, DATASET, few_shot(DATASET, None, 0))
+
+
+def test_naflex_images_become_squares_of_patches(make_relative: MakeRelative, tmp_path: Path) -> None:
     tower = load_image_tower(str(make_relative(tmp_path / "m", "siglip2")))
-    values = pixels(random_picture(30, 90), tower.processor)
+    values = pixels(random_image(30, 90), tower.processor)
     assert values.shape == (3, 32, 32)  # the largest square within 17 patches of 8 x 8 has 4 x 4
     assert values.abs().max() <= 1
 
@@ -193,12 +224,10 @@ def test_a_tokenizer_with_another_end(make_relative: MakeRelative, tmp_path: Pat
 def test_a_processor_of_another_size(make_relative: MakeRelative, tmp_path: Path) -> None:
     folder = make_relative(tmp_path / "m", "siglip")
     edit(folder / "preprocessor_config.json", size={"height": 48, "width": 48})
-    with pytest.raises(
-        ModelError, match=r"makes pictures of size .*48.*, but the model reads 32 pixels a side"
-    ):
+    with pytest.raises(ModelError, match=r"makes \w+ of size .*48.*, but the model reads 32 pixels a side"):
         load_image_tower(str(folder))
     edit(folder / "preprocessor_config.json", size={"shortest_edge": 32})
-    with pytest.raises(ModelError, match=r"makes pictures of size .*shortest_edge.*, but the model reads 32"):
+    with pytest.raises(ModelError, match=r"makes \w+ of size .*shortest_edge.*, but the model reads 32"):
         load_clip(str(folder))
 
 

@@ -1,8 +1,9 @@
-"""What the tests of methods share: a task of coloured pictures, and one call that fits it."""
+"""What the tests of methods share: a task of coloured images, a job on it, and one call that fits a method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,48 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from blocklora.clip import Clip, load_clip, tokenize
+from blocklora.clip import Clip, load_clip, pixels, tokenize
 from blocklora.core.device import Compute
-from blocklora.data import Example
-from blocklora.methods import METHODS, Fitted, Task, make_settings
+from blocklora.data import Example, open_image
+from blocklora.methods import FitResult, Job, Task, find_method, make_settings
 
 NAMES = ("red", "green", "blue")
+CPU = torch.device("cpu")
+
+QUICK: dict[str, dict[str, Any]] = {
+    "block-lora": {"iterations": 2, "lr": 1e-2},
+    "clip-lora": {"iterations": 2, "lr": 1e-2},
+    "zero-shot": {},
+    "linear-probe": {},
+    "zero-shot-probe": {"epochs": 1, "passes": 1},
+    "tip-adapter": {"passes": 1},
+    "tip-adapter-f": {"passes": 1, "epochs": 1},
+    "clip-adapter": {"epochs": 2, "passes": 1},
+    "taskres": {"passes": 1, "epochs": 1},
+    "lp++": {"epochs": 1},
+    "layer-norm": {"iterations": 2, "lr": 1e-2},
+    "2sfs": {"iterations": 4, "lr": 1e-2, "first_stage": 0.5},
+    "full": {"iterations": 2, "lr": 1e-3},
+    "peft": {"iterations": 2, "lr": 1e-2, "peft_config": '{"peft_type": "LORA", "r": 2}'},
+    "coop": {"epochs": 2, "lr": 0.1},
+    "kgcoop": {"epochs": 2, "lr": 0.1},
+    "prograd": {"epochs": 2, "lr": 0.1},
+    "cocoop": {"epochs": 2, "lr": 0.1, "batch_size": 6},
+    "maple": {"epochs": 2, "lr": 0.1},
+    "promptsrc": {"epochs": 2, "lr": 0.1},
+}
+"""Settings with which every method takes well below a second."""
 
 
 def make_task(clip: Clip, shots: int = 2, n_val: int = 0, flip: bool = False) -> Task:
-    """Return a task of noisy pictures, each mostly of one colour."""
+    """Return a task of noisy images, each mostly of one colour; ``shots`` and ``n_val`` are images a class."""
 
-    def pictures(part: str, n: int, seed: int) -> tuple[Example, ...]:
+    def images(part: str, n: int, seed: int) -> tuple[Example, ...]:
         generator = np.random.default_rng(seed)
         found = []
-        for label in range(3):
+        for label in range(len(NAMES)):
             for number in range(n):
                 values = generator.integers(0, 120, (36, 40, 3), dtype=np.uint8)
                 values[..., label] += 110
@@ -34,27 +61,39 @@ def make_task(clip: Clip, shots: int = 2, n_val: int = 0, flip: bool = False) ->
 
     sentences = tuple(f"a photo of a {name}." for name in NAMES)
     tokens, _ = tokenize(sentences, clip.tokenizer, clip.context_length)
-    return Task(NAMES, sentences, tokens, pictures("train", shots, 0), flip, pictures("val", n_val, 1))
+    return Task(NAMES, sentences, tokens, images("train", shots, 0), flip, images("val", n_val, 1))
 
 
-@pytest.fixture
-def clip(clip_folder: Path) -> Clip:
-    """A freshly loaded random CLIP, to be changed at will."""
+def fit(job: Job, name: str, **settings: Any) -> FitResult:
+    """Fit a method by its name; what is not given of its settings is as published."""
+    method = find_method(name)
+    return method.fit(replace(job, method=name), make_settings(name, method.settings, settings))
+
+
+def classes_of(result: FitResult) -> Tensor:
+    """Return the class features (N, D) of what was fitted."""
+    return result.classifier.head.tensors["class_features"]
+
+
+def train_pixels(job: Job) -> Tensor:
+    """Return the pixel values (M, 3, S, S) of the training images."""
+    images = [pixels(open_image(example.source), job.clip.processor) for example in job.task.train]
+    return torch.stack(images)
+
+
+@pytest.fixture(scope="session")
+def loaded_clip(clip_folder: Path) -> Clip:
+    """A random CLIP, loaded once; take ``clip``, which is a copy."""
     return load_clip(str(clip_folder))
 
 
-@pytest.fixture(scope="session")
-def task_of() -> Callable[..., Task]:
-    """The function that makes a task for a CLIP: ``shots``, ``n_val``, ``flip``."""
-    return make_task
+@pytest.fixture
+def clip(loaded_clip: Clip) -> Clip:
+    """A copy of a random CLIP, to be changed at will."""
+    return replace(loaded_clip, model=copy.deepcopy(loaded_clip.model))
 
 
-@pytest.fixture(scope="session")
-def fit_method() -> Callable[..., Fitted]:
-    """The function that fits a method by name to a task."""
-
-    def fit(name: str, task: Task, clip: Clip, *, seed: int = 0, **settings: Any) -> Fitted:
-        compute = Compute(torch.device("cpu"), "fp32")
-        return METHODS[name](task, clip, make_settings(name, METHODS[name], settings), seed, compute)
-
-    return fit
+@pytest.fixture
+def job(clip: Clip) -> Job:
+    """A fit of two images a class, seed 0, in fp32 on the CPU, with nothing kept."""
+    return Job(make_task(clip), clip, Compute(CPU, "fp32"), 0, "zero-shot")

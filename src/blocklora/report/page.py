@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def render_report(metrics: RunMetrics, open_image: OpenImage) -> str:
     return render("template.html", **_view(metrics, open_image))
 
 
-def _view(metrics: RunMetrics, open_image: OpenImage) -> dict[str, Any]:
+def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
     """What the template shows, each worked out and named; empty or None where nothing is known."""
     found, shown = metrics.evaluation, _shown_names(metrics)
     return {

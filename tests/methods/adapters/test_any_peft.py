@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_task import classes_of, fit
 
 from blocklora import FewShotClassifier
-from blocklora.clip import Clip, load_clip
+from blocklora.classifier import encode
+from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError
-from blocklora.methods import METHODS, Fitted, Task, make_settings, settings_json
+from blocklora.methods import Job, find_method, make_settings, settings_json
 
 KINDS: dict[str, dict[str, Any]] = {
     "dora": {"peft_type": "LORA", "use_dora": True, "r": 2},
@@ -49,38 +50,31 @@ def test_any_adapter_is_trained_saved_and_loaded(
         lr=0.05,
         peft_config=written(tmp_path, KINDS[kind]),
     ).fit(paths, labels)
-    adapted = {name for name, p in classifier.fitted.model.named_parameters() if p.requires_grad}
+    adapter = classifier.classifier_.adapter
+    adapted = {name for name, parameter in adapter.named_parameters() if parameter.requires_grad}
     assert {"vision_model", "text_model"} <= {part for name in adapted for part in name.split(".")}
     classifier.save(tmp_path / "kept")
     loaded = FewShotClassifier.load(tmp_path / "kept", device="cpu")
     np.testing.assert_array_equal(loaded.predict_proba(paths), classifier.predict_proba(paths))
-    both = classifier.encode([("x", paths[0])], zero_shot=True).features
+    fitted = classifier.classifier_
+    both = encode(fitted, [("x", paths[0])], Compute(fitted.device, "fp32"), zero_shot=True).features
     assert not torch.allclose(both[:, 0], both[:, 1], atol=1e-4)
 
 
-def test_a_lora_file_is_clip_lora(
-    clip: Clip,
-    clip_folder: Path,
-    tmp_path: Path,
-    task_of: Callable[..., Task],
-    fit_method: Callable[..., Fitted],
-) -> None:
+def test_a_lora_file_is_clip_lora(job: Job, tmp_path: Path) -> None:
     record = {"peft_type": "LORA", "r": 2, "lora_alpha": 1, "lora_dropout": 0.25, "use_rslora": True}
-    one = fit_method("clip-lora", task_of(clip), clip, iterations=3, lr=1e-2)
-    again = load_clip(str(clip_folder))
-    other = fit_method(
-        "peft", task_of(again), again, iterations=3, lr=1e-2, peft_config=written(tmp_path, record)
-    )
-    assert torch.equal(one.class_features, other.class_features)
-    assert "the adapter (LORA) by its file" in other.selection["settings"]
+    one = fit(job, "clip-lora", iterations=3, lr=1e-2)
+    other = fit(job, "peft", iterations=3, lr=1e-2, peft_config=written(tmp_path, record))
+    assert torch.equal(classes_of(one), classes_of(other))
+    assert "the adapter LORA of its file" in other.choices["settings"].reason
 
 
 def test_a_run_keeps_what_stood_in_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, {"peft_type": "LORA", "r": 3})
-    made = make_settings("peft", METHODS["peft"], {"peft_config": path})
+    made = make_settings("peft", find_method("peft").settings, {"peft_config": path})
     Path(path).unlink()
     assert json.loads(made.peft_config) == {"peft_type": "LORA", "r": 3}
-    assert make_settings("peft", METHODS["peft"], settings_json(made)) == made
+    assert make_settings("peft", find_method("peft").settings, settings_json(made)) == made
 
 
 @pytest.mark.parametrize(
@@ -100,7 +94,7 @@ def test_a_run_keeps_what_stood_in_the_file(tmp_path: Path) -> None:
 def test_wrong_files_name_themselves(tmp_path: Path, record: Any, message: str) -> None:
     path = written(tmp_path, record)
     with pytest.raises(ConfigError, match=re.escape(f"{path}: {message}")):
-        make_settings("peft", METHODS["peft"], {"peft_config": path})
+        make_settings("peft", find_method("peft").settings, {"peft_config": path})
 
 
 def test_wrong_settings_name_themselves(tmp_path: Path) -> None:

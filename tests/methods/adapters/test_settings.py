@@ -1,36 +1,46 @@
+"""The settings of the adapters: defaults, what cannot work, and which blocks are chosen."""
+
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from blocklora.methods.adapters.options import TARGETS, chosen_layers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora import FewShotClassifier
-from blocklora.clip import load_clip
 from blocklora.core.errors import ConfigError
-from blocklora.methods import Options
-from blocklora.methods.adapters.common import target_pattern
+from blocklora.methods import AdapterSettings, find_method, make_settings, settings_json
+from blocklora.methods.adapters.settings import chosen_layers
 
 
 def test_defaults_are_the_published_recipe() -> None:
-    options = Options()
-    assert (options.lr, options.weight_decay, options.batch_size, options.dropout) == (2e-4, 1e-2, 32, 0.25)
-    assert (options.r, options.alpha, options.targets, options.towers) == (2, 1.0, ("q", "k", "v"), "both")
-    assert [options.steps(shots) for shots in (1, 4, 16, 100)] == [500, 2000, 8000, 8000]
-    assert Options(iterations=7).steps(16) == 7
-    assert Options(**(json.loads(json.dumps(options.to_json())) | {"targets": options.targets})) == options
+    settings = AdapterSettings()
+    assert (settings.lr, settings.weight_decay, settings.batch_size, settings.dropout) == (
+        2e-4,
+        1e-2,
+        32,
+        0.25,
+    )
+    assert (settings.r, settings.alpha, settings.targets, settings.towers) == (
+        2,
+        1.0,
+        ("q", "k", "v"),
+        "both",
+    )
+    assert settings.STEPS_A_SHOT == 500
+    written = json.loads(json.dumps(settings_json(settings)))
+    assert make_settings("clip-lora", AdapterSettings, written) == settings
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"iterations": 0}, "iterations '0': expected a whole number of at least 1"),
+        ({"iterations": 2.5}, "iterations '2.5': expected a whole number of at least 1"),
         ({"batch_size": 0}, "batch_size '0'"),
+        ({"batch_size": 2.5}, "batch_size '2.5': expected a whole number of at least 1"),
         ({"r": 0}, "r '0'"),
         ({"lr": 0.0}, "lr '0.0': expected a positive number"),
         ({"lr": float("nan")}, "lr 'nan'"),
@@ -41,6 +51,7 @@ def test_defaults_are_the_published_recipe() -> None:
         ({"towers": "none"}, "towers 'none': expected one of both, vision, text"),
         ({"arm_dropout": True, "parametrization": "folded"}, "arm_dropout 'True': expected false where"),
         ({"augment": "flip"}, "augment 'flip': expected one of crop-flip, crop, none"),
+        ({"engine": "fast"}, "engine 'fast': expected one of"),
         ({"targets": ()}, "targets '': expected some of q, k, v, out, fc1, fc2"),
         ({"targets": ("q", "w")}, "targets 'w': expected one of q, k, v, out, fc1, fc2"),
         ({"layers": "top"}, "layers 'top': expected all, top-N or bottom-N"),
@@ -50,7 +61,7 @@ def test_defaults_are_the_published_recipe() -> None:
 )
 def test_wrong_values_name_themselves(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        Options(**wrong)
+        AdapterSettings(**wrong)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -64,33 +75,8 @@ def test_top_and_bottom_part_a_tower(depth: int, n: int) -> None:
         assert sorted(chosen_layers(f"bottom-{depth - n}", depth) + top) == list(range(depth))
 
 
-@pytest.mark.parametrize("towers", ["both", "vision", "text"])
-@pytest.mark.parametrize("layers", ["all", "top-1", "bottom-1"])
-@pytest.mark.parametrize("targets", [("q", "k", "v"), ("out",), ("fc1", "fc2", "v")])
-def test_the_pattern_names_exactly_the_chosen_layers(
-    clip_folder: Path, towers: Any, layers: str, targets: tuple[str, ...]
-) -> None:
-    clip = load_clip(str(clip_folder))
-    pattern = target_pattern(Options(towers=towers, layers=layers, targets=targets), clip)
-    found = {name for name, _ in clip.model.named_modules() if re.fullmatch(pattern, name)}
-    numbers = {"all": [0, 1], "top-1": [1], "bottom-1": [0]}[layers]
-    expected = {
-        f"{tower}_model.encoder.layers.{number}.{TARGETS[target]}"
-        for tower in (["vision", "text"] if towers == "both" else [towers])
-        for number in numbers
-        for target in targets
-    }
-    assert found == expected
-
-
 @pytest.mark.parametrize("r", [1, 3])
 def test_lora_ranks_need_no_blocks(r: int) -> None:
-    assert FewShotClassifier(method="clip-lora", r=r, device="cpu").options.r == r
+    assert make_settings("clip-lora", find_method("clip-lora").settings, {"r": r}).r == r
     with pytest.raises(ConfigError, match=f"n_blocks '2': expected a divisor of r = {r}"):
-        FewShotClassifier(r=r, device="cpu")
-
-
-@pytest.mark.parametrize("name", ["iterations", "batch_size"])
-def test_fractions_are_no_whole_numbers(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name} '2\.5': expected a whole number of at least 1"):
-        Options(**{name: 2.5})  # type: ignore[arg-type]
+        make_settings("block-lora", find_method("block-lora").settings, {"r": r})
