@@ -32,7 +32,7 @@ ENDINGS_IN_A_NOTE = 5
 
 
 def assemble(found: Dataset, *, seed: int) -> Dataset:
-    """Check a data set and, where there is no test part, hold one out.
+    """Check a data set and, where there is no test part, take the validation part, or hold one out.
 
     Args:
         found: As it was read.
@@ -62,6 +62,11 @@ def assemble(found: Dataset, *, seed: int) -> Dataset:
             "classifier needs two or more: add images of a second class"
         )
     notes = [*found.notes, *label_notes(_counts(found))]
+    if not found.test and found.val:
+        notes.append(
+            "no test split found: the validation split is the test part, so that no setting is chosen by it"
+        )
+        found = replace(found, val=(), test=found.val)
     if not found.test:
         train, test, more = _hold_out(name, class_names, found.train, seed)
         return replace(found, train=train, test=test, notes=(*notes, *more), held_out=True)

@@ -52,8 +52,7 @@ def read_table(table: Path) -> Dataset:
         table: An existing .csv, .tsv or .parquet file.
 
     Returns:
-        The data set as the table has it: nothing is held out. With training and validation images but no test images,
-        the validation images are the test part.
+        The data set as the table has it: nothing is held out.
 
     Raises:
         DataError: If a column, label, split or image file is missing or wrong, an image has two labels or two
@@ -89,11 +88,6 @@ def read_table(table: Path) -> Dataset:
             missing.append(f"row {row.number}: {row.image}{reason}")
     _refuse_missing(table, missing)
     notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
-    if parts["train"] and parts["val"] and not parts["test"]:
-        parts["val"], parts["test"] = [], parts["val"]
-        notes.append(
-            "no test split found: the validation split is the test part, so that no setting is chosen by it"
-        )
     train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
     return Dataset(table.stem, tuple(class_names), train, val, test, notes=tuple(notes))
 
