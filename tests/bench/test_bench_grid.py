@@ -68,7 +68,7 @@ def test_the_keys_of_the_results_that_came_with_the_project_stay() -> None:
 def test_equal_settings_under_two_names_are_one_run(tmp_path: Path) -> None:
     text = (
         GOOD
-        + '[methods.again]\nmethod = "clip-lora"\niterations = 5\nlr = 2e-4\n[data.also]\npath = "./photos/"\n'
+        + '[methods.again]\nmethod = "clip-lora"\niterations = 5\nlr = 4e-3\n[data.also]\npath = "./photos/"\n'
     )
     (tmp_path / "photos").mkdir()
     grid = load_grid(write(tmp_path, text.replace('prompt = "a drawing of {}."', "")))
