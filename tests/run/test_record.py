@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runs import Log, read, settings
 
 from blocklora.cli.console import print_metrics
