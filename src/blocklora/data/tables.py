@@ -20,7 +20,7 @@ from typing import Any
 from blocklora.core.errors import DataError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, name_some, printable
-from blocklora.data.assemble import SPLIT_NAMES, in_order
+from blocklora.data.assemble import SPLIT_NAMES, in_order, take_val_as_test
 from blocklora.data.images import why_missing
 from blocklora.data.names import Finder
 from blocklora.data.types import Dataset, Example
@@ -52,7 +52,8 @@ def read_table(table: Path) -> Dataset:
         table: An existing .csv, .tsv or .parquet file.
 
     Returns:
-        The data set as the table has it: nothing is held out.
+        The data set as the table has it: nothing is held out. With training and validation images but no test images,
+        the validation images are the test part.
 
     Raises:
         DataError: If a column, label, split or image file is missing or wrong, an image has two labels or two
@@ -88,6 +89,10 @@ def read_table(table: Path) -> Dataset:
             missing.append(f"row {row.number}: {row.image}{reason}")
     _refuse_missing(table, missing)
     notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
+    if take_val_as_test(parts):
+        notes.append(
+            "no test split found: the validation split is the test part, so that no setting is chosen by it"
+        )
     train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
     return Dataset(table.stem, tuple(class_names), train, val, test, notes=tuple(notes))
 
