@@ -92,7 +92,7 @@ def test_a_flat_loss_is_a_warning(
     (warning,) = [text for text in read(tmp_path / "run" / "metrics.json")["warnings"] if "loss" in text]
     assert "The training loss stayed flat: nothing was learned. Try a higher learning rate (--lr)" in warning
     assert warning in metrics_json(metrics)["warnings"]
-    print_metrics(metrics_json(metrics), tmp_path / "run")
+    print_metrics(metrics, tmp_path / "run")
     assert f"warning: {warning}" in " ".join(capsys.readouterr().out.split())
     assert "stayed flat" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
