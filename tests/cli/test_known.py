@@ -41,7 +41,12 @@ def test_the_defaults_that_help_shows_are_block_loras() -> None:
     own = {field.name: field.default for field in fields(AdapterSettings)}
     hints = get_type_hints(FitOptions, include_extras=True)
     shown: dict[str, Any] = {name: hints[name].__metadata__[0].show_default for name in own if name in hints}
-    words = {"iterations": "500 a shot", "augment": "crop-flip", "memory_limit": "what is free"}
+    words = {
+        "lr": "0.0002, for tiny 0.004",
+        "iterations": "500 a shot",
+        "augment": "crop-flip",
+        "memory_limit": "what is free",
+    }
     for name, text in shown.items():
         value = own[name]
         expected = ",".join(value) if isinstance(value, tuple) else str(value)
