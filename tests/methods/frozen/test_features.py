@@ -106,9 +106,7 @@ def test_an_ensemble_is_averaged(job: Job) -> None:
     mean = (units[0] + units[1]) / (units[0] + units[1]).norm(dim=1, keepdim=True)
     torch.testing.assert_close(both.written_classes, mean)
     assert torch.equal(job.written_classes, units[0])
-    raw = [
-        job.clip.model.get_text_features(input_ids=tokens).pooler_output for tokens in both.task.ensemble
-    ]
+    raw = [job.clip.model.get_text_features(input_ids=tokens).pooler_output for tokens in both.task.ensemble]
     torch.testing.assert_close(class_embeddings(both), ((raw[0] + raw[1]) / 2).detach())
     torch.testing.assert_close(classes_of(fit(both, "zero-shot")), mean)
     torch.testing.assert_close(classes_of(fit(both, "tip-adapter", passes=1, alpha=0.0, beta=1.0)), mean)
