@@ -35,9 +35,9 @@ def rows() -> Iterator[tuple[str, float, float, float, float]]:
         operations = dict.fromkeys(plans, 0.0)
         for run in runs:
             if run.model == model:
-                operations[run.data] += _PER_SHOT * run.shots * plans[run.data]["flops"]
+                operations[run.data] += _PER_SHOT * run.shots * plans[run.data].chosen.need.flops
         total = sum(operations.values())
-        peak = max(plan["peak_bytes"] for plan in plans.values())
+        peak = max(plan.chosen.peak_bytes for plan in plans.values())
         yield names[model], peak, total, total / RATE / 3600, operations["imagenet"] / total
 
 

@@ -21,7 +21,7 @@ from blocklora.adapter import BlockLoraConfig
 from blocklora.clip.towers import LeanTowers, PlainTowers
 from blocklora.training.memory.planner import Workload
 from blocklora.training.memory.shapes import model_shape
-from blocklora.training.step import Plan, TextSide, gradient
+from blocklora.training.step import ClassFeatures, Plan, gradient
 
 __all__ = [
     "BACKBONES",
@@ -107,7 +107,7 @@ def ours(
     config = BlockLoraConfig(n_blocks=2, init_weights=start, **_SETTINGS)
     model = _adapted(backbone, config, data.pixels.device)
     towers = LeanTowers(model, dtype=dtype)
-    text = TextSide(towers, data.tokens, trained=True, plan=plan)
+    text = ClassFeatures(towers, data.tokens, trained=True, plan=plan)
     scale = torch.tensor(100.0, device=data.pixels.device)
     optimizer, number = _optimizer(model), iter(range(1 << 30))
 

@@ -1,13 +1,17 @@
 """blocklora: a CLIP classifier from a handful of labelled images, by Block-LoRA (arXiv 2501.16720).
 
-The names below are loaded when they are first used, so that importing the package costs nothing.
+All but the errors are loaded when they are first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from blocklora.core import errors
+from blocklora.core.errors import BlockloraError, ConfigError, DataError, ImageError, ModelError, RunError
 
 if TYPE_CHECKING:
     from blocklora.adapter import (
@@ -18,7 +22,6 @@ if TYPE_CHECKING:
         param_groups,
         unfold_lora,
     )
-    from blocklora.core.errors import BlockloraError
     from blocklora.estimator import FewShotClassifier
 
 __version__ = version("blocklora")
@@ -27,7 +30,12 @@ __all__ = [
     "BlockLoraConfig",
     "BlockLoraModel",
     "BlockloraError",
+    "ConfigError",
+    "DataError",
     "FewShotClassifier",
+    "ImageError",
+    "ModelError",
+    "RunError",
     "fold_to_lora",
     "generalization_bound",
     "param_groups",
@@ -37,13 +45,14 @@ __all__ = [
 _HOMES = {
     "BlockLoraConfig": "blocklora.adapter",
     "BlockLoraModel": "blocklora.adapter",
-    "BlockloraError": "blocklora.core.errors",
     "FewShotClassifier": "blocklora.estimator",
     "fold_to_lora": "blocklora.adapter",
     "generalization_bound": "blocklora.adapter",
     "param_groups": "blocklora.adapter",
     "unfold_lora": "blocklora.adapter",
 }
+
+sys.modules["blocklora.errors"] = errors  # the public name of the exceptions' module, as os has os.path
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,9 @@ Axes: M = images, N = classes.
 
 from __future__ import annotations
 
-import math
-import sys
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -18,34 +15,43 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
 
-from blocklora.classifier import Classifier, Encoded, at_once, encode, read_classifier, write_classifier
-from blocklora.core.device import Compute, resolve_device, usable_precision
+from blocklora.classifier import (
+    Classifier,
+    ClassifierRecord,
+    at_once,
+    encode,
+    read_classifier,
+    write_classifier,
+)
+from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import user_path
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.core.words import count
+from blocklora.core.words import count, did_you_mean
 from blocklora.data import (
-    Dataset,
-    Example,
     Picture,
     Unreadable,
     check_images,
-    check_labels,
+    dataset_from_lists,
     duplicate_notes,
     few_shot,
-    label_notes,
-    name_of,
-    number_notes,
-    source_of,
-    words_of,
+    labels_to_compare,
+    named_sources,
 )
-from blocklora.methods import DEFAULT_MODEL, DEFAULT_PROMPT, FitConfig, fit_classifier, fit_config, prepare
-from blocklora.training import OnStep
+from blocklora.methods import (
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    METHODS,
+    FitConfig,
+    fit_classifier,
+    fit_config,
+    prepare,
+)
+from blocklora.training import progress_on_stderr
 
 __all__ = ["FewShotClassifier"]
-
-_SHOW_SECONDS = 2.0
 
 
 class _NotFittedYetError(ConfigError, NotFittedError):  # type: ignore[misc]
@@ -64,9 +70,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         prompt: The sentence that a class name stands in, with one ``{}``.
         ensemble: Templates whose mean class features predict, in the place of those of ``prompt``. For the methods
             that read prompts as they are.
-        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``).
+        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
+            scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        deterministic: Whether only kernels that repeat to the last bit may be used on CUDA; a CPU's always do.
         on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
             ``skip`` it and keep it in ``unreadable_``.
         verbose: Whether to say on stderr how far training is.
@@ -79,7 +87,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         temperature_: What the logits are divided by; 1 where there were no validation images to fit it on.
         notes_: What was decided on the way, in sentences.
         unreadable_: Training images that could not be read.
-        seconds_: How long the fit took.
+        seconds_: How long the fit took; 0 for a loaded classifier.
 
     Raises:
         ConfigError: An option is unknown or has a value that cannot work.
@@ -88,7 +96,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def __init__(
         self,
         *,
-        model: str = DEFAULT_MODEL,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
         method: str = "block-lora",
         revision: str | None = None,
         shots: int | None = None,
@@ -98,14 +106,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         class_names: Mapping[Any, str] | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        deterministic: bool = False,
         on_unreadable: Literal["raise", "skip"] = "raise",
         verbose: bool = False,
         **options: Any,
     ) -> None:
-        self.model, self.method, self.revision = model, method, revision
-        self.shots, self.seed = shots, seed
+        self.model, self.method, self.revision, self.shots, self.seed = model, method, revision, shots, seed
         self.prompt, self.ensemble, self.class_names = prompt, ensemble, class_names
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.deterministic = device, precision, deterministic
         self.on_unreadable, self.verbose = on_unreadable, verbose
         self._options = options
         self._config()  # a mistyped option is named here, not after the model was loaded
@@ -115,16 +123,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return {**super().get_params(deep), **self._options}
 
     def set_params(self, **params: Any) -> FewShotClassifier:
-        """Set parameters, or options of the method; they are checked when it is fitted."""
-        own = set(self._get_param_names())
-        for name, value in params.items():
-            if name in own:
-                setattr(self, name, value)
-            else:
-                self._options[name] = value
+        """Set parameters, or options of a method. That they fit together is checked by ``fit``.
+
+        Raises:
+            ConfigError: It is neither a parameter nor an option of any method.
+        """
+        own = self._get_param_names()
+        of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
+        known = {*own, *of_methods, *self._options}
+        for name in set(params) - known:
+            expected = f"{', '.join(own)}, or an option of the method{did_you_mean(name, known)}"
+            raise ConfigError(f"unknown parameter '{name}': expected {expected}.")
+        self._assign(params)
         return self
 
-    def fit(self, images: Sequence[Picture], labels: Sequence[Any]) -> FewShotClassifier:
+    def fit(self, images: Iterable[Picture], labels: Iterable[Any]) -> FewShotClassifier:
         """Fit to labelled images.
 
         Args:
@@ -138,69 +151,79 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ModelError: The model cannot be loaded.
         """
         config = self._config()
-        dataset, classes = self._dataset(images, labels)
-        split = few_shot(dataset, config.shots, config.seed)
-        prepared = prepare(config, dataset, split)
-        if prepared.unreadable and self.on_unreadable == "raise":
-            raise _unreadable(prepared.unreadable)
-        fit = fit_classifier(prepared, config, on_step=_progress_on_stderr() if self.verbose else None)
+        dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
+        prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
+        if self.on_unreadable == "raise":
+            _raise_at(prepared.unreadable)
+        twice = duplicate_notes(prepared.task.train, dataset.class_names)
+        fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
-        self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
+        self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
+        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
+        self._recorded = {name: value for name, value in config.to_json().items() if name in known}
         return self
 
-    def predict(self, images: Sequence[Picture]) -> NDArray[Any]:
+    def predict(self, images: Iterable[Picture]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
         best = self.predict_proba(images).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
-    def predict_proba(self, images: Sequence[Picture]) -> NDArray[np.float64]:
+    def predict_proba(self, images: Iterable[Picture]) -> NDArray[np.float64]:
         """Return the probability of every class for each image (M, N); rows sum to one.
 
         Raises:
             ImageError: An image cannot be read; it is named.
         """
-        return self._fitted.probabilities(self._encode(images).features)
+        classifier = self._check_fitted()
+        found = encode(classifier, named_sources(images), self._compute, batch_size=self._at_once)
+        _raise_at(found.unreadable)
+        with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
+            return classifier.probabilities(found.features)
 
-    def score(self, images: Sequence[Picture], labels: Sequence[Any], sample_weight: Any = None) -> float:
-        """Return the share of images, or of their weights, whose most probable label is right."""
+    def score(self, images: Iterable[Picture], labels: Iterable[Any], sample_weight: Any = None) -> float:
+        """Return the share of images, or of their weights, whose most probable label is right.
+
+        Raises:
+            DataError: There are no images, or the labels are of another kind than those of ``fit``.
+            ImageError: An image cannot be read.
+        """
         listed = check_images(images)
-        right = self.predict(listed) == np.asarray(check_labels(labels, len(listed)))
-        return float(np.average(right, weights=sample_weight))
+        self._check_fitted()
+        given = labels_to_compare(labels, self.classes_, len(listed))
+        return float(accuracy_score(given, self.predict(listed), sample_weight=sample_weight))
 
     @property
     def temperature_(self) -> float:
         """What the logits are divided by before the softmax."""
-        return self._fitted.temperature
+        return self._check_fitted().temperature
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier to a folder: adapter/, class_features.safetensors, classifier.json.
+
+        Where writing fails, a classifier that stood there is as it was.
 
         Raises:
             RunError: ``path`` is a file, or the adapter cannot be written.
-            ConfigError: The labels are of a type that JSON does not have.
         """
-        labels = self.classes_.tolist() if self.__sklearn_is_fitted__() else []
-        for label in labels:
-            if not isinstance(label, (str, int, float, bool)):
-                raise ConfigError(
-                    f"label {label!r}: a {type(label).__name__} cannot be saved; fit with text or whole numbers."
-                )
-        write_classifier(user_path(path), self._fitted, labels, self._saved_params(), recorded_versions())
+        fitted, labels = self._check_fitted(), self.classes_.tolist()
+        write_classifier(user_path(path), fitted, labels, self._recorded, recorded_versions())
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         device: str | torch.device = "auto",
         precision: str = "auto",
-        model: str | None = None,
+        model: str | os.PathLike[str] | None = None,
     ) -> FewShotClassifier:
         """Read a classifier back; the training images are not needed, and the text tower rarely.
+
+        Its parameters are those of the fit, so that it can be fitted again.
 
         Args:
             path: What ``save`` or ``blocklora fit`` wrote.
@@ -209,18 +232,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             model: Where the base model is now, if it has moved.
 
         Raises:
+            ConfigError: There is no such device or precision here.
             RunError: The folder is missing, incomplete or damaged, or its base model has other weights now.
             ModelError: The base model cannot be loaded.
         """
         where = resolve_device(str(device))
-        found, record = read_classifier(user_path(path), device=where, model=model)
-        loaded = cls(model=model or found.base.model_id, device=device, precision=precision)
-        loaded.set_params(method=found.method, **record.parameters)  # checked when it is fitted again
-        wanted = found.precision if precision == "auto" else precision
-        loaded.classes_ = np.asarray(record.labels)
+        used = resolve_precision(precision, where)
+        moved = None if model is None else os.fspath(model)
+        found, record = read_classifier(user_path(path), device=where, model=moved)
+        used = usable_precision(found.precision, where) if precision == "auto" else used
+        loaded = cls(device=device, precision=used)
+        loaded._take(record, moved)
         loaded.classifier_, loaded.notes_, loaded.unreadable_, loaded.seconds_ = found, (), (), 0.0
-        loaded._compute = Compute(where, usable_precision(wanted, where))
-        loaded._at_once = at_once(where)
+        loaded._compute, loaded._at_once = Compute(where, used), at_once(where)
         return loaded
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -232,91 +256,42 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
-        tags.no_validation = True
         return tags
 
-    @property
-    def _fitted(self) -> Classifier:
+    def _check_fitted(self) -> Classifier:
+        """Return the classifier that was fitted or loaded, or raise."""
         if not self.__sklearn_is_fitted__():
-            raise _NotFittedYetError(
-                "this classifier is not fitted yet; call fit(images, labels) or load(path) first."
-            )
+            raise _NotFittedYetError("not fitted yet; call fit(images, labels) or load(path) first.")
         return self.classifier_
+
+    def _assign(self, params: Mapping[str, Any]) -> None:
+        """Set parameters, and put those that are none among the method's options."""
+        own = set(self._get_param_names())
+        for name in own & set(params):
+            setattr(self, name, params[name])
+        self._options = {**self._options, **{name: params[name] for name in params if name not in own}}
+
+    def _take(self, record: ClassifierRecord, moved: str | None) -> None:
+        """Take over labels and parameters of a saved fit, unchecked: its method may be unknown here."""
+        self._assign(record.parameters)
+        self.model, self.method, self.ensemble = moved or record.model, record.method, tuple(self.ensemble)
+        self.revision = None if moved else self.revision
+        words = dict(zip(record.labels, record.class_names, strict=True))
+        self.class_names = {label: name for label, name in words.items() if name != str(label)} or None
+        self.classes_, self._recorded = np.asarray(record.labels), dict(record.parameters)
 
     def _config(self) -> FitConfig:
         """Check all parameters."""
         if self.on_unreadable not in ("raise", "skip"):
             raise ConfigError(f"on_unreadable '{self.on_unreadable}': expected raise or skip.")
-        return fit_config(
-            model=self.model,
-            method=self.method,
-            revision=self.revision,
-            shots=self.shots,
-            seed=self.seed,
-            prompt=self.prompt,
-            ensemble=tuple(self.ensemble),
-            device=self.device,
-            precision=self.precision,
-            **self._options,
-        )
-
-    def _saved_params(self) -> dict[str, Any]:
-        """Return what another fit needs, ready for JSON; the device is a matter of the machine."""
-        config = self._config().to_json()
-        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
-        return {name: config[name] for name in known if name in config}
-
-    def _dataset(self, images: Sequence[Picture], labels: Sequence[Any]) -> tuple[Dataset, list[Any]]:
-        """Return the images as a data set without a test part, and the labels that there are, sorted."""
-        listed = check_images(images)
-        given = check_labels(labels, len(listed))
-        classes = sorted(set(given))
-        names_of = words_of(classes, self.class_names)
-        index = {label: place for place, label in enumerate(classes)}
-        names = [name_of(image, place) for place, image in enumerate(listed)]
-        train = tuple(
-            Example(name, index[label], source_of(image, name))
-            for name, image, label in zip(names, listed, given, strict=True)
-        )
-        return Dataset(
-            name="images",
-            class_names=names_of,
-            train=train,
-            val=(),
-            test=(),
-            prompt=self.prompt,
-            notes=(
-                *label_notes(Counter(names_of[example.label] for example in train)),
-                *number_notes(names_of),
-                *duplicate_notes(train, names_of),
-            ),
-        ), classes
-
-    def _encode(self, images: Sequence[Picture]) -> Encoded:
-        """Return image features, or raise at an image that cannot be read."""
-        fitted = self._fitted
-        names = [(name_of(image, place), image) for place, image in enumerate(check_images(images))]
-        named = [(name, source_of(image, name)) for name, image in names]
-        encoded = encode(fitted, named, self._compute, batch_size=self._at_once)
-        if encoded.unreadable:
-            raise _unreadable(encoded.unreadable)
-        return encoded
+        if not (self.class_names is None or isinstance(self.class_names, Mapping)):
+            raise ConfigError(f"class_names {self.class_names!r}: expected a dictionary of words by label.")
+        beside = ("class_names", "on_unreadable", "verbose")
+        return fit_config(**{n: value for n, value in self.get_params(deep=False).items() if n not in beside})
 
 
-def _unreadable(found: Sequence[Unreadable]) -> ImageError:
-    """Return the error that names the first of some unreadable images."""
-    more = f" ({count(len(found), 'image')} in all)" if len(found) > 1 else ""
-    return ImageError(f"{found[0].reason}{more}")
-
-
-def _progress_on_stderr() -> OnStep:
-    """Return a callback that prints how far training is, every two seconds."""
-    shown = -math.inf
-
-    def say(step: int, total: int, loss: float, lr: float) -> None:
-        nonlocal shown
-        if step == total or time.monotonic() - shown >= _SHOW_SECONDS:
-            shown = time.monotonic()
-            print(f"step {step} of {total}: loss {loss:.4f}, learning rate {lr:.2g}", file=sys.stderr)
-
-    return say
+def _raise_at(unreadable: Sequence[Unreadable]) -> None:
+    """Raise an error that names the first of some unreadable images, if there are any."""
+    more = f" ({count(len(unreadable), 'image')} in all)" if len(unreadable) > 1 else ""
+    if unreadable:
+        raise ImageError(f"{unreadable[0].reason}{more}")

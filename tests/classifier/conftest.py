@@ -1,3 +1,3 @@
 """Fixtures of the small task."""
 
-from small_task import clip, job  # noqa: F401
+from small_task import clip, job, loaded_clip  # noqa: F401

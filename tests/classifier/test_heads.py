@@ -1,3 +1,5 @@
+"""Heads against their formulas, value by value."""
+
 from __future__ import annotations
 
 import math

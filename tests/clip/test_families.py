@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_task import QUICK, fit, make_task, train_pixels
 from transformers import AutoModel, AutoTokenizer, Siglip2Tokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -27,12 +28,22 @@ from blocklora.clip import (
     tokenize,
 )
 from blocklora.core.device import Compute
-from blocklora.core.errors import ModelError
-from blocklora.methods import AdapterSettings
+from blocklora.core.errors import ConfigError, ModelError
+from blocklora.data import Dataset, Example, few_shot
+from blocklora.methods import METHODS, AdapterSettings, Job, fit_config, prepare
 from blocklora.methods.adapters.common import target_pattern
 
 CPU = Compute(torch.device("cpu"), "fp32")
 MakeRelative = Callable[[Path, str], Path]
+DATASET = Dataset(
+    "colours",
+    ("red", "blue"),
+    tuple(
+        Example(name, label, Image.new("RGB", (40, 40), name)) for label, name in enumerate(("red", "blue"))
+    ),
+    (),
+    (),
+)
 PROMPTS = ["a photo of a cat.", "x", "a photo of a very large brown dog, a pet"]
 # name: model_type, tokens read, what the ordinary call of the tokenizer needs
 FACTS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -120,7 +131,9 @@ def test_long_prompts_keep_their_end_token(relative: Path) -> None:
 @pytest.mark.parametrize("towers", ["both", "vision", "text"])
 def test_the_pattern_names_the_layers_of_both_towers(relative: Path, towers: Any) -> None:
     clip = load_clip(str(relative))
-    pattern = target_pattern(AdapterSettings(towers=towers, targets=("q", "k", "v", "out", "fc1", "fc2")), clip)
+    pattern = target_pattern(
+        AdapterSettings(towers=towers, targets=("q", "k", "v", "out", "fc1", "fc2")), clip
+    )
     shapes = [tuple(m.weight.shape) for name, m in clip.model.named_modules() if re.fullmatch(pattern, name)]
     n_blocks = 2 * len(clip.depths if towers == "both" else [towers])
     assert sorted(shapes) == sorted([*[(32, 32)] * 4, (64, 32), (32, 64)] * n_blocks)
@@ -148,6 +161,21 @@ def test_fit_save_load(relative: Path, photos: Path, tmp_path: Path, towers: str
     classifier.save(tmp_path / "kept")
     loaded = FewShotClassifier.load(tmp_path / "kept", device="cpu")
     np.testing.assert_array_equal(loaded.predict_proba(paths), probabilities)
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_every_method_works_or_names_its_families(relative: Path) -> None:
+    clip = load_clip(str(relative))
+    job = Job(make_task(clip), clip, CPU, 0, "zero-shot")
+    for name, method in METHODS.items():
+        if method.families is None or clip.model_type in method.families:
+            classifier = fit(job, name, **QUICK[name]).classifier
+            features = classifier.image_features(train_pixels(job))
+            assert classifier.logits(features).isfinite().all(), name
+        else:
+            config = fit_config(method=name, model=str(relative), device="cpu")
+            with pytest.raises(ConfigError, match=f"method '{name}': works on models of the type clip or"):
+                prepare(config, DATASET, few_shot(DATASET, None, 0))
 
 
 def test_naflex_images_become_squares_of_patches(make_relative: MakeRelative, tmp_path: Path) -> None:
@@ -196,9 +224,7 @@ def test_a_tokenizer_with_another_end(make_relative: MakeRelative, tmp_path: Pat
 def test_a_processor_of_another_size(make_relative: MakeRelative, tmp_path: Path) -> None:
     folder = make_relative(tmp_path / "m", "siglip")
     edit(folder / "preprocessor_config.json", size={"height": 48, "width": 48})
-    with pytest.raises(
-        ModelError, match=r"makes \w+ of size .*48.*, but the model reads 32 pixels a side"
-    ):
+    with pytest.raises(ModelError, match=r"makes \w+ of size .*48.*, but the model reads 32 pixels a side"):
         load_image_tower(str(folder))
     edit(folder / "preprocessor_config.json", size={"shortest_edge": 32})
     with pytest.raises(ModelError, match=r"makes \w+ of size .*shortest_edge.*, but the model reads 32"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,16 @@ def train_pixels(job: Job) -> Tensor:
     return torch.stack(images)
 
 
-@pytest.fixture
-def clip(clip_folder: Path) -> Clip:
-    """A freshly loaded random CLIP, to be changed at will."""
+@pytest.fixture(scope="session")
+def loaded_clip(clip_folder: Path) -> Clip:
+    """A random CLIP, loaded once; take ``clip``, which is a copy."""
     return load_clip(str(clip_folder))
+
+
+@pytest.fixture
+def clip(loaded_clip: Clip) -> Clip:
+    """A copy of a random CLIP, to be changed at will."""
+    return replace(loaded_clip, model=copy.deepcopy(loaded_clip.model))
 
 
 @pytest.fixture

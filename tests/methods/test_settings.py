@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.core.errors import ConfigError
-from blocklora.methods import METHODS, make_settings, parse_settings, settings_json, settings_type
+from blocklora.methods import make_settings, parse_settings, settings_json
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,16 @@ class Settings:
     layers: tuple[str, ...] = ("q",)
 
 
-def method(task: Any, clip: Any, options: Settings, seed: int) -> None:
-    del task, clip, options, seed
-
-
-def test_the_annotation_is_the_settings() -> None:
-    assert settings_type(method) is Settings
-    assert make_settings("m", method, {}) == Settings()
+def test_without_values_there_are_the_defaults() -> None:
+    assert make_settings("m", Settings, {}) == Settings()
 
 
 def test_words_of_a_command_line_become_values() -> None:
     words = ["epochs=7", "lr=1e-3", "bias=true", "words=one = two", "kind=y", "limit=none", "layers=q, v"]
-    made = make_settings("m", method, parse_settings("m", method, words))
+    made = make_settings("m", Settings, parse_settings("m", Settings, words))
     assert made == Settings(7, 1e-3, True, "one = two", "y", None, ("q", "v"))
     assert settings_json(made)["layers"] == ["q", "v"]
-    assert make_settings("m", method, settings_json(made)) == made
+    assert make_settings("m", Settings, settings_json(made)) == made
 
 
 @pytest.mark.parametrize(
@@ -55,7 +50,7 @@ def test_words_of_a_command_line_become_values() -> None:
 )
 def test_wrong_words_name_themselves(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        make_settings("m", method, parse_settings("m", method, [word]))
+        make_settings("m", Settings, parse_settings("m", Settings, [word]))
 
 
 @pytest.mark.parametrize(
@@ -64,24 +59,21 @@ def test_wrong_words_name_themselves(word: str, message: str) -> None:
 def test_wrong_values_name_themselves(wrong: dict[str, Any]) -> None:
     (name, value) = next(iter(wrong.items()))
     with pytest.raises(ConfigError, match=re.escape(f"{name} '{value}': expected")):
-        make_settings("m", method, wrong)
+        make_settings("m", Settings, wrong)
 
 
 @given(st.integers(1, 10**6), st.floats(1e-9, 1e9))
 def test_numbers_come_through(epochs: int, lr: float) -> None:
-    parsed = parse_settings("m", method, [f"epochs={epochs}", f"lr={lr!r}"])
-    assert make_settings("m", method, parsed) == Settings(epochs=epochs, lr=lr)
+    parsed = parse_settings("m", Settings, [f"epochs={epochs}", f"lr={lr!r}"])
+    assert make_settings("m", Settings, parsed) == Settings(epochs=epochs, lr=lr)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "peft"])  # that one needs a file
-def test_every_method_has_settings_that_are_json(name: str) -> None:
-    made = make_settings(name, METHODS[name], {})
-    assert make_settings(name, METHODS[name], settings_json(made)) == made
+@dataclass(frozen=True)
+class NoSettings:
+    pass
 
 
-def test_a_method_without_annotation_is_told_so() -> None:
-    def mine(task, clip, options, seed, compute):  # type: ignore[no-untyped-def]
-        raise NotImplementedError
-
-    with pytest.raises(ConfigError, match="method 'mine': expected 'options' annotated with the dataclass"):
-        settings_type(mine)
+def test_a_method_without_settings_says_so() -> None:
+    message = "unknown option 'lr': expected none (the options of zero-shot)"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make_settings("zero-shot", NoSettings, {"lr": 1.0})

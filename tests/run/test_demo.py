@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command import call
@@ -17,7 +16,7 @@ from blocklora.run import demo
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | {"iterations": 1})
+    monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "iterations": 1})
     monkeypatch.setattr(demo, "_SEEDS", (1, 2))
 
 
@@ -74,11 +73,9 @@ def test_how_a_report_is_opened(system: str, path: str, shown: str, monkeypatch:
 
 
 def test_a_verdict_needs_intervals_that_are_apart() -> None:
-    def row(before: float, after: float) -> dict[str, Any]:
-        return {
-            "zero_shot_accuracy": before, "zero_shot_interval": [before - 0.1, before + 0.1],
-            "accuracy": after, "accuracy_interval": [after - 0.1, after + 0.1],
-        }  # fmt: skip
+    def row(before: float, after: float) -> demo.SeedResult:
+        around = [(value - 0.1, value + 0.1) for value in (before, after)]
+        return demo.SeedResult(1, before, around[0], after, around[1], 1.0, "runs/demo/seed1")
 
     assert demo._verdict([row(0.2, 0.8), row(0.3, 0.7)]).endswith("the 95% intervals are apart.")
     assert demo._verdict([row(0.2, 0.8), row(0.3, 0.45)]).endswith(

@@ -31,12 +31,12 @@ RUN = CliRunner()
 
 def test_imagenet_on_24_gigabytes() -> None:
     found = plan_step("ViT-B/16", 1000, memory="24GB", device="cuda", precision="fp32")
-    assert found["trained_numbers"] == 138_240
-    assert found["weights_bytes"] == 4 * 149_620_737
-    assert found["plan"] == "each block keeps everything"
-    assert found["peak_bytes"] < found["peft_lora"]["peak_bytes"] < found["clip_lora"]["peak_bytes"]
-    assert found["flops"] < found["peft_lora"]["flops"] < found["clip_lora"]["flops"]
-    peaks = [row["peak_bytes"] for row in [found, *found["smaller_plans"]]]
+    assert found.trained_numbers == 138_240
+    assert found.weights_bytes == 4 * 149_620_737
+    assert found.chosen.plan == "each block keeps everything"
+    assert found.chosen.peak_bytes < found.peft_lora.peak_bytes < found.clip_lora.peak_bytes
+    assert found.chosen.need.flops < found.peft_lora.need.flops < found.clip_lora.need.flops
+    peaks = [cut.peak_bytes for cut in found.plans]
     assert peaks == sorted(peaks, reverse=True)
 
 
@@ -44,10 +44,12 @@ def test_imagenet_on_24_gigabytes() -> None:
 def test_less_memory_takes_a_smaller_plan(model: str) -> None:
     gpu: dict[str, Any] = {"device": "cuda", "precision": "fp32"}
     roomy = plan_step(model, 100, memory="80GB", **gpu)
-    tight = plan_step(model, 100, memory=str(roomy["peak_bytes"] - 1), **gpu)
-    assert tight["peak_bytes"] < roomy["peak_bytes"]
-    assert tight["plan"] != roomy["plan"]
-    assert plan_step(model, 100, memory="80GB", device="cuda")["step"] < roomy["step"]  # bf16
+    tight = plan_step(model, 100, memory=str(roomy.chosen.peak_bytes - 1), **gpu)
+    assert tight.chosen.peak_bytes < roomy.chosen.peak_bytes
+    assert tight.chosen.plan != roomy.chosen.plan
+    assert (
+        plan_step(model, 100, memory="80GB", device="cuda").chosen.need.step < roomy.chosen.need.step
+    )  # bf16
 
 
 @pytest.mark.parametrize(
@@ -63,13 +65,13 @@ def test_less_memory_takes_a_smaller_plan(model: str) -> None:
 def test_a_plan_counts_what_a_fit_trains(settings: dict[str, Any], clip_folder: Path, photos: Path) -> None:
     found = plan_step(str(clip_folder), 3, memory="8GB", **settings)
     base = load_clip(str(clip_folder)).model
-    assert found["weights_bytes"] == 4 * sum(p.numel() for p in base.parameters())
+    assert found.weights_bytes == 4 * sum(p.numel() for p in base.parameters())
     classifier = FewShotClassifier(model=str(clip_folder), shots=1, iterations=1, **settings)
     paths = sorted(photos.glob("*/*.png"))
     classifier.fit(paths, [path.parent.name for path in paths])
     adapter = classifier.classifier_.adapter
     trained = [p.numel() for name, p in adapter.named_parameters() if "lora_" in name]
-    assert found["trained_numbers"] == sum(trained)
+    assert found.trained_numbers == sum(trained)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,15 @@ def test_the_command() -> None:
     ):
         assert text in " ".join(done.stdout.split())
     done = RUN.invoke(app, ["plan", "--model", "tiny", "--memory", "1GB", "--json"])
-    assert json.loads(done.stdout)["limit_bytes"] == 10**9
+    found = json.loads(done.stdout)
+    assert found["limit_bytes"] == 10**9
+    needs = {"peak_bytes", "flops", "saved", "step", "host"}
+    assert found.keys() == needs | {
+        "model", "device", "classes", "batch_size", "bytes_a_number", "trained_numbers", "limit_bytes", "plan",
+        "weights_bytes", "before_bytes", "smaller_plans", "clip_lora", "peft_lora",
+    }  # fmt: skip
+    assert found["peft_lora"].keys() == needs
+    assert all(plan.keys() == needs | {"plan"} for plan in found["smaller_plans"])
     done = RUN.invoke(app, ["plan", "--memory", "24GB", "--device", "cuda"])
     text = " ".join(done.stdout.split())
     assert "Peak memory is that of tensors on the GPU (598 MB of fp32 weights and the step)" in text
@@ -153,9 +163,9 @@ def test_plan_and_fit_price_alike(
         str(clip_folder), 4, memory=memory, device=kind, precision="fp32", resources=machine, shots=16
     )
     assert fit.need is not None
-    assert found["peak_bytes"] == fit.predicted
-    assert found["step"] == fit.need.step
-    assert found["host"] == fit.need.host
-    assert [found["plan"], *(one["plan"] for one in found["smaller_plans"])] == list(map(str, fit.plans))
+    assert found.chosen.peak_bytes == fit.predicted
+    assert found.chosen.need.step == fit.need.step
+    assert found.chosen.need.host == fit.need.host
+    assert [cut.plan for cut in found.plans] == list(map(str, fit.plans))
     if memory:
-        assert found["limit_bytes"] == fit.limit
+        assert found.limit_bytes == fit.limit

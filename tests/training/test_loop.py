@@ -21,6 +21,7 @@ from blocklora.core.errors import ConfigError, RunError
 from blocklora.data import Example
 from blocklora.methods.adapters.common import _with_adapter
 from blocklora.training import Checkpoint, TrainingImages, checkpoint, train
+from blocklora.training.checkpoint import RunState
 from blocklora.training.step import Plan
 
 STEPS, LR, DECAY, SEED = 6, 5e-3, 1e-2, 3
@@ -189,7 +190,9 @@ def test_the_checkpoint_may_be_replaced_once_it_was_read(clip_folder: Path, tmp_
     parameters = {name: p for name, p in named if p.requires_grad}
     optimizer = torch.optim.AdamW(job.arguments[1])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    state.restore(parameters, optimizer, schedule, torch.zeros(STEPS, dtype=torch.float64))
+    losses = torch.zeros(STEPS, dtype=torch.float64)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state.restore(RunState(parameters, optimizer, schedule, losses, scaler))
     held = [value for values in optimizer.state.values() for value in values.values()]
     before = [value.clone() for value in held]
     with state.path.open("r+b") as file:

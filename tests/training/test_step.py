@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blocklora.adapter import BlockLoraConfig
 from blocklora.clip.towers import LeanTowers, PlainTowers
-from blocklora.training.step import Plan, TextSide, gradient
+from blocklora.training.step import ClassFeatures, Plan, gradient
 
 KEEPS = ("all", "no-mlp", "inputs")
 PLANS = [
@@ -44,7 +44,7 @@ def run(
     case.model.train()
     towers = towers or LeanTowers(case.model)
     trained = any("text_model" in name for name in case.trained())
-    text = TextSide(towers, case.tokens, trained=trained, plan=plan)
+    text = ClassFeatures(towers, case.tokens, trained=trained, plan=plan)
     inputs = case.pixels if inputs is None else inputs
     scale = case.model.logit_scale.detach().exp()
     loss = gradient(
@@ -162,10 +162,10 @@ def test_a_text_tower_that_is_not_trained_runs_once(random_clip: Any) -> None:
             assert not found.requires_grad
             return found
 
-    text = TextSide(Counting(), case.tokens, trained=False, plan=Plan(chunk=4))
+    text = ClassFeatures(Counting(), case.tokens, trained=False, plan=Plan(chunk=4))
     assert calls == [4, 2]
     for step in range(3):
-        features, back = text.features(0, step)
+        features, back = text.at(0, step)
         back(torch.ones_like(features))
         assert not features.requires_grad
     assert calls == [4, 2]
@@ -179,7 +179,7 @@ def test_a_scaled_loss_scales_the_whole_gradient(random_clip: Any) -> None:
     for plan in (Plan(), Plan(chunk=2)):
         loss, plain = run(case, plan)
         towers = LeanTowers(case.model)
-        text = TextSide(towers, case.tokens, trained=True, plan=plan)
+        text = ClassFeatures(towers, case.tokens, trained=True, plan=plan)
         again = gradient(
             towers, case.pixels, case.labels, text, case.model.logit_scale.exp(), plan,
             lambda value: (1024 * value).backward(), seed=2, step=5,

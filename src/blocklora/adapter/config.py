@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -136,7 +137,7 @@ class BlockLoraConfig(PeftConfig):
         return layer.alpha / (math.sqrt(layer.r) if self.use_rslora else layer.r)
 
 
-def _lookup(pattern: dict[str, Any], name: str, default: Any) -> Any:
+def _lookup(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
     return pattern.get(get_pattern_key(list(pattern), name), default)
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from peft import LoraConfig, PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
@@ -24,7 +24,8 @@ from blocklora.core.files import write_bytes, write_json
 
 __all__ = ["fold_to_lora", "unfold_lora"]
 
-_LORA_BIAS: dict[str, Any] = {"none": "none", "all": "all", "blocklora_only": "lora_only"}
+_V = TypeVar("_V")
+_LORA_BIAS: Mapping[str, Any] = {"none": "none", "all": "all", "blocklora_only": "lora_only"}
 _SHARED = (
     "task_type", "base_model_name_or_path", "revision", "auto_mapping", "target_modules", "exclude_modules",
     "layers_to_transform", "layers_pattern", "lora_dropout", "modules_to_save", "fan_in_fan_out",
@@ -172,7 +173,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def _shared(config: Any) -> dict[str, Any]:
+def _shared(config: Any) -> Mapping[str, Any]:
     """The settings that both methods have; names of modules as in a model without ``torch.compile``."""
     settings = {name: getattr(config, name) for name in _SHARED}
     for name in ("target_modules", "exclude_modules"):
@@ -183,7 +184,7 @@ def _shared(config: Any) -> dict[str, Any]:
     return settings
 
 
-def _pattern(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
+def _pattern(values: Mapping[str, _V], default: _V) -> dict[str, _V]:
     """A PEFT pattern that gives each layer its value where it is not the default."""
     return {f"^{re.escape(name)}": value for name, value in values.items() if value != default}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _MODEL_FILES = (
 )  # weights, configuration and tokenizer; no pickle is read
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Mapping[str, Any]:
     """Parse the file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def _different(path: Path, key: str, value: Any, good: Callable[[Any], bool], ex
     return list(value)
 
 
-def tables(path: Path, key: str, value: Any) -> dict[str, dict[str, Any]]:
+def tables(path: Path, key: str, value: Any) -> Mapping[str, Mapping[str, Any]]:
     """Return named tables, at least one."""
     good = isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values())
     need(bool(good), path, key, value, f"one table for each, such as [{key}.NAME]")

@@ -70,7 +70,7 @@ def _not_elsewhere(path: Path, key: str, name: str) -> None:
         )
 
 
-def data_of(path: Path, label: str, table: dict[str, Any], root: str | None) -> GridPart:
+def data_of(path: Path, label: str, table: Mapping[str, Any], root: str | None) -> GridPart:
     """Return what ``fit_run`` is told about a data set; ``root`` is for those that are known by name."""
     where = f"data.{label}"
     known(path, f"[{where}]: ", table, _DATA_KEYS)
@@ -86,7 +86,7 @@ def data_of(path: Path, label: str, table: dict[str, Any], root: str | None) -> 
     return GridPart(arguments, arguments | {"class_names_sha256": sha256}, {file: sha256})
 
 
-def _source(path: Path, label: str, table: dict[str, Any], root: str | None) -> dict[str, str]:
+def _source(path: Path, label: str, table: Mapping[str, Any], root: str | None) -> dict[str, str]:
     """Return where a data set is: a path, or a name, which for a data set of the literature has a root."""
     name = table.get("path", label)
     there = beside(path, name)
@@ -106,7 +106,7 @@ def _source(path: Path, label: str, table: dict[str, Any], root: str | None) -> 
 
 
 def method_of(
-    path: Path, label: str, common: dict[str, Any], table: dict[str, Any], methods_from: Path | None
+    path: Path, label: str, common: Mapping[str, Any], table: Mapping[str, Any], methods_from: Path | None
 ) -> GridPart:
     """Return a method's settings as given, and all of them with the defaults filled in."""
     where = f"methods.{label}"
@@ -116,8 +116,11 @@ def method_of(
     given = _given(path, where, method, common, table)
     options = _options(path, where, method, given)
     if "peft_config" in given:
-        given["peft_config"] = options["peft_config"]  # its text: the file may change before a run is due
-    every = {key: given.get(key, "auto") for key in _EVERYWHERE} | options | {"method": method}
+        given = {
+            **given,
+            "peft_config": options["peft_config"],
+        }  # its text: the file may change before a run is due
+    every = {**{key: given.get(key, "auto") for key in _EVERYWHERE}, **options, "method": method}
     files = {}
     if methods_from and method not in BUILT_IN:
         every["method_sha256"] = files[methods_from] = file_sha256(path, "methods_from", methods_from)
@@ -125,8 +128,8 @@ def method_of(
 
 
 def _given(
-    path: Path, where: str, method: str, common: dict[str, Any], table: dict[str, Any]
-) -> dict[str, Any]:
+    path: Path, where: str, method: str, common: Mapping[str, Any], table: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """Return the settings that the grid has for a method, its own and the common ones, with full paths."""
     for key in {**common, **table}:
         if key in _TAKEN:
@@ -134,7 +137,7 @@ def _given(
                 f"{path}: {where}.{key}: this is not a method's setting; expected e.g. iterations or lr."
             )
     own = {field.name for field in fields(METHODS[method].settings)} | set(_EVERYWHERE)
-    chosen = {key: value for key, value in common.items() if key in own} | table
+    chosen = {**{key: value for key, value in common.items() if key in own}, **table}
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.items() if key != "method"}
     file = given.get("peft_config")
     if isinstance(file, str) and not file.lstrip().startswith("{"):
@@ -142,7 +145,7 @@ def _given(
     return given
 
 
-def _options(path: Path, where: str, method: str, given: dict[str, Any]) -> dict[str, Any]:
+def _options(path: Path, where: str, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Check a method's settings, and return all of them."""
     try:
         return asdict(fit_config(method=method, **given).settings)

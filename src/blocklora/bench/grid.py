@@ -41,6 +41,7 @@ from blocklora.bench._grid_parts import GridPart, data_of, method_of, models_of
 from blocklora.bench.records import PlanEntry, same_runs
 from blocklora.bench.user_methods import load_methods
 from blocklora.core.fingerprint import fingerprint
+from blocklora.methods import model_defaults
 
 __all__ = ["Grid", "GridRun", "load_grid"]
 
@@ -168,9 +169,12 @@ def load_grid(path: str | Path) -> Grid:
 def _run(model: GridPart, data: GridPart, method: GridPart, place: tuple[str, str, str, int, int]) -> GridRun:
     """Put a run together; ``place`` is data, model, method, shots and seed."""
     numbers = {"shots": place[3], "seed": place[4]}
+    arguments = {**method.arguments, **data.arguments, **model.arguments, **numbers}
+    defaults = model_defaults(arguments["method"], place[1])
+    own = {name: value for name, value in defaults.items() if name not in arguments}
     return GridRun(
         *place,
-        arguments={**method.arguments, **data.arguments, **model.arguments, **numbers},
-        resolved={**method.resolved, **data.resolved, **model.resolved, **numbers},
+        arguments=arguments,
+        resolved={**method.resolved, **own, **data.resolved, **model.resolved, **numbers},
         files={**method.files, **data.files},
     )

@@ -6,7 +6,7 @@ Every method has a colour of Okabe and Ito's palette, a marker and a line style 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blocklora.bench.compare import MethodCost, costs, method_mean, rank_methods
@@ -78,7 +78,7 @@ def _file(figure: Any, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _style(place: int) -> dict[str, Any]:
+def _style(place: int) -> Mapping[str, Any]:
     """Return colour, marker and line style of the method at a place; 63 of them differ."""
     return {
         "color": _COLOURS[place % len(_COLOURS)],
@@ -150,7 +150,7 @@ def _cost_figure(figure: Any, results: Results, model: str) -> bool:
         points = {method: (of(cost), 100 * cost.accuracy) for method, cost in found.items()}
         for method, (x, y) in points.items():
             point = {"linestyle": "none", "markersize": 7, "clip_on": False}
-            axis.plot([x], [y], label=method, **_style(results.methods.index(method)) | point)
+            axis.plot([x], [y], label=method, **{**_style(results.methods.index(method)), **point})
         _draw_front(axis, list(points.values()))
         if "memory" not in label:
             _log_scale_with_zero(axis, [x for x, _ in points.values()])
@@ -185,7 +185,7 @@ def _rank_figure(figure: Any, results: Results, model: str) -> bool:
     figure.set_size_inches(6.4, 0.9 + 0.24 * len(ordered) + 0.12 * len(groups))
     axis = figure.subplots()
     for place, (method, rank) in enumerate(zip(ordered, ranks, strict=True)):
-        axis.plot([rank], [place], **_style(results.methods.index(method)) | {"markersize": 7})
+        axis.plot([rank], [place], **{**_style(results.methods.index(method)), "markersize": 7})
         axis.annotate(f"{rank:.2f}", (rank, place), (7, -3), textcoords="offset points", fontsize=7)
     for n, (first, last) in enumerate(groups):
         height = len(ordered) - 0.3 + 0.5 * n
@@ -205,7 +205,7 @@ def _rank_figure(figure: Any, results: Results, model: str) -> bool:
 
 def _legend(figure: Any) -> bool:
     """Put one legend beside all panels; whether there is anything in it."""
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)

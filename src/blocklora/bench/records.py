@@ -35,7 +35,7 @@ class PlanEntry:
         """Read an entry; other fields are passed over, a missing one raises ``KeyError``."""
         return cls(**{field.name: content[field.name] for field in fields(cls)})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the entry ready for JSON."""
         return asdict(self)
 
@@ -67,7 +67,7 @@ class Machine:
         """Read what ``to_json`` gave."""
         return cls(**{**content, "gpus": tuple(content["gpus"])})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the machine ready for JSON."""
         return asdict(self) | {"gpus": list(self.gpus)}
 
@@ -107,7 +107,7 @@ class RunResult:
         details = {name: value for name, value in content.items() if name not in names}
         return cls(**{name: content[name] for name in names}, details=details)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the result ready for JSON."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "details"}
         return {**own, **self.details}
@@ -168,7 +168,7 @@ class RunRecord:
             code=content["code"],
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the line, ready for JSON."""
         outcome = self.outcome
         return {

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -205,7 +205,7 @@ def _ids(gpus: Sequence[int]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _code() -> dict[str, Any]:
+def _code() -> Mapping[str, Any]:
     """Return which code this is: the version, and in a checkout its commit and whether files differ from it."""
     here = Path(__file__).parent
 

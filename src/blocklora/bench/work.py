@@ -72,7 +72,7 @@ class RunOrder:
     files: Mapping[Path, str]
 
 
-class _Steps:
+class _ToldProgress:
     """Passes a run's progress on."""
 
     def __init__(self, tell: Tell) -> None:
@@ -132,14 +132,13 @@ def do_run(settings: WorkSettings, n: int, order: RunOrder, attempt: int, tell: 
 
 
 def _fit(
-    settings: WorkSettings, folder: Path, arguments: dict[str, Any], resume: bool, tell: Tell
+    settings: WorkSettings, folder: Path, arguments: Mapping[str, Any], resume: bool, tell: Tell
 ) -> Mapping[str, Any]:
     """Call ``fit_run`` with what this worker may use, and return the metrics."""
     _, metrics = fit_run(
-        arguments.pop("data"),
-        folder,
+        out=folder,
         resume=resume,
-        progress=_Steps(tell),
+        progress=_ToldProgress(tell),
         store=FeatureStore(settings.features),
         resources=settings.resources,
         **arguments,

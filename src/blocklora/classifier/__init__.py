@@ -3,26 +3,21 @@
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.classifier.classifier import Classifier
-from blocklora.classifier.encode import Encoded, at_once, encode, encode_images
-from blocklora.classifier.files import (
-    ADAPTER,
-    CLASSIFIER,
-    read_both_towers,
-    read_classifier,
-    write_classifier,
-)
+from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
+from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
+from blocklora.classifier.record import CLASSIFIER, ClassifierRecord
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 
 __all__ = [
-    "ADAPTER",
-    "CLASSIFIER",
+    "CLASSIFIER_FILES",
     "CONDITIONAL",
     "HEADS",
     "NOTHING_KEPT",
     "ClassPrompts",
     "Classifier",
+    "ClassifierRecord",
     "Encoded",
     "FeatureStore",
     "Head",
@@ -34,6 +29,7 @@ __all__ = [
     "encode",
     "encode_images",
     "frozen_facts",
+    "in_halves",
     "is_of_image_tower",
     "mean_features",
     "other_classes",

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from blocklora.clip import with_weights
 
 __all__ = ["ImageChange", "TextChange", "is_of_image_tower"]
 
@@ -36,6 +39,14 @@ class ImageChange:
         """Return the same change on a device."""
         weights = {name: value.to(device) for name, value in self.weights.items()}
         return ImageChange(weights, None if self.prompts is None else self.prompts.to(device))
+
+    def check(self, model: Any) -> None:
+        """Raise a ValueError that names what does not fit the image tower of a model, whole or alone."""
+        if self.weights:
+            with_weights(model, self.weights)
+        if self.prompts is not None:
+            config = model.vision_model.config
+            _need_vectors(_PROMPTS, self.prompts, config.num_hidden_layers, config.hidden_size)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything by name, to be written; ``from_tensors`` reads it back."""
@@ -69,6 +80,16 @@ class TextChange:
     deep: Tensor | None = None
     words: str = ""
 
+    def check(self, model: Any) -> None:
+        """Raise a ValueError that names what does not fit the text tower of a whole model."""
+        if self.weights:
+            with_weights(model, self.weights)
+        config = model.text_model.config
+        if self.context is not None:
+            _need_vectors("context", self.context[None], 1, config.hidden_size)
+        if self.deep is not None:
+            _need_vectors("deep", self.deep, config.num_hidden_layers - 1, config.hidden_size)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return everything but the words, by name, to be written; ``from_tensors`` reads it back."""
         learned = {"context": self.context, "deep": self.deep}
@@ -96,6 +117,15 @@ def _prefixed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(_WEIGHT): value for n, value in tensors.items() if n.startswith(_WEIGHT)}
+
+
+def _need_vectors(name: str, vectors: Tensor, layers: int, width: int) -> None:
+    """Raise unless vectors (J, P, W) are of a width, for at most so many layers."""
+    if vectors.ndim != 3 or len(vectors) > layers or vectors.shape[2] != width:
+        raise ValueError(
+            f"the tensor '{name}' is {tuple(vectors.shape)}; expected vectors of width {width} for at most "
+            f"{layers} layers"
+        )
 
 
 def _refuse_others(tensors: Mapping[str, Tensor], known: tuple[str, ...]) -> None:

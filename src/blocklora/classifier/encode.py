@@ -20,7 +20,7 @@ from blocklora.core.errors import ImageError
 from blocklora.core.threads import read_ahead
 from blocklora.data import Source, Unreadable, open_for_model
 
-__all__ = ["Encoded", "at_once", "encode", "encode_images"]
+__all__ = ["Encoded", "at_once", "encode", "encode_images", "in_halves"]
 
 _AT_ONCE = {"cuda": 256}
 _AT_ONCE_ELSEWHERE = 64
@@ -139,14 +139,22 @@ def encode_images(
         unreadable += [value for value in batch if isinstance(value, Unreadable)]
         if good:
             kept += [index for index, _ in good]
-            features.append(_in_halves(forward, torch.stack([value for _, value in good]).to(device)))
+            features.append(in_halves(forward, torch.stack([value for _, value in good]).to(device)))
         if on_batch:
             on_batch(start + len(batch))
     return Encoded(torch.cat(features) if features else torch.empty(0, 0), kept, unreadable)
 
 
-def _in_halves(forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
-    """Run a batch, or its halves where memory runs out: (B, ...) float32 on the CPU."""
+def in_halves(forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
+    """Run a batch, or its halves where memory runs out, and so on down to one image.
+
+    Args:
+        forward: Takes pixel values (B, 3, S, S) and returns (B, ...).
+        pixel_values: (B, 3, S, S) on the device.
+
+    Returns:
+        (B, ...), float32 on the CPU.
+    """
     try:
         return forward(pixel_values).float().cpu()
     except RuntimeError as error:
@@ -155,7 +163,7 @@ def _in_halves(forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Ten
     if pixel_values.is_cuda:
         torch.cuda.empty_cache()
     halves = torch.chunk(pixel_values, 2)
-    return torch.cat([_in_halves(forward, half) for half in halves])
+    return torch.cat([in_halves(forward, half) for half in halves])
 
 
 def _prepare(name: str, source: Source, processor: object) -> Tensor | Unreadable:

@@ -1,12 +1,13 @@
 """What turns image features into logits: a handful of pure functions, and the tensors that belong to one.
 
-Axes: M = pictures, N = classes, D = the width of CLIP's shared space, K = keys of a cache, H = hidden numbers.
+Axes: M = images, N = classes, D = the width of the shared space, K = keys of a cache, H = hidden units, P = learned
+vectors, W = the width of the text tower, L = tokens.
 Image features are unit vectors everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "CONDITIONAL",
     "HEADS",
     "Head",
+    "HeadKind",
     "adapted_logits",
     "cache_logits",
     "conditional_logits",
@@ -29,9 +31,9 @@ __all__ = [
 ]
 
 CONDITIONAL = "conditional"
-"""The one kind that runs the text tower for every picture."""
+"""The one kind that runs the text tower for every image."""
 
-_ROWS = 1024  # pictures at a time: a cache of all ImageNet shots would else need gigabytes
+_ROWS = 1024  # images at a time: a cache of all ImageNet shots would else need gigabytes
 
 
 def cosine_logits(features: Tensor, class_features: Tensor, scale: float | Tensor) -> Tensor:
@@ -59,16 +61,16 @@ def cache_logits(
     alpha: float,
     beta: float,
 ) -> Tensor:
-    """Return CLIP's logits plus what a cache of labelled pictures adds (Tip-Adapter, Zhang et al. 2022, eq. 5).
+    """Return CLIP's logits plus what a cache of labelled images adds (Tip-Adapter, Zhang et al. 2022, eq. 5).
 
     Args:
         features: Unit image features (M, D).
         class_features: Unit features of the classes (N, D).
-        keys: Features of the cached pictures (K, D).
+        keys: Features of the cached images (K, D).
         values: Their labels, one-hot (K, N).
         scale: CLIP's logit scale.
         alpha: How much the cache counts; with 0 this is zero-shot.
-        beta: How fast a cached picture's say falls with its distance.
+        beta: How fast a cached image's weight falls with its distance.
     """
     affinity = features @ keys.T  # (M, K)
     return cosine_logits(features, class_features, scale) + alpha * torch.exp(beta * (affinity - 1)) @ values
@@ -103,7 +105,7 @@ def conditional_logits(
     up_bias: Tensor,
     scale: float,
 ) -> Tensor:
-    """Return cosines with class features that each picture's own prompts give (CoCoOp, Zhou et al. 2022b, eq. 3).
+    """Return cosines with class features that each image's own prompts give (CoCoOp, Zhou et al. 2022b, eq. 3).
 
     Args:
         features: Unit image features (M, D).
@@ -122,17 +124,41 @@ def conditional_logits(
     )
 
 
-HEADS: dict[str, Callable[..., Tensor]] = {
-    "cosine": cosine_logits,
-    "linear": linear_logits,
-    "cache": cache_logits,
-    "bottleneck": adapted_logits,
-    CONDITIONAL: conditional_logits,
-}
-"""Every kind of head; a head's tensors and numbers are the function's arguments, by name.
+@dataclass(frozen=True)
+class HeadKind:
+    """A kind of head.
 
-Only the tokens of a conditional head become its prompts.
-"""
+    Attributes:
+        logits: The function; a head's tensors and numbers are its arguments, by name.
+        tensors: The axes of each tensor, by name.
+        numbers: The names of its plain numbers.
+    """
+
+    logits: Callable[..., Tensor]
+    tensors: Mapping[str, str]
+    numbers: frozenset[str] = frozenset()
+
+
+HEADS = {
+    "cosine": HeadKind(cosine_logits, {"class_features": "ND"}, frozenset({"scale"})),
+    "linear": HeadKind(linear_logits, {"weight": "ND", "bias": "N"}),
+    "cache": HeadKind(
+        cache_logits,
+        {"class_features": "ND", "keys": "KD", "values": "KN"},
+        frozenset({"scale", "alpha", "beta"}),
+    ),
+    "bottleneck": HeadKind(
+        adapted_logits,
+        {"class_features": "ND", "down": "HD", "up": "DH"},
+        frozenset({"scale", "ratio"}),
+    ),
+    CONDITIONAL: HeadKind(
+        conditional_logits,
+        {"context": "PW", "down": "HD", "down_bias": "H", "up": "WH", "up_bias": "W", "tokens": "NL"},
+        frozenset({"scale"}),
+    ),
+}
+"""Every kind of head. The tokens of a conditional head become its prompts."""
 
 
 @dataclass(frozen=True)
@@ -151,23 +177,51 @@ class Head:
     numbers: Mapping[str, float] = field(default_factory=dict)
     model: Any = None
 
+    def check(self, n_classes: int, width: int) -> None:
+        """Check that the tensors and numbers are those of the kind, and fit each other.
+
+        Args:
+            n_classes: N.
+            width: D.
+
+        Raises:
+            ValueError: A tensor or number is missing, unknown, or of another shape; it is named.
+        """
+        kind = HEADS[self.kind]
+        _need_names("tensor", self.tensors, kind.tensors)
+        _need_names("number", self.numbers, kind.numbers)
+        sizes = {"N": n_classes, "D": width}
+        for name, axes in kind.tensors.items():
+            shape = tuple(self.tensors[name].shape)
+            fits = len(shape) == len(axes)
+            if not fits or any(sizes.setdefault(axis, n) != n for axis, n in zip(axes, shape, strict=True)):
+                expected = ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes)
+                raise ValueError(f"the head's tensor '{name}' is {shape} instead of ({expected})")
+
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
         """Turn image features (M, D) into logits (M, N), in float64 on the CPU."""
+        logits = HEADS[self.kind].logits
         if self.kind == CONDITIONAL:
             device = self.model.logit_scale.device
             there = {name: tensor.to(device) for name, tensor in self.tensors.items()}
             prompts = ClassPrompts(self.model, there.pop("tokens"))
-            found = HEADS[CONDITIONAL](features.to(device), prompts=prompts, **there, **self.numbers)
-            return found.cpu().double()
-        tensors = {name: tensor.double() for name, tensor in self.tensors.items()}
-        rows = [
-            HEADS[self.kind](part.double(), **tensors, **self.numbers)
-            for part in torch.split(features, _ROWS)
-        ]
-        return torch.cat(rows)
+            return logits(features.to(device), prompts=prompts, **there, **self.numbers).cpu().double()
+        # Rows one after another, as in a file: a saved head gives the same bits.
+        tensors = {name: tensor.double().contiguous() for name, tensor in self.tensors.items()}
+        parts = torch.split(features, _ROWS)
+        return torch.cat([logits(part.double(), **tensors, **self.numbers) for part in parts])
 
 
 def cosine_head(class_features: Tensor, scale: float) -> Head:
     """Return CLIP's own head for unit class features (N, D)."""
     return Head("cosine", {"class_features": class_features}, {"scale": scale})
+
+
+def _need_names(what: str, given: Iterable[str], expected: Iterable[str]) -> None:
+    """Raise unless two sets of names are the same."""
+    given, expected = set(given), set(expected)
+    if given != expected:
+        name = min(given ^ expected)
+        fault = "is missing" if name in expected else "belongs to no head of this kind"
+        raise ValueError(f"the head's {what} '{name}' {fault}; expected {', '.join(sorted(expected))}")

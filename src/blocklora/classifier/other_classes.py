@@ -16,7 +16,7 @@ from torch import Tensor
 from blocklora.classifier.changes import TextChange
 from blocklora.classifier.class_prompts import ClassPrompts, prompt_tokens
 from blocklora.classifier.heads import CONDITIONAL, Head
-from blocklora.clip import Clip, class_features, tokenize, with_weights
+from blocklora.clip import Clip, Engine, class_features, tokenize, with_weights
 from blocklora.core.errors import ConfigError
 from blocklora.data import prompts
 
@@ -31,6 +31,8 @@ def other_classes(
     clip: Clip,
     class_names: Sequence[str],
     templates: Sequence[str],
+    *,
+    engine: Engine = "auto",
 ) -> Head:
     """Return the head of a fitted classifier for other classes.
 
@@ -42,6 +44,7 @@ def other_classes(
         class_names: N names.
         templates: Sentences with one ``{}``; the mean of their class features predicts. Where the words before the
             name are learned they take their place.
+        engine: Which engine computes the features of templates.
 
     Raises:
         ConfigError: The method learned the classes that it saw and knows no others.
@@ -61,11 +64,18 @@ def other_classes(
         deep = None if text.deep is None else text.deep.to(device)
         features = ClassPrompts(model, tokens).features(text.context.to(device), deep).float().cpu()
     else:
-        features = template_features(model, clip, class_names, templates)
+        features = template_features(model, clip, class_names, templates, engine=engine)
     return replace(head, tensors={**head.tensors, "class_features": features})
 
 
-def template_features(model: Any, clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def template_features(
+    model: Any,
+    clip: Clip,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    engine: Engine = "auto",
+) -> Tensor:
     """Return unit class features (N, D), on the CPU: the mean over templates, see ``mean_features``.
 
     Args:
@@ -73,14 +83,14 @@ def template_features(model: Any, clip: Clip, class_names: Sequence[str], templa
         clip: The tokenizer and how much the text tower reads.
         class_names: N names.
         templates: Sentences with one ``{}``.
+        engine: Which engine computes them.
     """
     sentences = [prompts(class_names, template) for template in templates]
-    return mean_features(
-        model, [tokenize(rows, clip.tokenizer, clip.context_length)[0] for rows in sentences]
-    )
+    tokens = [tokenize(rows, clip.tokenizer, clip.context_length)[0] for rows in sentences]
+    return mean_features(model, tokens, engine=engine)
 
 
-def mean_features(model: Any, tokens: Sequence[Tensor]) -> Tensor:
+def mean_features(model: Any, tokens: Sequence[Tensor], *, engine: Engine = "auto") -> Tensor:
     """Average the unit text features of a class over templates, and make the mean a unit vector again.
 
     As openai/CLIP ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` does.
@@ -88,9 +98,10 @@ def mean_features(model: Any, tokens: Sequence[Tensor]) -> Tensor:
     Args:
         model: A model of two towers, with or without an adapter in its layers.
         tokens: Token ids of every template (N, L).
+        engine: Which engine computes them.
 
     Returns:
         Unit features (N, D) on the CPU.
     """
-    each = [class_features(model, rows) for rows in tokens]  # each (N, D)
+    each = [class_features(model, rows, engine=engine) for rows in tokens]  # each (N, D)
     return F.normalize(torch.stack(each).mean(dim=0), dim=-1) if len(each) > 1 else each[0]

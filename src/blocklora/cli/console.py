@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,11 @@ from rich.table import Table
 
 from blocklora.cli.output import OUT
 from blocklora.core.words import count, printable
+from blocklora.data import Unreadable
+from blocklora.report import RunMetrics, warnings
+
+if TYPE_CHECKING:
+    from blocklora.run.demo import DemoResult
 
 __all__ = ["RunProgress", "print_demo", "print_metrics", "print_protocol"]
 
@@ -28,7 +34,7 @@ _LOG = logging.getLogger("blocklora")
 _SHOWN_NOTES = 8
 
 
-class _Lines(logging.Handler):
+class _LogLines(logging.Handler):
     """What the library logs, a line each on the console."""
 
     def __init__(self, console: Console) -> None:
@@ -62,7 +68,7 @@ class RunProgress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._title = ""
-        self._handler = _Lines(console)
+        self._handler = _LogLines(console)
         self._shown = logging.INFO if verbose else logging.WARNING
 
     def __enter__(self) -> RunProgress:
@@ -102,60 +108,65 @@ class RunProgress:
             del self._tasks[name]
 
 
-def print_metrics(metrics: dict[str, Any], run: Path | None) -> None:
-    """Print accuracy before and after, what to mind, and where the report is."""
+def print_metrics(metrics: RunMetrics, run: Path | None) -> None:
+    """Print accuracy before and after, what to mind, and where the report is.
+
+    Args:
+        metrics: Of the run.
+        run: The RUN folder that was written, if one was.
+    """
+    found = metrics.evaluation
     table = Table(title=None)
     for heading in ("", "accuracy", "95% interval"):
         table.add_column(heading)
-    rows = [("zero-shot", *_accuracy(metrics, "zero_shot_"))]
-    if metrics["method"] != "zero-shot":
-        rows.append((metrics["method"], *_accuracy(metrics)))
-    for row in rows:
-        table.add_row(*row)
+    if found.zero_shot_accuracy is not None and found.zero_shot_interval is not None:
+        table.add_row("zero-shot", *_accuracy(found.zero_shot_accuracy, found.zero_shot_interval))
+    if metrics.method != "zero-shot":
+        table.add_row(metrics.method, *_accuracy(found.accuracy, found.accuracy_interval))
     OUT.print(table)
     OUT.print(
-        f"{count(metrics['n_test'], 'test image')}, {count(metrics['n_classes'], 'class')}; expected "
-        f"calibration error {metrics['ece']:.1%}."
+        f"{count(found.n_test, 'test image')}, {count(found.n_classes, 'class')}; expected "
+        f"calibration error {found.ece:.1%}."
     )
-    if metrics["trainable_parameters"] is not None:
+    if metrics.trainable_parameters is not None and metrics.n_train is not None:
         OUT.print(
-            f"Trained {metrics['trainable_parameters']:,} of {metrics['total_parameters']:,} parameters on "
-            f"{count(metrics['n_train'], 'image')} in {metrics['train_seconds']:.0f} s ({metrics['device']}, "
-            f"{metrics['precision']})."
+            f"Trained {metrics.trainable_parameters:,} of {metrics.total_parameters:,} parameters on "
+            f"{count(metrics.n_train, 'image')} in {metrics.train_seconds:.0f} s ({metrics.device}, "
+            f"{metrics.precision})."
         )
-    for warning in metrics["warnings"]:
+    for warning in warnings(metrics):
         OUT.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    _print_notes(metrics["notes"])
-    _print_unreadable(metrics["unreadable"])
+    _print_notes(metrics.notes)
+    _print_unreadable(metrics.unreadable)
     if run:
         OUT.print(f"report: {run / 'report.html'}", markup=False, soft_wrap=True)
 
 
-def _accuracy(measured: dict[str, Any], kind: str = "") -> tuple[str, str]:
+def _accuracy(value: float, interval: Sequence[float]) -> tuple[str, str]:
     """Return an accuracy and its interval as words."""
-    low, high = measured[f"{kind}accuracy_interval" if not kind else f"{kind}interval"]
-    return f"{measured[f'{kind}accuracy']:.1%}", f"{low:.1%} to {high:.1%}"
+    low, high = interval
+    return f"{value:.1%}", f"{low:.1%} to {high:.1%}"
 
 
-def print_demo(result: dict[str, Any]) -> None:
+def print_demo(result: DemoResult) -> None:
     """Print zero-shot against Block-LoRA by seed, and what the seeds have in common."""
-    table = Table(title=f"{result['data']}, {result['shots']} images a class, {result['n_test']} test images")
+    table = Table(title=f"{result.data}, {result.shots} images a class, {result.n_test} test images")
     for heading in ("seed", "zero-shot", "95% interval", "Block-LoRA", "95% interval", "seconds"):
         table.add_column(heading, justify="right")
-    for row in result["runs"]:
+    for row in result.runs:
         table.add_row(
-            str(row["seed"]),
-            *_accuracy(row, "zero_shot_"),
-            *_accuracy(row),
-            f"{row['train_seconds']:.0f}",
+            str(row.seed),
+            *_accuracy(row.zero_shot_accuracy, row.zero_shot_interval),
+            *_accuracy(row.accuracy, row.accuracy_interval),
+            f"{row.train_seconds:.0f}",
         )
     OUT.print(table)
-    OUT.print(result["verdict"])
-    for row in result["runs"]:
-        OUT.print(f"report: {row['run']}/report.html", markup=False, soft_wrap=True)
+    OUT.print(result.verdict)
+    for row in result.runs:
+        OUT.print(f"report: {row.run}/report.html", markup=False, soft_wrap=True)
 
 
-def print_protocol(result: dict[str, Any]) -> None:
+def print_protocol(result: Mapping[str, Any]) -> None:
     """Print one row a test set, and the mean that the setting is judged by."""
     trained = result["method"] != "zero-shot"
     table = Table(
@@ -166,16 +177,15 @@ def print_protocol(result: dict[str, Any]) -> None:
     for heading in ("classes", "images", *(part for name in names for part in (name, "95% interval"))):
         table.add_column(heading, justify="right")
     for row in result["results"]:
-        own = _accuracy(row) if trained else ()
-        table.add_row(
-            row["name"], str(row["n_classes"]), str(row["n_test"]), *_accuracy(row, "zero_shot_"), *own
-        )
+        before = _accuracy(row["zero_shot_accuracy"], row["zero_shot_interval"])
+        own = _accuracy(row["accuracy"], row["accuracy_interval"]) if trained else ()
+        table.add_row(row["name"], str(row["n_classes"]), str(row["n_test"]), *before, *own)
     OUT.print(table)
     name, words = (
         ("harmonic_mean", "harmonic mean") if "harmonic_mean" in result else ("mean", "mean of the targets")
     )
-    before = f"; zero-shot {result[name + '_zero_shot']:.1%}" if trained else ""
-    OUT.print(f"{words}: {result[name]:.1%}{before}")
+    zero_shot = f"; zero-shot {result[name + '_zero_shot']:.1%}" if trained else ""
+    OUT.print(f"{words}: {result[name]:.1%}{zero_shot}")
     _print_notes(result["notes"])
     OUT.print(f"written to {result['folder']}", markup=False, soft_wrap=True)
 
@@ -184,7 +194,7 @@ def _shots(shots: int | None) -> str:
     return "all images" if shots is None else count(shots, "shot")
 
 
-def _print_notes(notes: list[str]) -> None:
+def _print_notes(notes: Sequence[str]) -> None:
     """Print the first notes, and how many more there are."""
     for note in notes[:_SHOWN_NOTES]:
         OUT.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -192,12 +202,12 @@ def _print_notes(notes: list[str]) -> None:
         OUT.print(f"... and {count(len(notes) - _SHOWN_NOTES, 'more note')}.")
 
 
-def _print_unreadable(unreadable: list[dict[str, str]]) -> None:
+def _print_unreadable(unreadable: Sequence[Unreadable]) -> None:
     """Name the images that could not be read."""
     if unreadable:
         left_out = "was left out" if len(unreadable) == 1 else "were left out"
         OUT.print(f"{count(len(unreadable), 'image')} could not be read and {left_out}:", style="yellow")
     for bad in unreadable[:_SHOWN_NOTES]:
-        OUT.print(f"  {printable(bad['reason'])}", markup=False, soft_wrap=True)
+        OUT.print(f"  {printable(bad.reason)}", markup=False, soft_wrap=True)
     if len(unreadable) > _SHOWN_NOTES:
         OUT.print(f"  ... and {len(unreadable) - _SHOWN_NOTES} more; the report names them all.")

@@ -35,10 +35,10 @@ def demo(
     with RunProgress(ERR, verbose=verbose) as progress:
         result = run_demo(out, data, progress)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
         return
     print_demo(result)
-    report = str(Path(result["runs"][0]["run"]) / "report.html")
+    report = str(Path(result.runs[0].run) / "report.html")
     if command := _how_to_open(report):
         write(f"open the first with: {command}\n")
 

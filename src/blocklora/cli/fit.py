@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -41,7 +41,7 @@ def fit(options: FitOptions) -> None:
     if options.as_json:
         print_json(metrics_json(metrics) | {"run": str(run)})
     else:
-        print_metrics(metrics_json(metrics), run)
+        print_metrics(metrics, run)
 
 
 @takes(FitOptions)
@@ -118,14 +118,14 @@ def _with_progress(function: Callable[..., Any], options: FitOptions) -> Any:
     given = _arguments(options)
     with RunProgress(ERR, verbose=options.verbose) as progress:
         try:
-            return function(given.pop("data"), given.pop("out"), progress=progress, **given)
+            return function(progress=progress, **given)
         except KeyboardInterrupt as stop:
             if stop.args:  # training had begun, and its state is kept
                 ERR.print(f"{stop}; go on with the same command and --resume.", soft_wrap=True)
             raise
 
 
-def _arguments(options: FitOptions) -> dict[str, Any]:
+def _arguments(options: FitOptions) -> Mapping[str, Any]:
     """Return options as arguments of ``fit_run``; of the method's settings only those that were typed."""
     from blocklora.methods import METHODS as FITS
     from blocklora.methods import parse_settings

@@ -22,7 +22,6 @@ __all__ = [
     "check_method",
     "check_model",
     "check_run",
-    "nearest",
 ]
 
 _ADAPTER = (
@@ -93,22 +92,21 @@ def check_method(method: str, settings: Iterable[str] = ()) -> None:
     """
     if method not in METHODS:
         raise ConfigError(
-            f"method '{method}': expected one of {', '.join(METHODS)}{nearest(method, METHODS)}"
+            f"method '{method}': expected one of {', '.join(METHODS)}{did_you_mean(method, METHODS) or '.'}"
         )
     for name in settings:
         known = METHODS[method]
         if name not in known:
             expected = f"some of {', '.join(known)}" if known else "none"
-            raise ConfigError(
-                f"unknown option '{name}': expected {expected} (the options of {method}){nearest(name, known)}"
-            )
+            hint = did_you_mean(name, known) or "."
+            raise ConfigError(f"unknown option '{name}': expected {expected} (the options of {method}){hint}")
 
 
 def check_choice(name: str, value: str | None) -> None:
     """Raise unless an option in ``CHOICES`` has one of its values, or none."""
     if value is not None and value not in CHOICES[name]:
         expected = f"one of {', '.join(CHOICES[name])}"
-        raise ConfigError(f"{name} '{value}': expected {expected}{nearest(value, CHOICES[name])}")
+        raise ConfigError(f"{name} '{value}': expected {expected}{did_you_mean(value, CHOICES[name]) or '.'}")
 
 
 def check_model(model: str) -> None:
@@ -149,8 +147,3 @@ def check_run(run: Path) -> None:
     """Raise unless there is a folder of a run's name; what it holds is not looked at."""
     if not run.is_dir():
         raise RunError(f"{run}: no such folder; expected a RUN folder that 'blocklora fit' has written.")
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return the end of a sentence: a question after the word that is nearest, if one is near, or a full stop."""
-    return did_you_mean(word, words) or "."

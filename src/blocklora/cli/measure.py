@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from os.path import expanduser
 from typing import Annotated
 
 import typer
 
 from blocklora.cli.known import check_data, check_run
 from blocklora.cli.options import Debug, Device, Json, Moved, Root, Run, Verbose
-from blocklora.cli.output import ERR, expand, print_json
+from blocklora.cli.output import ERR, print_json
 
 __all__ = ["evaluate"]
 
@@ -21,7 +22,7 @@ def evaluate(
             help="Other labelled images, named as for 'blocklora fit'.",
             show_default="the run's own",
             metavar="DATA",
-            parser=expand,
+            parser=expanduser,
         ),
     ] = None,
     root: Root = None,
@@ -44,4 +45,4 @@ def evaluate(
     if as_json:
         print_json(metrics_json(metrics))
     else:
-        print_metrics(metrics_json(metrics), None)
+        print_metrics(metrics, None)

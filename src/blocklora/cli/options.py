@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from blocklora.cli.known import CHOICES, METHODS
-from blocklora.cli.output import expand
 from blocklora.core.files import user_path
 
 __all__ = [
@@ -82,7 +82,7 @@ Moved = Annotated[
         "where it was",
         "--model",
         metavar="MODEL",
-        parser=expand,
+        parser=expanduser,
     ),
 ]
 Root = Annotated[
@@ -91,7 +91,7 @@ Root = Annotated[
         "The folder that holds the data sets' folders (caltech-101/, dtd/, ...).",
         _DATA,
         metavar="FOLDER",
-        parser=expand,
+        parser=expanduser,
     ),
 ]
 Out = Annotated[
@@ -107,7 +107,7 @@ DataPath = Annotated[
         help="A folder of class folders, a CSV or Parquet table, a bundled task such as digits, hf:NAME, or, with "
         "--root, a name that 'blocklora datasets' lists.",
         metavar="DATA",
-        parser=expand,
+        parser=expanduser,
     ),
 ]
 
@@ -127,14 +127,14 @@ class FitOptions:
         str | None,
         _option(
             "A JSON file that names the training images, in the place of sampling.",
-            _DATA, metavar="FILE", parser=expand,
+            _DATA, metavar="FILE", parser=expanduser,
         ),
     ] = None  # fmt: skip
     class_names: Annotated[
         str | None,
         _option(
             "A file with other words for the classes: one a line, or JSON.",
-            _DATA, metavar="FILE", parser=expand,
+            _DATA, metavar="FILE", parser=expanduser,
         ),
     ] = None  # fmt: skip
     model: Annotated[
@@ -142,7 +142,7 @@ class FitOptions:
         typer.Option(
             help="A CLIP model's id on the Hugging Face hub, a folder, or tiny (bundled, offline).",
             rich_help_panel=_CLASSES,
-            parser=expand,
+            parser=expanduser,
             metavar="MODEL",
         ),
     ] = "openai/clip-vit-base-patch16"
@@ -181,7 +181,7 @@ class FitOptions:
     ] = None
     peft_config: Annotated[
         str | None,
-        _option("The adapter of method peft: PEFT's JSON file.", _CLASSES, metavar="FILE", parser=expand),
+        _option("The adapter of method peft: PEFT's JSON file.", _CLASSES, metavar="FILE", parser=expanduser),
     ] = None
     iterations: Annotated[int | None, _option("Steps in all.", _TRAINING, "500 a shot")] = None
     batch_size: Annotated[int | None, _option("Images a step.", _TRAINING, "32")] = None

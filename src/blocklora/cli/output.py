@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-__all__ = ["ERR", "OUT", "end_output", "expand", "print_json", "take_any_name", "write"]
+__all__ = ["ERR", "OUT", "end_output", "print_json", "take_any_name", "write"]
 
 _PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE has ended: 128 + 13
 
@@ -53,11 +53,6 @@ def end_output() -> None:
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout, in ASCII: it is UTF-8 in whatever encoding stdout has."""
     write(json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def expand(path: str) -> str:
-    """Return a path with the home folder in the place of ``~``; ``--out=~/x`` is expanded by no shell."""
-    return os.path.expanduser(path)
 
 
 def _leave() -> NoReturn:

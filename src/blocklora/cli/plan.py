@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from os.path import expanduser
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from blocklora.cli.known import CHOICES, check_choice
 from blocklora.cli.options import Debug, Json
-from blocklora.cli.output import OUT, expand, print_json
+from blocklora.cli.output import OUT, print_json
 from blocklora.core.resources import format_bytes
 from blocklora.core.words import count
+
+if TYPE_CHECKING:
+    from blocklora.run.plan import Peak, StepPlan
 
 __all__ = ["plan"]
 
@@ -22,7 +26,7 @@ def plan(
         typer.Option(
             help="ViT-B/16, B/32, L/14, L/14@336, a CLIP model's id on the hub, a folder, or tiny.",
             metavar="MODEL",
-            parser=expand,
+            parser=expanduser,
         ),
     ] = "ViT-B/16",
     classes: Annotated[int, typer.Option(help="Number of classes.", min=1)] = 100,
@@ -62,42 +66,46 @@ def plan(
         targets=tuple(part.strip() for part in targets.split(",")),
     )  # fmt: skip
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         _print(result)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: StepPlan) -> None:
     """Print the plan, the smaller ones, and what the usual ways would need."""
-    bits = 8 * result["bytes_a_number"]
     OUT.print(
-        f"{result['model']}, {count(result['classes'], 'class')}, "
-        f"{count(result['batch_size'], 'image')} a step, activations in {bits} bits, "
-        f"{result['trained_numbers']:,} trainable parameters; "
-        f"limit {format_bytes(result['limit_bytes'])} on the device {result['device']}."
+        f"{result.model}, {count(result.classes, 'class')}, "
+        f"{count(result.batch_size, 'image')} a step, activations in {8 * result.bytes_a_number} bits, "
+        f"{result.trained_numbers:,} trainable parameters; "
+        f"limit {format_bytes(result.limit_bytes)} on the device {result.device}."
     )
     table = Table()
     for heading, side in (("", "left"), ("peak memory", "right"), ("GFLOP a step", "right"), ("how", "left")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
-    rows = [("this plan", result)]
-    rows += [("if memory runs out", result["smaller_plans"][0])] if result["smaller_plans"] else []
-    rows += [("smallest", result["smaller_plans"][-1])] if result["smaller_plans"][1:] else []
+    smaller = result.plans[1:]
+    rows = [("this plan", result.chosen)]
+    rows += [("if memory runs out", smaller[0])] if smaller else []
+    rows += [("smallest", smaller[-1])] if smaller[1:] else []
     for name, row in rows:
-        table.add_row(name, _peak(row), f"{row['flops'] / 1e9:,.0f}", row["plan"])
-    table.add_row("plain PEFT LoRA", _peak(result["peft_lora"]), f"{result['peft_lora']['flops'] / 1e9:,.0f}",
-                  "prompts padded to the longest; everything kept")  # fmt: skip
-    table.add_row("CLIP-LoRA's code", _peak(result["clip_lora"]), f"{result['clip_lora']['flops'] / 1e9:,.0f}",
-                  "prompts padded to the context; everything kept")  # fmt: skip
+        table.add_row(name, *_figures(row), row.plan)
+    table.add_row(
+        "plain PEFT LoRA", *_figures(result.peft_lora), "prompts padded to the longest; everything kept"
+    )
+    table.add_row(
+        "CLIP-LoRA's code", *_figures(result.clip_lora), "prompts padded to the context; everything kept"
+    )
     OUT.print(table)
-    weights, before = format_bytes(result["weights_bytes"]), format_bytes(result["before_bytes"])
+    weights, before = format_bytes(result.weights_bytes), format_bytes(result.before_bytes)
+    host = format_bytes(result.chosen.need.host)
     where = (
-        f"tensors on the GPU ({weights} of fp32 weights and the step), beside {format_bytes(result['host'])} of host "
-        "memory for reading images ahead"
-        if result["device"] == "cuda"
+        f"tensors on the GPU ({weights} of fp32 weights and the step), beside {host} of host memory for reading "
+        "images ahead"
+        if result.device == "cuda"
         else f"the whole process ({before} before the first step, {weights} of it fp32 weights; 16 images a class)"
     )
     OUT.print(f"Peak memory is that of {where}. Class names are taken to be as long as ImageNet's.")
 
 
-def _peak(row: dict[str, Any]) -> str:
-    return format_bytes(row["peak_bytes"])
+def _figures(row: Peak) -> tuple[str, str]:
+    """Return peak memory and GFLOP as words."""
+    return format_bytes(row.peak_bytes), f"{row.need.flops / 1e9:,.0f}"

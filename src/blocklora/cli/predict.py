@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,7 @@ from blocklora.core.files import user_path
 from blocklora.core.words import count, printable
 
 if TYPE_CHECKING:
+    from blocklora.data import Unreadable
     from blocklora.run.predict import Prediction
 
 __all__ = ["predict"]
@@ -44,7 +46,7 @@ def predict(
     from blocklora.run.predict import Prediction, predict_images
 
     loaded = load_run(run, device=device, model=model)
-    answers = _Json(run, loaded.classifier.base.model_id) if as_json else _Lines()
+    answers = _JsonAnswers(run, loaded.classifier.base.model_id) if as_json else _TextAnswers()
     bad = list(found.without)
     with RunProgress(ERR) as progress:
         for answer in predict_images(
@@ -55,14 +57,14 @@ def predict(
                 answers.add(answer)
             else:
                 bad.append(answer)
-    answers.end([{"image": item.image, "reason": item.reason} for item in bad])
+    answers.end(bad)
     for item in bad:
         ERR.print(f"error: {printable(item.reason)}", style="red", markup=False, soft_wrap=True)
     if bad:
         raise typer.Exit(1)
 
 
-class _Lines:
+class _TextAnswers:
     """Answers for people, a line each."""
 
     def add(self, answer: Prediction) -> None:
@@ -70,11 +72,11 @@ class _Lines:
         top = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top)
         write(f"{printable(answer.image)}: {printable(top)}\n")
 
-    def end(self, unreadable: list[dict[str, str]]) -> None:
+    def end(self, unreadable: Sequence[Unreadable]) -> None:
         """Write nothing: what could not be read is said on stderr."""
 
 
-class _Json:
+class _JsonAnswers:
     """Answers as one JSON document, which is never whole in memory."""
 
     def __init__(self, run: Path, model: str) -> None:
@@ -82,12 +84,12 @@ class _Json:
 
     def add(self, answer: Prediction) -> None:
         """Write one."""
-        top: list[dict[str, Any]] = [{"label": name, "probability": value} for name, value in answer.top]
+        top = [{"label": name, "probability": value} for name, value in answer.top]
         write(self._before + json.dumps({"image": answer.image, **top[0], "top": top}))
         self._before = ",\n"
 
-    def end(self, unreadable: list[dict[str, str]]) -> None:
+    def end(self, unreadable: Sequence[Unreadable]) -> None:
         """Write what could not be read, and close the document."""
-        write(
-            f'{self._before if self._before[0] == "{" else ""}],\n"unreadable": {json.dumps(unreadable)}}}\n'
-        )
+        start = self._before if self._before[0] == "{" else ""
+        left = json.dumps([{"image": item.image, "reason": item.reason} for item in unreadable])
+        write(f'{start}],\n"unreadable": {left}}}\n')

@@ -11,9 +11,9 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 _HUB_SECONDS = 10.0
 _NAMED = 3  # how many tensors an error names
-_WEIGHTS: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
+_WEIGHTS: Mapping[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
 # What torch.compile, DataParallel, and transformers' own classes around a CLIP put into the names of weights. Another
 # prefix is of an unknown class, which may hold more than a CLIP, so it is not taken off in silence.
 _WRAPPERS = {r"^(?:(?:_orig_mod|module|clip|metaclip_2)\.)+": "", r"\._orig_mod\.": "."}
@@ -53,12 +53,14 @@ class Source:
     Attributes:
         name: What messages and records call the model: a hub id, a folder's absolute path, or ``tiny``.
         place: The folder or the hub id.
-        options: What ``from_pretrained`` needs to look there.
+        revision: A branch, tag or commit on the hub; None for a folder.
+        local: Whether only this machine is looked at.
     """
 
     name: str
     place: str
-    options: dict[str, Any]
+    revision: str | None = None
+    local: bool = True
 
     def read(self, kind: str, **extra: Any) -> Any:
         """Call ``from_pretrained`` of a class of transformers quietly.
@@ -66,9 +68,13 @@ class Source:
         Raises:
             UnreadableError: It failed.
         """
+        if self.revision:
+            extra["revision"] = self.revision
         with _quiet():
             try:
-                return getattr(transformers, kind).from_pretrained(self.place, **self.options, **extra)
+                return getattr(transformers, kind).from_pretrained(
+                    self.place, local_files_only=self.local, **extra
+                )
             except Exception as error:
                 reason = " ".join(str(error).split())[:300]
                 raise UnreadableError(
@@ -112,13 +118,13 @@ class Source:
 
     def commit(self) -> str | None:
         """Return the hub's commit that the local cache holds, or None for a folder."""
-        config = self._file("config.json") if "revision" in self.options else None
+        config = self._file("config.json") if self.revision else None
         return config.parent.name if config else None
 
     def _file(self, name: str) -> Path | None:
         """Return one of the checkpoint's files on this machine."""
-        if "revision" in self.options:
-            found = try_to_load_from_cache(self.place, name, revision=self.options["revision"])
+        if self.revision:
+            found = try_to_load_from_cache(self.place, name, revision=self.revision)
             return Path(found) if isinstance(found, str) else None
         path = Path(self.place) / name
         return path if path.is_file() else None
@@ -146,21 +152,21 @@ def read_checkpoint(model: str, revision: str | None, read: Callable[[Source], _
     folder = _TINY_FOLDER if model == TINY else Path(model).expanduser()
     if folder.is_dir():
         name = TINY if model == TINY else str(folder.resolve())
-        return read(Source(name, str(folder), {"local_files_only": True}))
+        return read(Source(name, str(folder)))
     if folder.is_absolute() or folder.exists():
         found = "this is a file" if folder.exists() else "there is no such folder (any more)"
         raise ModelError(
             f"{model}: {found}; expected a folder that holds a model, or a model's id on the hub."
         )
-    options = {"revision": revision or "main"}
+    on_hub = Source(model, model, revision or "main")
     try:
-        return read(Source(model, model, options | {"local_files_only": True}))
+        return read(on_hub)
     except UnreadableError:
         _ask_hub(model, revision)
-        return read(Source(model, model, options))
+        return read(replace(on_hub, local=False))
 
 
-def _check_names(name: str, kind: str, report: dict[str, Any], image_tower_only: bool) -> None:
+def _check_names(name: str, kind: str, report: Mapping[str, Any], image_tower_only: bool) -> None:
     """Raise unless every weight of the model was in the file, and every weight of the file went into the model."""
     beside = _BESIDE_THE_IMAGE_TOWER if image_tower_only else ()
     missing = {key for key in report["missing_keys"] if not key.endswith(_NOT_NEEDED)}

@@ -102,8 +102,8 @@ class Compute:
     def training(self) -> Iterator[None]:
         """Make gradients possible whatever the caller's context is, and leave the caller's settings as they were.
 
-        Inside, gradients are recorded, the caller's own autocast is off, fp32 is full fp32 (no TF32), and kernels are
-        deterministic where that was asked for.
+        Inside, gradients are recorded, the caller's own autocast is off, new tensors are float32 by default, fp32 is
+        full fp32 (no TF32), and kernels are deterministic where that was asked for.
 
         Raises:
             ConfigError: The caller is in ``torch.inference_mode``, whose tensors can never have gradients.
@@ -115,6 +115,7 @@ class Compute:
             )
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(_FLOAT32())
             for kind in {"cpu", self.device.type}:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             if self.device.type == "cuda":
@@ -191,6 +192,13 @@ def _full_fp32() -> Callable[[], None]:
     return restore
 
 
+def _float32() -> Callable[[], None]:
+    """Let new tensors be float32 where nothing else is said."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    return lambda: torch.set_default_dtype(before)
+
+
 def _deterministic() -> Callable[[], None]:
     """Allow deterministic kernels only."""
     on, warn_only = (
@@ -202,6 +210,7 @@ def _deterministic() -> Callable[[], None]:
 
 
 _FULL_FP32, _DETERMINISTIC = _ProcessSetting(_full_fp32), _ProcessSetting(_deterministic)
+_FLOAT32 = _ProcessSetting(_float32)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -38,6 +38,7 @@ _LOST = {
     errno.EDQUOT,
     errno.EFBIG,
 }  # a flush that fails so has lost what was written
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # of network mounts
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -127,8 +128,10 @@ def claim_folder(path: Path) -> Iterator[Path]:
         path: The folder to work in.
 
     Raises:
-        RunError: Another process works in the folder, or it cannot be made.
+        RunError: Another process works in the folder, or it is a file, or cannot be made.
     """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: this is a file, not a folder: choose another name for the folder.")
     made = not path.exists()
     lock = FileLock(path / LOCK, timeout=0)
     try:
@@ -140,9 +143,10 @@ def claim_folder(path: Path) -> Iterator[Path]:
             f"{path}: another process is working in this folder: wait until it has ended, or choose another folder."
         ) from None
     except OSError as error:
-        raise RunError(
-            f"{path}: this folder cannot be made or written ({error.strerror}): choose another folder."
-        ) from error
+        if error.errno not in _NO_LOCKS:
+            raise RunError(
+                f"{path}: this folder cannot be made or written ({error.strerror}): choose another folder."
+            ) from error
     try:
         yield path
     finally:

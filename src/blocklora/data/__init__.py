@@ -3,6 +3,7 @@
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.classes import label_notes, number_notes, same_words, words_of
+from blocklora.data.from_lists import dataset_from_lists, labels_to_compare, named_sources
 from blocklora.data.given import Picture, check_images, check_labels, image_from_array, name_of, source_of
 from blocklora.data.images import IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
 from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
@@ -14,7 +15,7 @@ from blocklora.data.literature.benchmarks import (
     known_benchmark,
     missing,
 )
-from blocklora.data.literature.inventory import expected_tree, inventory
+from blocklora.data.literature.inventory import Inventory, expected_tree, inventory
 from blocklora.data.load import load_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import (
@@ -43,6 +44,7 @@ __all__ = [
     "Example",
     "FewShotSplit",
     "Half",
+    "Inventory",
     "LabelledImages",
     "Picture",
     "SamplingProtocol",
@@ -57,6 +59,7 @@ __all__ = [
     "choose_test",
     "content_digests",
     "cut_long_side",
+    "dataset_from_lists",
     "duplicate_notes",
     "duplicates",
     "ensemble",
@@ -68,10 +71,12 @@ __all__ = [
     "inventory",
     "known_benchmark",
     "label_notes",
+    "labels_to_compare",
     "leaks",
     "load_dataset",
     "missing",
     "name_of",
+    "named_sources",
     "number_notes",
     "open_for_model",
     "open_image",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class DataChoice:
     classes: Half | None = None
     class_names: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the choice as JSON-ready values, with paths made absolute."""
         path = user_path(self.data)
         here = {"data": str(path.resolve())} if self.root is None and path.exists() else {}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,23 @@ _REVISION = "refs/convert/parquet"
 _IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 _LABELS = ("label", "labels", "fine_label", "class", "cls", "variant", "category", "coarse_label")
 _LISTING = "listing.json"
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The unpacked images of a data set.
+
+    Attributes:
+        stamp: The split and the path of every Parquet file that they are from.
+        columns: Of the images, and of the labels.
+        names: Of the classes, if the hub has them; a label is then a place among them.
+        rows: By split, the file and the label of every image.
+    """
+
+    stamp: Sequence[Sequence[str]]
+    columns: Sequence[str]
+    names: Sequence[str]
+    rows: Mapping[str, Sequence[tuple[str, Any]]]
 
 
 def read_hub(name: str) -> Dataset:
@@ -57,16 +74,16 @@ def read_hub(name: str) -> Dataset:
         listing = stored  # unpacked before, and the hub is out of reach now
     else:
         listing = _unpacked(name, repository, files, stored)
-    folder, columns = listing["folder"], listing["columns"]
-    raw = listing["names"] or in_order({str(row[1]) for rows in listing["rows"].values() for row in rows})
+    folder, columns = hub_folder(name), listing.columns
+    raw = listing.names or in_order({str(label) for rows in listing.rows.values() for _, label in rows})
     labels = {label: place for place, label in enumerate(raw)}
     parts: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
-    for split, rows in listing["rows"].items():
+    for split, rows in listing.rows.items():
         for image, label in rows:
-            place = label if listing["names"] else labels[str(label)]
+            place = label if listing.names else labels[str(label)]
             if not isinstance(place, int) or not 0 <= place < len(raw):
                 raise DataError(f"hf:{name}: {image} has label {label!r}: expected one of {len(raw)} classes")
-            parts[SPLIT_NAMES[split]].append(Example(image, place, Path(folder) / image))
+            parts[SPLIT_NAMES[split]].append(Example(image, place, folder / image))
     notes = [f"read from {columns[0]!r} and {columns[1]!r} of {repository} on the hub"]
     if parts["val"] and not parts["test"]:
         parts["val"], parts["test"] = [], parts["val"]
@@ -107,28 +124,23 @@ def hub_folder(name: str) -> Path:
     return cache_folder() / "hub" / re.sub(r"[^\w.-]", "--", name)
 
 
-def _stored(name: str) -> dict[str, Any] | None:
+def _stored(name: str) -> _Listing | None:
     """Return the listing of images unpacked before, if there is a good one."""
     try:
-        listing = json.loads((hub_folder(name) / _LISTING).read_text(encoding="utf-8"))
-        return (
-            {**listing, "folder": str(hub_folder(name))}
-            if {"stamp", "rows", "names", "columns"} <= set(listing)
-            else None
-        )
+        return _Listing(**json.loads((hub_folder(name) / _LISTING).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _unpacked(
-    name: str, repository: str, files: dict[str, list[str]], stored: dict[str, Any] | None
-) -> dict[str, Any]:
+    name: str, repository: str, files: Mapping[str, Sequence[str]], stored: _Listing | None
+) -> _Listing:
     """Return the listing of the unpacked images, after unpacking them unless ``stored`` is of the same files."""
     local = {}
     for split, paths in files.items():
         local[split] = [_download(name, repository, path) for path in paths]
     stamp = [[split, os.path.realpath(path)] for split, paths in local.items() for path in paths]
-    if stored and stored["stamp"] == stamp:
+    if stored and stored.stamp == stamp:
         return stored
     folder = hub_folder(name)
     try:
@@ -141,19 +153,21 @@ def _unpacked(
         ) from error
 
 
-def _write(name: str, local: dict[str, list[str]], stamp: list[list[str]], folder: Path) -> dict[str, Any]:
+def _write(
+    name: str, local: Mapping[str, Sequence[str]], stamp: Sequence[Sequence[str]], folder: Path
+) -> _Listing:
     """Unpack Parquet files by split into a folder, and return the listing that is written beside the images."""
     with write_folder(folder) as temporary:
-        rows: dict[str, list[list[Any]]] = {}
+        rows: dict[str, list[tuple[str, Any]]] = {}
         names: list[str] = []
         columns: list[str] = []
         for split, paths in local.items():
             rows[split] = []
             for path in paths:
                 names, columns = _unpack(name, path, temporary, split, rows[split])
-        listing = {"stamp": stamp, "columns": columns, "names": names, "rows": rows}
-        write_json(temporary / _LISTING, listing)
-    return {**listing, "folder": str(folder)}
+        listing = _Listing(stamp, columns, names, rows)
+        write_json(temporary / _LISTING, vars(listing))
+    return listing
 
 
 def _download(name: str, repository: str, path: str) -> str:
@@ -166,9 +180,9 @@ def _download(name: str, repository: str, path: str) -> str:
 
 
 def _unpack(
-    name: str, path: str, folder: Path, split: str, rows: list[list[Any]]
+    name: str, path: str, folder: Path, split: str, rows: list[tuple[str, Any]]
 ) -> tuple[list[str], list[str]]:
-    """Write the images of one Parquet file and append [image, label] to rows; return class names and columns."""
+    """Write the images of one Parquet file and append image and label to rows; return class names and columns."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -184,7 +198,7 @@ def _unpack(
                     raise DataError(f"hf:{name}: row {len(rows)} of {split} has no image or no label")
                 image = f"{split}/{len(rows):07d}{_ending(content)}"
                 (folder / image).write_bytes(content)
-                rows.append([image, label])
+                rows.append((image, label))
     return features.get(columns[1], {}).get("names") or [], columns
 
 
@@ -192,7 +206,7 @@ def _cells(batch: Any, columns: Sequence[str]) -> Iterator[tuple[Any, Any]]:
     return zip(*(batch.column(column).to_pylist() for column in columns), strict=True)
 
 
-def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Mapping[str, Any]]:
     """Return what the hub says of the columns: {"image": {"_type": "Image"}, "label": {"names": [...]}}."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
@@ -201,7 +215,7 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     return {name: held for name, held in features.items() if isinstance(held, dict)}
 
 
-def _columns(name: str, there: Sequence[str], features: dict[str, Any]) -> tuple[str, str]:
+def _columns(name: str, there: Sequence[str], features: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
     """Find the columns of images and labels: by what the hub says of them, else by their names."""
     images = [column for column in there if features.get(column, {}).get("_type") == "Image"]
     labels = [column for column in there if features.get(column, {}).get("names")]

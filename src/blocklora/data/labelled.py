@@ -38,6 +38,7 @@ class LabelledImages:
         images: All of them, in the order of the data.
         notes: What was decided or left out, one sentence each.
         found_names: The classes as the data itself names them, where ``class_names`` are other words; else empty.
+        prompt: The data's own prompt template, with one "{}".
     """
 
     name: str
@@ -45,6 +46,7 @@ class LabelledImages:
     images: tuple[Example, ...]
     notes: tuple[str, ...] = ()
     found_names: tuple[str, ...] = ()
+    prompt: str = "a photo of a {}."
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,8 @@ def read_labelled(choice: DataChoice) -> LabelledImages:
         raise DataError(
             f"{found.name}: {count(len(gone), 'image')} of {len(images)} not found ({name_some(gone)}): put them back"
         )
-    return LabelledImages(
-        found.name, found.class_names, images, (*found.notes, *_part_notes(found, images)), found.found_names
-    )
+    notes = (*found.notes, *_part_notes(found, images))
+    return LabelledImages(found.name, found.class_names, images, notes, found.found_names, found.prompt)
 
 
 def _part_notes(found: Dataset, images: Sequence[Example]) -> list[str]:

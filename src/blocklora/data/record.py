@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -95,24 +95,23 @@ def training_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str
 def _record(
     parts: Iterable[tuple[str, Sequence[Example]]], class_names: Sequence[str], name: str
 ) -> dict[str, Any]:
-    record: dict[str, Any] = {}
+    rows: dict[str, list[Mapping[str, str | int]]] = {}
     folder: str | None = None
     total = hashlib.sha256(_line(list(class_names)))
     for part, examples in parts:
-        record[part] = []
+        rows[part] = []
         for example, digest in zip(examples, _digests(examples), strict=True):
-            name_of_class = class_names[example.label]
-            record[part].append(
+            rows[part].append(
                 {
                     "image": example.image,
                     "label": example.label,
-                    "class_name": name_of_class,
+                    "class_name": class_names[example.label],
                     "sha256": digest,
                 }
             )
             total.update(_line([part, example.image, example.label, digest]))
             folder = folder or _folder(example)
-    return {**record, "folder": folder, name: total.hexdigest()}
+    return {**rows, "folder": folder, name: total.hexdigest()}
 
 
 def _folder(example: Example) -> str | None:

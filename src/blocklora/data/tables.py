@@ -12,7 +12,7 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _EXPECTED = "columns 'image' (a path), 'label' and optionally 'split' (train, va
 
 
 @dataclass(frozen=True)
-class _Row:
+class _TableRow:
     number: int
     image: str | bytes
     label: str
@@ -52,7 +52,8 @@ def read_table(table: Path) -> Dataset:
         table: An existing .csv, .tsv or .parquet file.
 
     Returns:
-        The data set as the table has it: nothing is held out.
+        The data set as the table has it: nothing is held out. With training and validation images but no test images,
+        the validation images are the test part.
 
     Raises:
         DataError: If a column, label, split or image file is missing or wrong, an image has two labels or two
@@ -65,7 +66,7 @@ def read_table(table: Path) -> Dataset:
     class_names = in_order(row.label for row in rows)
     labels = {name: label for label, name in enumerate(class_names)}
     parts: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
-    first: dict[str, tuple[_Row, str]] = {}
+    first: dict[str, tuple[_TableRow, str]] = {}
     missing: list[str] = []
     repeated = 0
     finder = Finder()
@@ -93,12 +94,17 @@ def read_table(table: Path) -> Dataset:
             f"{table}: {count(len(missing), 'image file')} not found ({name_some(missing)}): paths are "
             f"relative to {table.parent}; correct them, or copy the images there"
         )
-    notes = (f"{count(repeated, 'row')} repeating an image ignored",) if repeated else ()
+    notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
+    if parts["train"] and parts["val"] and not parts["test"]:
+        parts["val"], parts["test"] = [], parts["val"]
+        notes.append(
+            "no test split found: the validation split is the test part, so that no setting is chosen by it"
+        )
     train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
-    return Dataset(table.stem, tuple(class_names), train, val, test, notes=notes)
+    return Dataset(table.stem, tuple(class_names), train, val, test, notes=tuple(notes))
 
 
-def _parts(table: Path, rows: Sequence[_Row]) -> list[str]:
+def _parts(table: Path, rows: Sequence[_TableRow]) -> list[str]:
     """Return "train", "val" or "test" for each row; all rows are for training where no row names a split."""
     if not any(row.split for row in rows):
         return ["train"] * len(rows)
@@ -117,7 +123,7 @@ def _posix(folder: Path, text: str) -> str:
     return path if "\\" not in path or os.path.exists(folder / path) else path.replace("\\", "/")
 
 
-def _refuse_conflict(table: Path, earlier: tuple[_Row, str], later: tuple[_Row, str]) -> None:
+def _refuse_conflict(table: Path, earlier: tuple[_TableRow, str], later: tuple[_TableRow, str]) -> None:
     (one, one_part), (two, two_part) = earlier, later
     if one.label != two.label:
         raise DataError(
@@ -131,7 +137,7 @@ def _refuse_conflict(table: Path, earlier: tuple[_Row, str], later: tuple[_Row, 
         )
 
 
-def _csv_rows(table: Path) -> list[_Row]:
+def _csv_rows(table: Path) -> list[_TableRow]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,7 +171,7 @@ def _csv_rows(table: Path) -> list[_Row]:
     return rows
 
 
-def _parquet_rows(table: Path) -> list[_Row]:
+def _parquet_rows(table: Path) -> list[_TableRow]:
     try:
         import pyarrow.lib
         import pyarrow.parquet as parquet
@@ -218,7 +224,7 @@ def _checked_places(table: Path, columns: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _row(table: Path, number: int, cell: dict[str, Any]) -> _Row:
+def _row(table: Path, number: int, cell: Mapping[str, Any]) -> _TableRow:
     """Check one row's cells."""
     image = cell["image"]
     if isinstance(image, dict):  # the hub's image: bytes, or a path where the bytes are missing
@@ -232,7 +238,7 @@ def _row(table: Path, number: int, cell: dict[str, Any]) -> _Row:
         )
     if not label:
         raise DataError(f"{table}: row {number} ({_shown(image)}) has no label: write one, or remove the row")
-    return _Row(number, image, label, _text(cell.get("split")))
+    return _TableRow(number, image, label, _text(cell.get("split")))
 
 
 def _text(value: Any) -> str:

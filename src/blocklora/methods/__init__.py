@@ -1,9 +1,9 @@
 """The ways to turn a few labelled images into a classifier, and the one way to call them."""
 
 from blocklora.methods.adapters.settings import AdapterSettings
-from blocklora.methods.config import DEFAULT_MODEL, DEFAULT_PROMPT, FitConfig, fit_config
+from blocklora.methods.config import DEFAULT_MODEL, DEFAULT_PROMPT, FitConfig, fit_config, model_defaults
 from blocklora.methods.fitting import Fit, fit_classifier
-from blocklora.methods.method import EngineUse, FitResult, Job, Method, Task, last_step
+from blocklora.methods.method import EngineUse, FitResult, HeldOut, Job, Method, Task, last_step
 from blocklora.methods.prepare import Prepared, prepare
 from blocklora.methods.settings import make_settings, parse_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
@@ -17,6 +17,7 @@ __all__ = [
     "Fit",
     "FitConfig",
     "FitResult",
+    "HeldOut",
     "Job",
     "Method",
     "Prepared",
@@ -26,6 +27,7 @@ __all__ = [
     "fit_config",
     "last_step",
     "make_settings",
+    "model_defaults",
     "parse_settings",
     "prepare",
     "settings_json",

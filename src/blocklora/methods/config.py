@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from blocklora.clip import TINY
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.seeds import check_seed
+from blocklora.data import prompts
 from blocklora.methods.settings import make_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config", "model_defaults"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DEFAULT_PROMPT = "a photo of a {}."
@@ -36,6 +38,7 @@ class FitConfig:
         device: Where to compute.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels that repeat to the last bit may be used.
+        given: The names of the settings that were given; the others have their defaults.
     """
 
     method: str
@@ -49,6 +52,7 @@ class FitConfig:
     device: torch.device
     precision: str
     deterministic: bool = False
+    given: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Return every value, those of the method's settings among them, ready for JSON."""
@@ -96,12 +100,13 @@ def fit_config(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: See ``FitConfig``.
-        **settings: The method's own settings; the others have their published defaults.
+        **settings: The method's own settings; the others have their defaults, see ``model_defaults``.
 
     Raises:
         ConfigError: A name is unknown, or a value cannot work.
     """
     how = find_method(method)
+    ensemble = _checked_templates(prompt, ensemble)
     if ensemble and how.prompts == "one":
         several = [name for name, other in METHODS.items() if other.prompts != "one"]
         raise ConfigError(
@@ -111,17 +116,45 @@ def fit_config(
     where = resolve_device(str(device))
     return FitConfig(
         method=method,
-        settings=make_settings(method, how.settings, settings),
+        settings=make_settings(method, how.settings, {**model_defaults(method, str(model)), **settings}),
         model=str(model),
         revision=revision,
         shots=_checked_shots(shots),
         seed=check_seed(seed),
         prompt=prompt,
-        ensemble=tuple(ensemble),
+        ensemble=ensemble,
         device=where,
         precision=resolve_precision(precision, where),
         deterministic=deterministic,
+        given=frozenset(settings),
     )
+
+
+def _checked_templates(prompt: object, ensemble: object) -> tuple[str, ...]:
+    """Return the templates of an ensemble, after checking that these and the prompt are texts with a place for a name.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    if not isinstance(ensemble, (list, tuple)):
+        raise ConfigError(
+            f"ensemble '{ensemble}': expected a list of templates such as 'a photo of a {{}}.'."
+        )
+    for name, template in [("prompt", prompt), *(("ensemble", template) for template in ensemble)]:
+        if not isinstance(template, str):
+            raise ConfigError(f"{name} '{template}': expected a text such as 'a photo of a {{}}.'.")
+        prompts(["class"], template)
+    return tuple(ensemble)
+
+
+def model_defaults(method: str, model: str) -> Mapping[str, Any]:
+    """Return the settings whose defaults are other than the published ones for a model: for the bundled one alone.
+
+    Args:
+        method: A name in ``METHODS``.
+        model: As ``fit_config`` takes it.
+    """
+    return getattr(find_method(method).settings, "BUNDLED_MODEL", {}) if model == TINY else {}
 
 
 def _checked_shots(shots: object) -> int | None:

@@ -18,18 +18,21 @@ from blocklora.classifier import (
     encode,
     other_classes,
 )
+from blocklora.clip import Engine
 from blocklora.core.choices import Choice
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.methods.config import FitConfig
-from blocklora.methods.method import FitResult, Job
+from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
 from blocklora.metrics import fit_temperature
 from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
+
+_NOT_CALIBRATED = "no validation images were left, so probabilities are not calibrated (temperature 1)"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,10 @@ def fit_classifier(
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
     with compute.training():
         torch.nn.Module.to(clip.model, compute.device)
-        job = Job(task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step)
+        engine: Engine = getattr(config.settings, "engine", "auto")
+        job = Job(
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine
+        )
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, config.settings)
         seconds = time.monotonic() + store.seconds_spared - began
@@ -86,10 +92,11 @@ def fit_classifier(
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        temperature, choice = _temperature(classifier, task.val, compute, size, store)
+        judged = _judged(classifier, task.val, compute, size, store) if task.val else result.held_out
+    temperature, choice = _temperature(judged, "" if task.val else CROSS_VALIDATED)
     return Fit(
         classifier=classifier.with_temperature(temperature),
-        result=result,
+        result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
@@ -101,7 +108,13 @@ def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[st
     """Let the mean over templates predict, as the text tower sees them after training."""
     model = prepared.clip.model if classifier.adapter is None else classifier.adapter.get_base_model()
     head = other_classes(
-        classifier.head, classifier.text, model, prepared.clip, prepared.task.class_names, templates
+        classifier.head,
+        classifier.text,
+        model,
+        prepared.clip,
+        prepared.task.class_names,
+        templates,
+        engine=classifier.engine,
     )
     return replace(classifier, head=head)
 
@@ -113,14 +126,19 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _temperature(
+def _judged(
     classifier: Classifier, val: Sequence[Example], compute: Compute, size: int, store: FeatureStore
-) -> tuple[float, Choice]:
-    """Return the temperature that makes the validation images most probable, and how it was chosen."""
-    if not val:
-        return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
+) -> HeldOut:
+    """Return the logits and labels of the validation images."""
     images = [(example.image, example.source) for example in val]
     encoded = encode(classifier, images, compute, batch_size=size, store=store)
     labels = np.array([val[index].label for index in encoded.kept])
-    found = fit_temperature(classifier.logits(encoded.features).numpy(), labels)
-    return found, Choice(found, "validation", n_images=len(labels))
+    return HeldOut(classifier.logits(encoded.features).numpy(), labels)
+
+
+def _temperature(judged: HeldOut | None, reason: str) -> tuple[float, Choice]:
+    """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
+    if judged is None:
+        return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
+    found = fit_temperature(judged.logits, judged.labels)
+    return found, Choice(found, "validation", reason, n_images=len(judged.labels))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier import (
@@ -31,11 +33,24 @@ from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.training import Checkpoint, Curve, OnStep
 
-__all__ = ["EngineUse", "FitResult", "Job", "Method", "PromptUse", "Task", "last_step"]
+__all__ = [
+    "CROSS_VALIDATED",
+    "EngineUse",
+    "FitResult",
+    "HeldOut",
+    "Job",
+    "Method",
+    "PromptUse",
+    "Task",
+    "last_step",
+]
 
 PromptUse = Literal["one", "trained with", "averaged"]
 """What a method makes of several prompts a class: it reads one alone; it trains with their mean; or it trains with one,
 and the mean predicts."""
+
+CROSS_VALIDATED = "cross-validated on the training images"
+"""The reason of a choice by training images, each judged by a classifier that was fitted without it."""
 
 MOST_SHOTS = 16
 """Recipes that say "so many steps a shot" mean at most so many shots."""
@@ -87,6 +102,7 @@ class Job:
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
+        engine: Which engine computes features, for methods that let one choose.
     """
 
     task: Task
@@ -98,6 +114,7 @@ class Job:
     resources: Resources | None = None
     checkpoint: Checkpoint | None = None
     on_step: OnStep | None = None
+    engine: Engine = "auto"
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +129,7 @@ class Job:
     @cached_property
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
-        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,))
+        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
 
     def classifier(
         self,
@@ -122,7 +139,6 @@ class Job:
         adapter: Any = None,
         image: ImageChange | None = None,
         text: TextChange | None = None,
-        engine: Engine = "auto",
     ) -> Classifier:
         """Return the classifier that a method learned.
 
@@ -132,7 +148,6 @@ class Job:
             adapter: A ``PeftModel`` around a view of the model.
             image: What else was changed in the image tower.
             text: What was learned about class names in general; None where only these classes were learned.
-            engine: Which engine computed features.
         """
         if head is None:
             if class_features is None:
@@ -148,7 +163,7 @@ class Job:
             adapter=adapter,
             image=image or ImageChange(),
             text=text,
-            engine=engine,
+            engine=self.engine,
             precision=self.compute.precision,
         )
 
@@ -171,6 +186,19 @@ class EngineUse:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What classifiers of the same settings said of training images that they were fitted without.
+
+    Attributes:
+        logits: (M, N).
+        labels: (M,).
+    """
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class FitResult:
     """A classifier, and what the method did.
 
@@ -181,6 +209,7 @@ class FitResult:
         training: What the loop left behind; None where nothing was trained.
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
+        held_out: What sets the temperature where there are no validation images; None where nothing does.
     """
 
     classifier: Classifier
@@ -189,6 +218,7 @@ class FitResult:
     training: Curve | None = None
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)

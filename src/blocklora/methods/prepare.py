@@ -11,7 +11,7 @@ from torch import Tensor
 from blocklora.clip import Clip, load_clip, tokenize
 from blocklora.core.errors import ConfigError, DataError
 from blocklora.core.words import count, name_some
-from blocklora.data import Dataset, Example, FewShotSplit, Unreadable, prompts, readable
+from blocklora.data import Dataset, Example, FewShotSplit, Unreadable, prompts, readable, same_words
 from blocklora.methods.config import FitConfig
 from blocklora.methods.method import Task
 from blocklora.methods.table import METHODS, find_method
@@ -74,7 +74,6 @@ def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepare
         *split.notes,
         *_same_prompt_notes(dataset.class_names, tokens),
         *_cut_notes(cut, clip.context_length),
-        *_temperature_notes(len(val)),
     )
     return Prepared(clip, task, notes, (*bad_train, *bad_val))
 
@@ -104,19 +103,26 @@ def _check_family(method: str, clip: Clip) -> None:
 
 
 def _same_prompt_notes(class_names: Sequence[str], tokens: Tensor) -> tuple[str, ...]:
-    """Name classes whose prompts are the same to the text tower: in case, underscores, or cut at the end."""
+    """Name classes whose prompts are the same to the text tower, or whose names are the same words."""
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name, row in zip(class_names, tokens.tolist(), strict=True):
         groups[tuple(row)].append(name)
     same = [names for names in groups.values() if len(names) > 1]
-    if not same:
-        return ()
-    pairs = " and ".join(repr(name) for name in same[0])
-    more = f", and {count(len(same) - 1, 'more such group')}" if len(same) > 1 else ""
-    return (
-        f"{pairs} have the same prompt to the text tower{more}: names cannot tell them apart; rename one, or give "
-        "other words with --class-names",
-    )
+    alike = [pair for pair in same_words(class_names) if not any(set(pair) <= set(names) for names in same)]
+    notes = []
+    if same:
+        notes.append(f"{_listed(same)} have the same prompt to the text tower: names cannot tell them apart")
+    if alike:
+        notes.append(
+            f"{_listed(alike)} are the same words, written differently: names hardly tell them apart"
+        )
+    return tuple(f"{note}; rename one, or give other words with --class-names" for note in notes)
+
+
+def _listed(groups: Sequence[Sequence[str]]) -> str:
+    """Name the classes of the first group, and count the other groups."""
+    more = f" (and {count(len(groups) - 1, 'more such group')})" if len(groups) > 1 else ""
+    return " and ".join(repr(name) for name in groups[0]) + more
 
 
 def _cut_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
@@ -127,10 +133,3 @@ def _cut_notes(cut: Sequence[str], length: int) -> tuple[str, ...]:
     return (
         f"{count(len(cut), 'prompt')} of more than {length} tokens {were} cut at the end, e.g. '{cut[0]}'",
     )
-
-
-def _temperature_notes(n_val: int) -> tuple[str, ...]:
-    """Say where the temperature does not come from."""
-    if n_val:
-        return ()
-    return ("no validation images were left, so probabilities are not calibrated (temperature 1)",)

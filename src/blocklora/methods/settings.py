@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from blocklora.core.errors import ConfigError
 
@@ -114,6 +117,10 @@ def _choices(hint: Any) -> tuple[list[Any], bool]:
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the field's type, or raise a ConfigError."""
     (kind, *_), optional = _choices(hint)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if value is None and optional:
         return None
     if get_origin(kind) is Literal:

@@ -60,8 +60,8 @@ def find_method(name: str) -> Method:
     Raises:
         ConfigError: There is no such method.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ConfigError(
-            f"method '{name}': expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}."
+            f"method '{name}': expected one of {', '.join(METHODS)}{did_you_mean(str(name), METHODS)}."
         )
     return METHODS[name]

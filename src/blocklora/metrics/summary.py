@@ -82,9 +82,9 @@ class Evaluation:
     zero_shot_interval: tuple[float, float] | None = None
     difference: Difference | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the facts as a JSON object; what was not compared with zero-shot has no such keys."""
-        facts: dict[str, Any] = _lists(asdict(self))
+        facts = _lists(asdict(self))
         compared = ("zero_shot_accuracy", "zero_shot_interval", "difference")
         return {key: value for key, value in facts.items() if key not in compared or value is not None}
 

@@ -157,7 +157,7 @@ def _not_of(facts: Mapping[str, Any], key: str) -> dict[str, str]:
     }
 
 
-def _upgraded(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _upgraded(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return an object of format 1 as format 2 has it."""
     confusion = np.array(facts["confusion"])  # (C, C)
     places = np.argwhere(confusion)

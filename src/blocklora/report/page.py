@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def render_report(metrics: RunMetrics, open_image: OpenImage) -> str:
     )
 
 
-def _view(metrics: RunMetrics, open_image: OpenImage) -> dict[str, Any]:
+def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
     """What the template shows, each worked out and named; empty or None where nothing is known."""
     found, shown = metrics.evaluation, _shown_names(metrics)
     return {

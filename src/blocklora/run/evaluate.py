@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from blocklora.core.errors import DataError
 from blocklora.core.files import user_path
@@ -23,16 +24,22 @@ from blocklora.run.folder import CONFIG, SPLIT, data_choice, read_json
 from blocklora.run.load import LoadedRun, load_run
 from blocklora.run.measure import EncodeProgress, measure
 
-__all__ = ["evaluate_run"]
+__all__ = ["ImagesToMeasure", "evaluate_run", "measure_again", "unseen"]
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """What is measured: images with the run's labels, and what a reader must know of them."""
+class ImagesToMeasure:
+    """What is measured, and what a reader must know of it.
+
+    Attributes:
+        name: What messages call it.
+        images: Labelled images; labels are indices of the classifier's classes.
+        notes: A sentence each.
+    """
 
     name: str
     images: Sequence[Example]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_run(
@@ -44,7 +51,7 @@ def evaluate_run(
     model: str | None = None,
     progress: EncodeProgress | None = None,
 ) -> RunMetrics:
-    """Measure a finished run again.
+    """Measure a finished run again; nothing is written.
 
     Args:
         run: A RUN folder.
@@ -62,26 +69,55 @@ def evaluate_run(
     """
     run = user_path(run)
     loaded = load_run(run, device=device, model=model)
-    config, record = read_json(run / CONFIG), read_json(run / SPLIT)
-    own = data_choice(config)
-    chosen = (
-        _own_images(record, own) if data is None else _others(record, own, DataChoice(data, root), loaded)
-    )
-    measured = measure(loaded, chosen.name, chosen.images, progress)
+    if data is None:
+        chosen = _own_images(run)
+    else:
+        found = read_labelled(DataChoice(data, root))
+        chosen = unseen(run, ImagesToMeasure(found.name, _relabel(found, loaded), found.notes))
+    return replace(measure_again(loaded, chosen, progress), run=str(run))
+
+
+def measure_again(loaded: LoadedRun, test: ImagesToMeasure, progress: EncodeProgress | None) -> RunMetrics:
+    """Measure a loaded classifier, and say what is known of it."""
     return replace(
-        measured,
-        run=str(run),
+        measure(loaded, test.name, test.images, progress),
         method=loaded.classifier.method,
         model=loaded.classifier.base.model_id,
-        dataset=chosen.name,
+        dataset=test.name,
         device=str(loaded.compute.device),
         precision=loaded.compute.precision,
-        notes=chosen.notes,
+        notes=(*test.notes, *loaded.notes),
     )
 
 
-def _own_images(record: Mapping[str, Any], own: DataChoice) -> _Chosen:
+def unseen(run: Path, test: ImagesToMeasure) -> ImagesToMeasure:
+    """Leave out the images that a run was trained or validated on, by content, and say so.
+
+    Raises:
+        DataError: Nothing is left.
+    """
+    record, own = read_json(run / SPLIT), data_choice(read_json(run / CONFIG))
+    seen = seen_images(record, test.images, own)
+    left = [example for place, example in enumerate(test.images) if place not in seen]
+    n = len(test.images)
+    if not left:
+        raise DataError(
+            f"{test.name}: the run was trained or validated on all of its {count(n, 'image')}, so nothing is left to "
+            "measure: name images that it has not seen."
+        )
+    notes = _unknown_notes(record, own)
+    if seen:
+        were = "was" if len(seen) == 1 else "were"
+        notes.append(
+            f"{count(len(seen), 'image')} of {n} {were} left out, because the run was trained or validated on the same "
+            f"content: {name_some(test.images[place].image for place in seen)}"
+        )
+    return replace(test, images=left, notes=(*test.notes, *notes))
+
+
+def _own_images(run: Path) -> ImagesToMeasure:
     """Return the run's own test images, by path and content."""
+    record, own = read_json(run / SPLIT), data_choice(read_json(run / CONFIG))
     part = read_split_part(record, "test", own)
     if part.problems:
         total = len(part.images) + len(part.problems)
@@ -90,34 +126,21 @@ def _own_images(record: Mapping[str, Any], own: DataChoice) -> _Chosen:
             f"{part.problems[0].reason}; or name other labelled images with --data."
         )
     seen = seen_images(record, part.images, own)
-    note = leak_note([(name, part.images[place].image) for place, name in seen.items()])
-    return _Chosen(Path(own.data).name, part.images, (*part.notes, *([note] if note else [])))
+    leak = leak_note([(name, part.images[place].image) for place, name in seen.items()])
+    notes = (*part.notes, *_unknown_notes(record, own), *([leak] if leak else []))
+    return ImagesToMeasure(Path(own.data).name, part.images, notes)
 
 
-def _others(record: Mapping[str, Any], own: DataChoice, choice: DataChoice, loaded: LoadedRun) -> _Chosen:
-    """Return other labelled images with the run's labels, less those that the run has learned from."""
-    found = read_labelled(choice)
-    images = _relabel(found, loaded)
-    seen = seen_images(record, images, own)
-    left = [example for place, example in enumerate(images) if place not in seen]
-    if not left:
-        raise DataError(
-            f"{found.name}: the run was trained or validated on all of its {count(len(images), 'image')}, so nothing "
-            "is left to measure; name other images with --data, or leave it out for the run's own test images."
-        )
-    return _Chosen(found.name, left, (*found.notes, *_seen_notes(images, list(seen))))
-
-
-def _seen_notes(images: Sequence[Example], places: Sequence[int]) -> tuple[str, ...]:
-    """Say which images were left out since the run has learned from them."""
-    if not places:
-        return ()
-    names = name_some(images[place].image for place in places)
-    were = "was" if len(places) == 1 else "were"
-    return (
-        f"{count(len(places), 'image')} of {len(images)} {were} left out, because the run was trained or validated on "
-        f"the same content: {names}",
-    )
+def _unknown_notes(record: Mapping[str, Any], own: DataChoice) -> list[str]:
+    """Say that training images are gone whose content an old record does not hold, so that nobody can know them."""
+    old = [part for part in ("train", "val") if any("sha256" not in item for item in record.get(part, ()))]
+    gone = sum(len(read_split_part(record, part, own).problems) for part in old)
+    if not gone:
+        return []
+    return [
+        f"of the images that the run was trained or validated on, {count(gone, 'image')} cannot be found, and their "
+        "content was not recorded: some of the images measured may be the same"
+    ]
 
 
 def _relabel(found: LabelledImages, loaded: LoadedRun) -> tuple[Example, ...]:
@@ -128,8 +151,8 @@ def _relabel(found: LabelledImages, loaded: LoadedRun) -> tuple[Example, ...]:
     known: dict[str, set[int]] = {}
     for names in (own, tuple(map(str, loaded.labels)), loaded.found_names):
         for label, name in enumerate(names):
-            known.setdefault(name, set()).add(label)
-    present = {example.label: found.class_names[example.label] for example in found.images}
+            known.setdefault(normalize("NFC", name), set()).add(label)
+    present = {e.label: normalize("NFC", found.class_names[e.label]) for e in found.images}
     _check_known(found.name, present.values(), known)
     return tuple(
         replace(example, label=next(iter(known[present[example.label]]))) for example in found.images

@@ -12,11 +12,11 @@ from blocklora.core.words import printable
 from blocklora.data import IMAGE_ENDINGS, Unreadable
 from blocklora.data.scan import scan
 
-__all__ = ["Found", "find_images"]
+__all__ = ["FoundImages", "find_images"]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """Images to classify.
 
     Attributes:
@@ -30,7 +30,7 @@ class Found:
     repeated: int
 
 
-def find_images(paths: Sequence[Path]) -> Found:
+def find_images(paths: Sequence[Path]) -> FoundImages:
     """Gather files, and the images below folders; what systems and editors leave there is left out, as in ``fit``.
 
     Args:
@@ -55,7 +55,7 @@ def find_images(paths: Sequence[Path]) -> Found:
             without.append(Unreadable(name, f"{name}: this folder holds no images ({endings})."))
     if not files:
         raise DataError(without[0].reason)
-    return Found(list(files.values()), without, named - len(files))
+    return FoundImages(list(files.values()), without, named - len(files))
 
 
 def _below(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,6 @@ from typing import Any, Protocol
 from PIL import Image
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
-from blocklora.clip import Clip
 from blocklora.core.device import reset_peak_memory
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import claim_folder, user_path, write_json
@@ -18,6 +18,7 @@ from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_v
 from blocklora.core.resources import Resources
 from blocklora.data import (
     DataChoice,
+    Dataset,
     Example,
     Half,
     SamplingProtocol,
@@ -28,7 +29,7 @@ from blocklora.data import (
     split_record,
     training_record,
 )
-from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, Prepared, fit_classifier, fit_config, prepare
+from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, fit_classifier, fit_config, prepare
 from blocklora.report import RunMetrics, write_metrics, write_report
 from blocklora.run.folder import (
     CHECKPOINT,
@@ -38,7 +39,7 @@ from blocklora.run.folder import (
     SPLIT,
     check_origin,
     check_run,
-    forget_start,
+    free_folder,
     start_run,
 )
 from blocklora.run.measure import measure
@@ -112,60 +113,41 @@ def fit_run(
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else dataset.prompt))
     out = user_path(out) if out else _default_out(dataset.name, config)
     with claim_folder(out):
-        described = config_json(choice, config)
-        record = training_record(split, dataset.class_names)
-        finished = check_run(out, described, record, resume)
-        if finished:
+        described, record = config_json(choice, config), training_record(split, dataset.class_names)
+        if finished := check_run(out, described, record, resume):
             return out, finished
         reset_peak_memory(config.device)
         prepared = prepare(config, dataset, split)
-        origin = _origin(prepared.clip)
+        origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
         check_origin(out, origin, resume)
-        start_run(out, described | {"origin": origin}, record)
         facts = {"config": described, "images": record["training_hash"], "origin": origin}
         checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
-        fit = _fit_or_free(out, prepared, config, checkpoint, progress, store, resources)
-        split = replace(split, test=sealed.open_after_training())
-        measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
-        metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
-        write_classifier(
-            out,
-            fit.classifier,
-            list(dataset.class_names),
-            _parameters(config),
-            recorded_versions(),
-            dataset.found_names,
-        )
-        whole = split_record(split, dataset.class_names) | {"training_hash": record["training_hash"]}
-        write_json(out / SPLIT, whole)
-        _finish(out, metrics, {example.image: example for example in split.test})
+        with _freed_on_failure(out, checkpoint):
+            start_run(out, described, origin, record)
+            on_step = progress.step if progress else None
+            fit = fit_classifier(
+                prepared, config, store=store, resources=resources, checkpoint=checkpoint, on_step=on_step
+            )
+            split = replace(split, test=sealed.open_after_training())
+            measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
+            metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+            _write_classifier(out, fit, dataset, config)
+            write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
+            _write_report(out / REPORT, metrics, split.test)
+            write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
         checkpoint.remove()
-        return out, metrics
+    return out, metrics
 
 
-def _fit_or_free(
-    out: Path,
-    prepared: Prepared,
-    config: FitConfig,
-    checkpoint: Checkpoint,
-    progress: Progress | None,
-    store: FeatureStore,
-    resources: Resources | None,
-) -> Fit:
-    """Fit; where that fails before anything was kept, the folder is free for another try."""
+@contextmanager
+def _freed_on_failure(out: Path, checkpoint: Checkpoint) -> Iterator[None]:
+    """Free the folder for another try where a run fails, whatever the error, before a checkpoint was kept."""
     try:
-        return fit_classifier(
-            prepared,
-            config,
-            store=store,
-            resources=resources,
-            checkpoint=checkpoint,
-            on_step=progress.step if progress else None,
-        )
+        yield
     except BaseException:
         if not checkpoint.path.exists():
             checkpoint.remove()
-            forget_start(out)
+            free_folder(out)
         raise
 
 
@@ -186,31 +168,28 @@ def chosen_templates(
     return next(iter(given), None), averaged
 
 
-def _origin(clip: Clip) -> dict[str, Any]:
-    """Return what a run grows from beside its settings and images: a resumed run must have the same."""
-    return {"model_sha256": clip.model_sha256, "versions": numeric_versions()}
-
-
-def _parameters(config: FitConfig) -> dict[str, Any]:
-    """Return the parameters of a fit as ``FewShotClassifier`` names them."""
-    left_out = ("model", "method", "device", "precision", "deterministic")
-    return {name: value for name, value in config.to_json().items() if name not in left_out}
-
-
 def _default_out(name: str, config: FitConfig) -> Path:
     """Return where a run goes when nobody says."""
     shots = "all" if config.shots is None else f"{config.shots}shot"
     return Path("runs") / f"{Path(name).stem}-{config.method}-{shots}-seed{config.seed}"
 
 
-def _finish(out: Path, metrics: RunMetrics, examples: dict[str, Example]) -> None:
-    """Write the report, and metrics.json as the very last: a folder that has it is finished."""
+def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) -> None:
+    """Write what was learned; its parameters are named as those of ``FewShotClassifier``."""
+    left_out = ("model", "method", "device", "precision", "deterministic")
+    parameters = {name: value for name, value in config.to_json().items() if name not in left_out}
+    labels = list(dataset.class_names)
+    write_classifier(out, fit.classifier, labels, parameters, recorded_versions(), dataset.found_names)
+
+
+def _write_report(path: Path, metrics: RunMetrics, test: Sequence[Example]) -> None:
+    """Write the report, with small copies of some test images."""
+    sources = {example.image: example.source for example in test}
 
     def open_by_name(image: str) -> Image.Image | None:
         try:
-            return open_image(examples[image].source)
+            return open_image(sources[image])
         except (KeyError, ImageError):
             return None
 
-    write_report(metrics, out / REPORT, open_by_name)
-    write_metrics(out / METRICS, metrics)
+    write_report(metrics, path, open_by_name)

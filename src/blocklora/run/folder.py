@@ -1,19 +1,21 @@
 """The RUN folder: what is in it, and whether a run may start, go on, or is finished.
 
-It fills in this order: config.json and split.json (what will be done), checkpoint.safetensors and checkpoint.start.json
-(while training),
-adapter/, class_features.safetensors and classifier.json (what was learned), split.json again, now with the test
-pictures, report.html, and last metrics.json: a folder that has it is finished.
+It fills in this order: config.json and split.json (what will be done); checkpoint.safetensors and checkpoint.start.json
+(while training); predictions.csv (what was measured); adapter/, class_features.safetensors and classifier.json (what
+was learned); split.json again, now with the test images; report.html; and last metrics.json: a folder that has it is
+finished. Before that, the run can be resumed.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from blocklora.classifier import CLASSIFIER_FILES
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_json
 from blocklora.data import DataChoice
@@ -29,7 +31,7 @@ __all__ = [
     "check_origin",
     "check_run",
     "data_choice",
-    "forget_start",
+    "free_folder",
     "read_json",
     "start_run",
 ]
@@ -37,6 +39,7 @@ __all__ = [
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
 PREDICTIONS = "predictions.csv"
 CHECKPOINT = "checkpoint.safetensors"
+_ORIGIN = "origin"  # of config.json: checked by itself, as it is known only when the model is loaded
 
 
 def check_run(
@@ -45,9 +48,9 @@ def check_run(
     """Check that a run may start in a folder, or go on there; nothing is written.
 
     Args:
-        out: The folder.
+        out: The folder, which is there.
         config: Every setting, as config.json will hold it.
-        record: The training and validation pictures, as split.json will hold them.
+        record: The training and validation images, as split.json will hold them.
         resume: Whether an unfinished run is to go on.
 
     Returns:
@@ -56,11 +59,7 @@ def check_run(
     Raises:
         RunError: The folder holds something else, or another run, or no run to resume.
     """
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: this is a file; --out takes a folder to make.")
-    holds = (
-        {entry.name for entry in out.iterdir() if not entry.name.startswith(".")} if out.exists() else set()
-    )
+    holds = {entry.name for entry in out.iterdir() if not entry.name.startswith(".")}
     if holds and CONFIG not in holds:
         raise RunError(f"{out}: this folder is not empty and holds no run; choose another --out.")
     if resume and not holds:
@@ -88,7 +87,7 @@ def check_origin(out: Path, origin: Mapping[str, Any], resume: bool) -> None:
     Raises:
         RunError: Something has changed; it is named.
     """
-    before = read_json(out / CONFIG).get("origin") if resume else None
+    before = read_json(out / CONFIG).get(_ORIGIN) if resume else None
     if before is None or before == origin:
         return
     if before.get("versions") != origin["versions"]:
@@ -113,36 +112,42 @@ def data_choice(config: Mapping[str, Any]) -> DataChoice:
     )
 
 
-def start_run(out: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def start_run(
+    out: Path, config: Mapping[str, Any], origin: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
     """Write what will be done into the folder."""
-    write_json(out / CONFIG, config)
+    write_json(out / CONFIG, {**config, _ORIGIN: origin})
     write_json(out / SPLIT, record)
 
 
-def forget_start(out: Path) -> None:
-    """Take back what ``start_run`` wrote, for a run that failed before anything was learned."""
-    for name in (CONFIG, SPLIT):
-        (out / name).unlink(missing_ok=True)
+def free_folder(out: Path) -> None:
+    """Remove everything that a run writes, for a run that failed before anything was kept to go on from."""
+    for name in (PREDICTIONS, REPORT, *CLASSIFIER_FILES, SPLIT, CONFIG):  # what makes it a run goes last
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def _check_same(out: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Raise unless the run in a folder is the one that is asked for."""
     before = read_json(out / CONFIG)
-    changed = [name for name in config if before.get(name) != config[name]]
-    if changed:
-        name = changed[0]
-        raise RunError(
-            f"{out}: was started with {name} = {before.get(name)}, not {config[name]}; resume with the same "
-            "settings, or choose another --out."
-        )
+    for name in {**config, **before}:
+        if name != _ORIGIN and before.get(name) != config.get(name):
+            raise RunError(
+                f"{out}: was started with {name} = {before.get(name)}, not {config.get(name)}; resume with the same "
+                "settings, or choose another --out."
+            )
     if (out / SPLIT).is_file() and read_json(out / SPLIT).get("training_hash") != record["training_hash"]:
-        raise RunError(f"{out}: the pictures have changed since this run was started; choose another --out.")
+        raise RunError(f"{out}: the images have changed since this run was started; choose another --out.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a RUN folder."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}); this is not a whole RUN folder.") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: holds no JSON object; this is not a whole RUN folder.")
     return content

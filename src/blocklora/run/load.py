@@ -34,6 +34,14 @@ class LoadedRun:
     compute: Compute
     images_at_once: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say in what this differs from how the run was fitted, a sentence each."""
+        own = self.classifier.precision
+        if self.compute.precision == own:
+            return ()
+        return (f"computed in {self.compute.precision}; the run was fitted in {own}",)
+
 
 def load_run(
     run: Path, *, device: str = "auto", precision: str = "auto", model: str | None = None

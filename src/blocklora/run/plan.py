@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from blocklora.training.memory.planner import Need, Workload
 from blocklora.training.memory.rivals import clip_lora_need, peft_need
 from blocklora.training.memory.shapes import Adapted, model_shape
 
-__all__ = ["KNOWN", "plan_step"]
+__all__ = ["KNOWN", "CutPlan", "Peak", "StepPlan", "plan_step"]
 
 # OpenAI's models: id on the hub; width, blocks, patch of the image tower, side of an image; width of the text tower.
 KNOWN: dict[str, tuple[str, tuple[int, int, int, int], int]] = {
@@ -43,6 +44,87 @@ _OPENING = 5  # start of text, and "a photo of a"
 _IMAGE_BYTES = 3 * 500 * 375
 
 
+@dataclass(frozen=True)
+class Peak:
+    """What a way to train needs.
+
+    Attributes:
+        peak_bytes: The most memory in use during a step: of the process, or of tensors on a CUDA GPU.
+        need: Operations, and bytes of a step alone.
+    """
+
+    peak_bytes: int
+    need: Need
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the facts as a JSON object."""
+        return {"peak_bytes": self.peak_bytes, **asdict(self.need)}
+
+
+@dataclass(frozen=True)
+class CutPlan(Peak):
+    """A way to cut the step.
+
+    Attributes:
+        plan: It in words.
+    """
+
+    plan: str
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the facts as a JSON object."""
+        return {"plan": self.plan, **super().to_json()}
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How a training step fits into memory.
+
+    Attributes:
+        model: As it was named.
+        device: The kind of device.
+        classes: How many.
+        batch_size: Images a step.
+        bytes_a_number: Of activations: 4 or 2.
+        trained_numbers: Trainable parameters.
+        limit_bytes: The most memory to use.
+        weights_bytes: Of the frozen model.
+        before_bytes: In use before the first step.
+        plans: The plan to take, then ever smaller ones for when memory runs out.
+        clip_lora: What CLIP-LoRA's code would need.
+        peft_lora: What plain PEFT would need.
+    """
+
+    model: str
+    device: str
+    classes: int
+    batch_size: int
+    bytes_a_number: int
+    trained_numbers: int
+    limit_bytes: int
+    weights_bytes: int
+    before_bytes: int
+    plans: tuple[CutPlan, ...]
+    clip_lora: Peak
+    peft_lora: Peak
+
+    @property
+    def chosen(self) -> CutPlan:
+        """The plan to take."""
+        return self.plans[0]
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the facts as a JSON object; those of the chosen plan stand at its top."""
+        inner = ("plans", "clip_lora", "peft_lora")
+        return {
+            **{name: value for name, value in vars(self).items() if name not in inner},
+            **self.chosen.to_json(),
+            "smaller_plans": [plan.to_json() for plan in self.plans[1:]],
+            "clip_lora": self.clip_lora.to_json(),
+            "peft_lora": self.peft_lora.to_json(),
+        }
+
+
 def plan_step(
     model: str,
     classes: int,
@@ -55,7 +137,7 @@ def plan_step(
     shots: int = 16,
     resources: Resources | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> StepPlan:
     """Plan a training step.
 
     Args:
@@ -70,9 +152,6 @@ def plan_step(
         shots: Training images of a class, for the memory of decoded images; each is taken to have 500 x 375 pixels.
         resources: Cores and host memory; None is all that this process may use.
         **settings: The method's settings.
-
-    Returns:
-        JSON-ready values: the plan, its memory, its FLOPs, and what CLIP-LoRA's code and plain PEFT would need.
 
     Raises:
         ConfigError: A value cannot work, or nothing fits into the memory.
@@ -89,29 +168,38 @@ def plan_step(
     number = 4 if _precision(precision, where) == "fp32" else 2
     work = _workload(config, options, method, classes, batch_size, number)
     work = replace(work, on_cpu=where.type != "cuda", read_ahead=results_held(resources.cores))
-    weights = 4 * work.model.parameters
     limit = parse_bytes(memory) if memory else free_memory(where, resources)
-    used = weights + (used_memory(where) if work.on_cpu else 0)
+    return _planned(model, work, where, limit, shots, config.text_config.max_position_embeddings)
+
+
+def _planned(
+    model: str, work: Workload, device: torch.device, limit: int, shots: int, context: int
+) -> StepPlan:
+    """Price a workload within so many bytes; ``context`` is how many tokens the text tower can read."""
+    classes = len(work.lengths)
+    weights = 4 * work.model.parameters
+    used = weights + (used_memory(device) if work.on_cpu else 0)
     images = min(shots * classes * _IMAGE_BYTES, image_budget(limit - used)) if work.on_cpu else 0
     forecast = plan_within(work, limit, used, images)
-    chosen, before = forecast.plans, forecast.before
-    context = config.text_config.max_position_embeddings
-    return {
-        "model": model,
-        "device": where.type,
-        "classes": classes,
-        "batch_size": batch_size,
-        "bytes_a_number": number,
-        "trained_numbers": work.model.trained,
-        "limit_bytes": limit,
-        "plan": str(chosen[0].plan),
-        "weights_bytes": weights,
-        "before_bytes": before,
-        **_figures(chosen[0].need, before),
-        "smaller_plans": [{"plan": str(one.plan), **_figures(one.need, before)} for one in chosen[1:]],
-        "clip_lora": _figures(clip_lora_need(work, context), before),
-        "peft_lora": _figures(peft_need(work), before),
-    }
+    before = forecast.before
+
+    def peak(need: Need) -> Peak:
+        return Peak(before + need.step, need)
+
+    return StepPlan(
+        model=model,
+        device=device.type,
+        classes=classes,
+        batch_size=work.pictures,
+        bytes_a_number=work.number,
+        trained_numbers=work.model.trained,
+        limit_bytes=limit,
+        weights_bytes=weights,
+        before_bytes=before,
+        plans=tuple(CutPlan(before + one.need.step, one.need, str(one.plan)) for one in forecast.plans),
+        clip_lora=peak(clip_lora_need(work, context)),
+        peft_lora=peak(peft_need(work)),
+    )
 
 
 def _device(name: str, memory: str | None) -> torch.device:
@@ -131,11 +219,6 @@ def _precision(name: str, device: torch.device) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         return resolve_precision("bf16" if name == "auto" else name, device)
     return resolve_precision(name, device)
-
-
-def _figures(need: Need, before: int) -> dict[str, Any]:
-    """What a way to train needs, as JSON-ready values; ``before`` is in use before the first step."""
-    return {"peak_bytes": before + need.step, **asdict(need)}
 
 
 def _workload(

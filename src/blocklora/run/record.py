@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from blocklora.core.choices import Choice
 from blocklora.core.device import peak_memory_bytes
 from blocklora.core.fingerprint import recorded_versions
 from blocklora.data import DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
-from blocklora.methods import Fit, FitConfig, Prepared, settings_json
+from blocklora.methods import Fit, FitConfig, Prepared, model_defaults, settings_json
 from blocklora.report import PartFiles, RunMetrics, leak_note
 
 __all__ = ["config_json", "run_metrics"]
@@ -85,27 +86,34 @@ def _total_parameters(fit: Fit) -> int:
 
 
 def _choices(choice: DataChoice, config: FitConfig, fit: Fit) -> dict[str, Choice]:
-    """Return how every setting and the kept step were chosen; a setting that nobody chose was fixed beforehand."""
-    chosen = {name.lower() if name == "C" else name: one for name, one in fit.choices.items()}
-    settings = {name: _scalar(value) for name, value in settings_json(config.settings).items()}
-    settings |= {
-        "shots": config.shots,
-        "seed": config.seed,
-        "prompt": config.prompt,
-        "protocol": choice.protocol,
-    }
-    named = {part for name in chosen for part in name.split(", ")}
-    fixed = {
-        name: Choice(value, "fixed", "published, or given")
-        for name, value in settings.items()
-        if name not in named
-    }
-    return fixed | chosen
+    """Return how every setting and the kept step were chosen; what nothing chose was fixed beforehand."""
+    run = {"shots": config.shots, "seed": config.seed, "prompt": config.prompt, "protocol": choice.protocol}
+    fixed = {name: Choice(value, "fixed", "given, or the default") for name, value in run.items()}
+    for name, value in settings_json(config.settings).items():
+        scalars = tuple(value) if isinstance(value, list) else value
+        fixed[name] = Choice(scalars, "fixed", _reason(config, name))
+    chosen = _of_each_setting(fit.choices)
+    given = {name for name in config.given if getattr(config.settings, name) is not None}
+    return fixed | {name: one for name, one in chosen.items() if name not in given}
 
 
-def _scalar(value: Any) -> Any:
-    """Return a setting as a choice holds it: a scalar, or a tuple of scalars."""
-    return tuple(value) if isinstance(value, list) else value
+def _reason(config: FitConfig, name: str) -> str:
+    """Say where the value of a setting comes from that nothing chose."""
+    if name in config.given:
+        return "given"
+    own = model_defaults(config.method, config.model)
+    return "the default for the bundled model" if name in own else "the method's default"
+
+
+def _of_each_setting(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """Return choices by the names of settings: two that were chosen together, "alpha, beta", become two choices."""
+    found = {}
+    for name, choice in choices.items():
+        names = ["c"] if name == "C" else name.split(", ")
+        values = choice.value if isinstance(choice.value, tuple) and len(names) > 1 else (choice.value,)
+        for one, value in zip(names, values, strict=True):
+            found[one] = replace(choice, value=value)
+    return found
 
 
 def _leak_notes(split: FewShotSplit) -> list[str]:

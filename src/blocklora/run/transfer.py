@@ -13,17 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.classifier import cut_notes, other_classes, prompt_tokens, template_features
-from blocklora.core.errors import ConfigError
+from blocklora.core.errors import ConfigError, RunError
 from blocklora.core.files import user_path, write_json
-from blocklora.data import SHIFTS, TRAINABLE, DataChoice, Dataset, choose_test, known_benchmark
+from blocklora.data import (
+    SHIFTS,
+    TRAINABLE,
+    DataChoice,
+    Dataset,
+    Example,
+    LabelledImages,
+    choose_test,
+    known_benchmark,
+    read_labelled,
+)
 from blocklora.methods import DEFAULT_PROMPT, METHODS, find_method
 from blocklora.report import RunMetrics, metrics_json
+from blocklora.run.evaluate import ImagesToMeasure, measure_again, unseen
 from blocklora.run.fit import Progress, chosen_templates, fit_run
 from blocklora.run.folder import CONFIG, data_choice, read_json
 from blocklora.run.load import LoadedRun, load_towers
-from blocklora.run.measure import measure
 
 __all__ = ["AdaptedTowers", "base_to_new", "cross_dataset", "domain_generalization"]
+
+_SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ class AdaptedTowers:
     Args:
         run: A RUN folder of a method that knows classes by their names.
         device: Where to compute.
+        model: Where the base model is now, if it has moved.
 
     Raises:
         RunError: The folder is no finished run.
@@ -58,8 +71,8 @@ class AdaptedTowers:
         ModelError: The base model cannot be loaded.
     """
 
-    def __init__(self, run: Path, *, device: str = "auto") -> None:
-        self._loaded, self._clip = load_towers(run, device=device)
+    def __init__(self, run: Path, *, device: str = "auto", model: str | None = None) -> None:
+        self._loaded, self._clip = load_towers(run, device=device, model=model)
         if self._loaded.classifier.text is None:
             _refuse(self._loaded.classifier.method)
 
@@ -72,8 +85,10 @@ class AdaptedTowers:
         """
         own = self._loaded.classifier
         adapted = self._clip.model if own.adapter is None else own.adapter.get_base_model()
-        head = other_classes(own.head, own.text, adapted, self._clip, class_names, templates)
-        plain = template_features(self._clip.model, self._clip, class_names, templates)
+        head = other_classes(
+            own.head, own.text, adapted, self._clip, class_names, templates, engine=own.engine
+        )
+        plain = template_features(self._clip.model, self._clip, class_names, templates, engine=own.engine)
         other = own.of_other_classes(class_names, templates, head, plain)
         return replace(self._loaded, classifier=other, labels=list(class_names))
 
@@ -119,13 +134,13 @@ def base_to_new(
     """
     _check_method(settings)
     out = user_path(out) if out else _default_out(data, "base-to-new", settings)
+    _check_place(out, "base")
     run, base = fit_run(data, out / "base", classes="base", progress=progress, **settings)
     config = read_json(run / CONFIG)
-    choice = replace(data_choice(config), classes="new")
-    row = _measured_row(
-        out / "new.json", AdaptedTowers(run, device=config["device"]), choice, config, settings, progress
-    )
-    rows = [_Row.of("base", base), replace(row, name="new")]
+    new = choose_test(replace(data_choice(config), classes="new"), config["seed"])
+    towers = AdaptedTowers(run, device=config["device"])
+    measured = _measure(out / "new.json", towers, new, new.test, settings, progress)
+    rows = [_Row.of("base", base), _Row.of("new", measured)]
     means = {
         "harmonic_mean": _harmonic_mean(*(row.accuracy for row in rows)),
         "harmonic_mean_zero_shot": _harmonic_mean(*(row.zero_shot_accuracy for row in rows)),
@@ -176,19 +191,19 @@ def _transfer(
 ) -> dict[str, Any]:
     """Train on a source and test on targets."""
     _check_method(settings)
-    choices = {
-        name: DataChoice(name, settings.get("root"), settings.get("protocol", "coop")) for name in targets
-    }
-    for choice in choices.values():
-        choose_test(choice, 0)  # whatever is missing is found before training
+    root = settings.get("root")
+    found = {name: read_labelled(DataChoice(name, root)) for name in targets}  # what is missing is found now
+    files = _files(targets)
     out = user_path(out) if out else _default_out(data, setting, settings)
+    _check_place(out, "source")
     run, source = fit_run(data, out / "source", progress=progress, **settings)
-    config = read_json(run / CONFIG)
-    towers = AdaptedTowers(run, device=config["device"])
+    towers = AdaptedTowers(run, device=read_json(run / CONFIG)["device"])
     rows = [_Row.of(str(source.dataset), source)]
-    for name, choice in choices.items():
-        path = out / f"{Path(name).name}.json"
-        rows.append(_measured_row(path, towers, choice, config, settings, progress))
+    for name, target in found.items():
+        test = unseen(run, ImagesToMeasure(target.name, target.images, target.notes))
+        target = replace(target, notes=test.notes)
+        measured = _measure(out / files[name], towers, target, test.images, settings, progress)
+        rows.append(_Row.of(target.name, measured))
     means = {
         "mean": sum(row.accuracy for row in rows[1:]) / len(rows[1:]),
         "mean_zero_shot": sum(row.zero_shot_accuracy for row in rows[1:]) / len(rows[1:]),
@@ -196,26 +211,49 @@ def _transfer(
     return _summary(out, setting, source, rows, means)
 
 
-def _measured_row(
+def _measure(
     path: Path,
     towers: AdaptedTowers,
-    choice: DataChoice,
-    config: Mapping[str, Any],
+    data: Dataset | LabelledImages,
+    images: Sequence[Example],
     settings: Mapping[str, Any],
     progress: Progress | None,
-) -> _Row:
-    """Measure on the test part of a data set, among its own classes, and write that down."""
-    dataset: Dataset = choose_test(choice, config["seed"])
+) -> RunMetrics:
+    """Measure on images of a data set, among its own classes, and write that down."""
     given, averaged = chosen_templates(settings.get("prompt"), settings.get("prompts"))
-    own = DEFAULT_PROMPT if choice.protocol == "clip-lora" else dataset.prompt
+    own = DEFAULT_PROMPT if settings.get("protocol") == "clip-lora" else data.prompt
     templates = averaged or (given or own,)
-    loaded = towers.classifier(dataset.class_names, templates)
-    measured = measure(loaded, dataset.name, dataset.test, progress)
-    notes = (*dataset.notes, *towers.cut_notes(dataset.class_names))
-    measured = replace(measured, dataset=dataset.name, notes=notes)
+    loaded = towers.classifier(data.class_names, templates)
+    notes = (*data.notes, *towers.cut_notes(data.class_names))
+    measured = measure_again(loaded, ImagesToMeasure(data.name, images, notes), progress)
     prompts = {"prompts": towers.prompts(templates), "zero_shot_prompts": list(templates)}
     write_json(path, metrics_json(measured) | prompts)
-    return _Row.of(dataset.name, measured)
+    return measured
+
+
+def _files(targets: Sequence[str]) -> dict[str, str]:
+    """Return the file of each target's result.
+
+    Raises:
+        ConfigError: Two targets would be written to one file.
+    """
+    files = {name: f"{Path(name).name}.json" for name in targets}
+    taken = {_SUMMARY: "the summary"}
+    for name, file in files.items():
+        if file in taken:
+            raise ConfigError(
+                f"--to: '{name}' and {taken[file]} would both be written to {file}; rename one of the folders."
+            )
+        taken[file] = f"'{name}'"
+    return files
+
+
+def _check_place(out: Path, part: str) -> None:
+    """Raise where a folder holds something that is none of ours."""
+    if not out.is_dir() or (out / part).exists():  # a run that is there is checked when it is to go on
+        return
+    if any(not entry.name.startswith(".") for entry in out.iterdir()):
+        raise RunError(f"{out}: this folder is not empty and holds no '{part}'; choose another --out.")
 
 
 def _summary(
@@ -224,9 +262,10 @@ def _summary(
     """Write and return what a setting came to."""
     kept = ("method", "model", "shots", "seed", "protocol", "prompt", "ensemble", "selection", "selected_by")
     facts = metrics_json(trained)
+    notes = [*facts["warnings"], *facts["notes"]]
     summary = {"setting": setting, "results": [asdict(row) for row in rows], **means}
-    summary |= {key: facts[key] for key in kept} | {"notes": facts["notes"], "folder": str(out)}
-    write_json(out / "summary.json", summary)
+    summary |= {key: facts[key] for key in kept} | {"notes": notes, "folder": str(out)}
+    write_json(out / _SUMMARY, summary)
     return summary
 
 

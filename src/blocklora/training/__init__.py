@@ -5,6 +5,7 @@ from blocklora.training.images import TrainingImages
 from blocklora.training.loop import Training, train
 from blocklora.training.memory.limits import plan_memory
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
+from blocklora.training.progress import progress_on_stderr
 from blocklora.training.step import Plan
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "TrainingImages",
     "minimise",
     "plan_memory",
+    "progress_on_stderr",
     "train",
 ]

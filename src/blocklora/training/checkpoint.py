@@ -7,8 +7,10 @@ tensors of it are stored by name, and the plain numbers as JSON in the file's he
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,9 +19,42 @@ from safetensors.torch import save
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_bytes, write_json
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Remember", "RunState"]
 
 _PARAMETER, _OPTIMIZER, _LOSSES = "parameter/", "optimizer/", "losses"
+
+
+class Remember(Protocol):
+    """More state of a run, which its checkpoint keeps as JSON-ready values."""
+
+    def dump(self) -> Mapping[str, Any]:
+        """Return the state."""
+        ...
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Restore the state."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a step of a run changes; a checkpoint saves it, and puts it back in place.
+
+    Attributes:
+        tensors: By name: the trainable tensors, and what else changes.
+        optimizer: Over the trainable tensors.
+        scheduler: Of its learning rates.
+        losses: Of every step (steps,).
+        scaler: Of the loss.
+        remember: What is kept beside them, if anything.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    losses: torch.Tensor
+    scaler: torch.amp.GradScaler
+    remember: Remember | None = None
 
 
 class Checkpoint:
@@ -35,45 +70,30 @@ class Checkpoint:
         self._fingerprint = fingerprint
         self._start = path.with_suffix(".start.json")
 
-    def save(
-        self,
-        step: int,
-        seconds: float,
-        parameters: dict[str, torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        losses: torch.Tensor,
-        extra: dict[str, Any],
-    ) -> None:
-        """Write the state after ``step`` steps that took ``seconds``; the old file stays until the new one is whole.
-
-        ``extra`` holds what else goes back unchanged, as JSON-ready values.
-        """
-        tensors = {_PARAMETER + name: parameter.detach() for name, parameter in parameters.items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{_OPTIMIZER}{index}/{key}": value for key, value in state.items()}
-        tensors[_LOSSES] = losses[:step]
+    def save(self, step: int, seconds: float, state: RunState) -> None:
+        """Write the state after ``step`` steps that took ``seconds``; the old file stays until the new one is whole."""
+        tensors = {_PARAMETER + name: tensor.detach() for name, tensor in state.tensors.items()}
+        for index, moments in state.optimizer.state_dict()["state"].items():
+            tensors |= {f"{_OPTIMIZER}{index}/{key}": value for key, value in moments.items()}
+        tensors[_LOSSES] = state.losses[:step]
         header = {
             "step": step,
             "seconds": seconds,
             "fingerprint": self._fingerprint,
-            "scheduler": scheduler.state_dict(),
-            "extra": extra,
+            "scheduler": state.scheduler.state_dict(),
+            "extra": {
+                "scaler": state.scaler.state_dict(),
+                "remember": state.remember.dump() if state.remember else None,
+            },
         }
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_bytes(self.path, save(content, metadata={"state": json.dumps(header)}))
 
-    def restore(
-        self,
-        parameters: dict[str, torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        losses: torch.Tensor,
-    ) -> tuple[int, float, dict[str, Any]]:
+    def restore(self, state: RunState) -> tuple[int, float]:
         """Put everything back as it was saved.
 
         Returns:
-            How many steps were done, in how many seconds, and ``extra``.
+            How many steps were done, and in how many seconds.
 
         Raises:
             RunError: The file is damaged, or belongs to a run with other settings or other images.
@@ -85,22 +105,19 @@ class Checkpoint:
                 "same command that started the run, or start anew with another --out."
             )
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[_PARAMETER + name])
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(_OPTIMIZER):
-                index, key = name.removeprefix(_OPTIMIZER).split("/")
-                state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        scheduler.load_state_dict(header["scheduler"])
-        for group, lr in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-            group["lr"] = lr
+            for name, tensor in state.tensors.items():
+                tensor.copy_(tensors[_PARAMETER + name])
+        _restore_optimizer(state, tensors, header["scheduler"])
         step = int(header["step"])
-        losses[:step] = tensors[_LOSSES].to(losses)
-        return step, float(header["seconds"]), header["extra"]
+        state.losses[:step] = tensors[_LOSSES].to(state.losses)
+        extra = header["extra"]
+        if extra["scaler"]:
+            state.scaler.load_state_dict(extra["scaler"])
+        if state.remember:
+            state.remember.load(extra["remember"])
+        return step, float(header["seconds"])
 
-    def first_start(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def first_start(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what was decided when this run was started for the first time.
 
         Args:
@@ -113,8 +130,8 @@ class Checkpoint:
         if self._start.exists():
             kept = self._read_start()
             if kept["fingerprint"] == self._fingerprint:
-                found: dict[str, Any] = kept["facts"]
-                return found
+                facts_then: Mapping[str, Any] = kept["facts"]
+                return facts_then
         write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
         return facts
 
@@ -123,9 +140,9 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
         self._start.unlink(missing_ok=True)
 
-    def _read_start(self) -> dict[str, Any]:
+    def _read_start(self) -> Mapping[str, Any]:
         try:
-            kept: dict[str, Any] = json.loads(self._start.read_text(encoding="utf-8"))
+            kept: Mapping[str, Any] = json.loads(self._start.read_text(encoding="utf-8"))
             kept["fingerprint"], kept["facts"]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -133,7 +150,7 @@ class Checkpoint:
             ) from error
         return kept
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def _read(self) -> tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]:
         """Return the header's JSON and copies of all tensors, so that nothing keeps the file open or mapped."""
         try:
             with safe_open(self.path, framework="pt") as file:
@@ -144,3 +161,19 @@ class Checkpoint:
                 f"{self.path}: this checkpoint is damaged ({error}); delete it to start the run anew."
             ) from error
         return header, tensors
+
+
+def _restore_optimizer(
+    state: RunState, tensors: Mapping[str, torch.Tensor], scheduler: Mapping[str, Any]
+) -> None:
+    """Put the optimizer's moments and the schedule's place back; the groups stay as they are built."""
+    optimizer = state.optimizer
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_OPTIMIZER):
+            index, key = name.removeprefix(_OPTIMIZER).split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    state.scheduler.load_state_dict(dict(scheduler))
+    for group, lr in zip(optimizer.param_groups, state.scheduler.get_last_lr(), strict=True):
+        group["lr"] = lr

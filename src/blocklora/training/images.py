@@ -10,17 +10,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 
 from blocklora.clip import crop_size, pixels, random_crop
+from blocklora.core.seeds import Stream, generator
 from blocklora.data import Example, open_for_model, open_image
 
 __all__ = ["KEPT_BYTES", "Augment", "TrainingImages"]
 
 Augment = Literal["crop-flip", "crop", "none"]
-_ORDER, _CUT = 0, 1  # what a random stream is for
 KEPT_BYTES = 2 * 1024**3
 """The most bytes of decoded images that are kept."""
 _FEW = 8
@@ -96,7 +95,7 @@ class TrainingImages:
         """Return which examples make up the batch of a step."""
         batches = -(-len(self._examples) // self.batch_size)
         epoch, batch = divmod(step, batches)
-        order = np.random.default_rng((self._seed, _ORDER, epoch)).permutation(len(self._examples))
+        order = generator(self._seed, Stream.IMAGE_ORDER, epoch).permutation(len(self._examples))
         chosen: list[int] = order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
         return chosen
 
@@ -105,9 +104,9 @@ class TrainingImages:
         picture = self._open(index)
         if self._augment == "none":
             return pixels(picture, self._processor)
-        generator = np.random.default_rng((self._seed, _CUT, step, place))
-        cut = random_crop(picture, self._size, generator)
-        if self._augment == "crop-flip" and generator.random() < 0.5:
+        draw = generator(self._seed, Stream.CROP, step, place)
+        cut = random_crop(picture, self._size, draw)
+        if self._augment == "crop-flip" and draw.random() < 0.5:
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return pixels(cut, self._processor, resized=True)
 

@@ -7,7 +7,7 @@ width of the shared space.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
-from blocklora.training.step import Plan, TextSide, gradient
+from blocklora.training.step import ClassFeatures, Plan, gradient
 
 __all__ = ["Training", "train"]
 
@@ -46,7 +46,7 @@ class Training(Curve):
 
 def train(
     towers: Towers,
-    groups: list[dict[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
     tokens: Tensor,
     pictures: TrainingImages,
     compute: Compute,
@@ -87,15 +87,12 @@ def train(
     with compute.training(), _own_random_stream(compute.device):
         _training_mode(model)
         plans = _first_plans(checkpoint, plans)
-        fixed = pictures.fixed and not trains(model.vision_model)
-        size = plans[0].micro_batch or pictures.batch_size
-        batches: Batches = _Features(towers, pictures, size) if fixed else pictures
-        steps = _Steps(towers, tokens, plans, compute, seed)
+        steps = _Gradients(towers, tokens, plans, compute, seed)
         curve = minimise(
             steps,
-            torch.optim.AdamW(groups, betas=_BETAS),
+            torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS),
             step_cosine(iterations, last=min(_LAST_LR / lr, 1.0)),
-            batches,
+            _batches(towers, pictures, plans[0]),
             compute,
             steps=iterations,
             state={name: value for name, value in model.named_parameters() if value.requires_grad},
@@ -117,6 +114,13 @@ def _training_mode(model: Any) -> None:
             tower.eval()
 
 
+def _batches(towers: Towers, pictures: TrainingImages, plan: Plan) -> Batches:
+    """Return the images; or their features, where neither they nor the image tower ever change."""
+    if trains(towers.model.vision_model) or not pictures.fixed:
+        return pictures
+    return _Features(towers, pictures, plan.micro_batch or pictures.batch_size)
+
+
 def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
     """Return the plans of a run's first start, which are these unless it was started before."""
     if checkpoint is None:
@@ -132,7 +136,7 @@ def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[
     return first
 
 
-class _Steps:
+class _Gradients:
     """The gradient of every step, under the first plan that fits into memory."""
 
     def __init__(
@@ -144,7 +148,7 @@ class _Steps:
         self._backward = compute.backward
         self._scale = towers.model.logit_scale.detach().exp()
         self._trained = trains(towers.model.text_model)
-        self._text = self._side()
+        self._text = self._classes()
 
     def __call__(self, step: int, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute a step's gradient, and return its loss; out of memory, go over to the next plan and try again."""
@@ -164,22 +168,22 @@ class _Steps:
             self.plan = self._spare.pop(0)
             self.notes.append(f"memory ran out at step {step + 1}; it went on like this: {self.plan}")
             _LOG.warning(self.notes[-1])
-            self._text = self._side()
+            self._text = self._classes()
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> Mapping[str, Any]:
         """Return the plan and the notes, as JSON-ready values."""
         return asdict(self.plan) | {"notes": self.notes}
 
-    def load(self, values: dict[str, Any]) -> None:
+    def load(self, values: Mapping[str, Any]) -> None:
         """Go back to a plan; what lies before it among the plans has failed already."""
         self.notes = list(values["notes"])
         self.plan = Plan(**{name: value for name, value in values.items() if name != "notes"})
         if self.plan in self._plans:
             self._spare = list(self._plans[self._plans.index(self.plan) + 1 :])
-        self._text = self._side()
+        self._text = self._classes()
 
-    def _side(self) -> TextSide:
-        return TextSide(self._towers, self._tokens, trained=self._trained, plan=self.plan)
+    def _classes(self) -> ClassFeatures:
+        return ClassFeatures(self._towers, self._tokens, trained=self._trained, plan=self.plan)
 
 
 class _Features:

@@ -7,11 +7,12 @@ Everything random of a step follows from (seed, step), so a resumed run ends wit
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ from blocklora.core.resources import Resources
 from blocklora.core.schedules import Factor
 from blocklora.core.threads import read_ahead
 from blocklora.training._saving import Saver, stop_between_steps
-from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.checkpoint import Checkpoint, Remember, RunState
 
-__all__ = ["Batches", "Curve", "OnStep", "Remember", "Trend", "minimise"]
+__all__ = ["Batches", "Curve", "OnStep", "Trend", "minimise"]
 
 _SAVE_SECONDS, _SHOW_SECONDS = 20.0, 0.2
 _FEWEST_FOR_TREND, _FALL, _RISE, _NEAR_ZERO = 8, 0.02, 0.1, 0.01
@@ -40,18 +41,6 @@ class Batches(Protocol):
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs (B, ...) and labels (B,)."""
-        ...
-
-
-class Remember(Protocol):
-    """More state of a run, which its checkpoint keeps as JSON-ready values."""
-
-    def dump(self) -> dict[str, Any]:
-        """Return the state."""
-        ...
-
-    def load(self, values: dict[str, Any]) -> None:
-        """Restore the state."""
         ...
 
 
@@ -106,7 +95,7 @@ def minimise(
     compute: Compute,
     *,
     steps: int,
-    state: dict[str, Any],
+    state: Mapping[str, Tensor],
     checkpoint: Checkpoint | None = None,
     save_seconds: float | None = None,
     remember: Remember | None = None,
@@ -142,47 +131,40 @@ def minimise(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    device = compute.device
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]
-    lrs = torch.tensor([_lr(optimizer, factors, step) for step in range(steps)], dtype=torch.float64)
-    losses = torch.zeros(steps, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    held = _Held(checkpoint, state, optimizer, scheduler, losses, compute.scaler, remember)
+    scheduler, lrs = _schedule(optimizer, factors, steps)
+    losses = _zeros(steps, compute.device)
+    held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember))
     start = held.restore()
     saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)
     report = _Report(on_step, losses, lrs)
     ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores if resources else None)
     with compute.training(), stop_between_steps() as stop, closing(ahead):
         for step in range(start, steps):
-            losses[step] = _loss(gradients, step, ahead, device)
+            losses[step] = _loss(gradients, step, ahead, compute.device)
             compute.step(optimizer)
             scheduler.step()
             if after_step:
                 after_step(step)
-            last = step + 1 == steps
-            keep = stop.is_set() or saver.due(last=last)
-            report(step, must_be_finite=keep)
-            if keep or stop.is_set():  # Ctrl-C may have come while progress was reported
-                saver.save(step + 1)
-            if stop.is_set() and not last:
-                raise KeyboardInterrupt(f"stopped after step {step + 1} of {steps}")
+            _after(step, steps, stop, saver, report)
     return Curve(losses.cpu().double(), lrs, held.seconds())
 
 
-class _Held:
-    """The state of a run, and the checkpoint that keeps it, if there is one."""
+def _after(step: int, steps: int, stop: threading.Event, saver: Saver, report: _Report) -> None:
+    """Report a step and save the state, where it is time for it; stop after Ctrl-C, unless it was the last step."""
+    last = step + 1 == steps
+    keep = stop.is_set() or saver.due(last=last)
+    report(step, must_be_finite=keep)
+    if keep or stop.is_set():  # Ctrl-C may have come while progress was reported
+        saver.save(step + 1)
+    if stop.is_set() and not last:
+        raise KeyboardInterrupt(f"stopped after step {step + 1} of {steps}")
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint | None,
-        state: dict[str, Any],
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        losses: Tensor,
-        scaler: torch.amp.GradScaler,
-        remember: Remember | None,
-    ) -> None:
-        self._checkpoint, self._scaler, self._remember = checkpoint, scaler, remember
-        self._state, self._optimizer, self._scheduler, self._losses = state, optimizer, scheduler, losses
+
+class _Held:
+    """The state of a run with its clock, and the checkpoint that keeps it, if there is one."""
+
+    def __init__(self, checkpoint: Checkpoint | None, state: RunState) -> None:
+        self._checkpoint, self._state = checkpoint, state
         self._before, self._began = 0.0, time.monotonic()
 
     def seconds(self) -> float:
@@ -193,26 +175,14 @@ class _Held:
         """Go back to the checkpoint if it is there, and return how many steps were done."""
         if not (self._checkpoint and self._checkpoint.path.exists()):
             return 0
-        step, self._before, extra = self._checkpoint.restore(
-            self._state, self._optimizer, self._scheduler, self._losses
-        )
-        if extra["scaler"]:
-            self._scaler.load_state_dict(extra["scaler"])
-        if self._remember:
-            self._remember.load(extra["remember"])
+        step, self._before = self._checkpoint.restore(self._state)
         self._began = time.monotonic()
         return step
 
     def save(self, step: int) -> None:
         """Write the checkpoint after so many steps."""
         if self._checkpoint:
-            extra = {
-                "scaler": self._scaler.state_dict(),
-                "remember": self._remember.dump() if self._remember else None,
-            }
-            self._checkpoint.save(
-                step, self.seconds(), self._state, self._optimizer, self._scheduler, self._losses, extra
-            )
+            self._checkpoint.save(step, self.seconds(), self._state)
 
 
 class _Report:
@@ -245,11 +215,22 @@ def _loss(
     return gradients(step, inputs.to(device), labels.to(device)).detach()
 
 
-def _lr(optimizer: torch.optim.Optimizer, factors: Factor | Sequence[Factor], step: int) -> float:
-    """Return the largest learning rate among the groups at a step; the scheduler has set their ``initial_lr``."""
-    groups = optimizer.param_groups
-    each = [factors] * len(groups) if callable(factors) else factors
-    return max(float(group["initial_lr"]) * factor(step) for group, factor in zip(groups, each, strict=True))
+def _zeros(steps: int, device: torch.device) -> Tensor:
+    """Return a place for the loss of every step, float64 where the device has it."""
+    return torch.zeros(steps, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, factors: Factor | Sequence[Factor], steps: int
+) -> tuple[torch.optim.lr_scheduler.LRScheduler, Tensor]:
+    """Return the schedule of the learning rates, and the largest rate among the groups at every step (steps,)."""
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]
+    first = scheduler.base_lrs
+    each = [factors] * len(first) if callable(factors) else factors
+    lrs = [
+        max(float(lr) * factor(step) for lr, factor in zip(first, each, strict=True)) for step in range(steps)
+    ]
+    return scheduler, torch.tensor(lrs, dtype=torch.float64)
 
 
 def _finite(loss: float, step: int) -> float:

@@ -14,17 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blocklora.clip.lean import Keep
 from blocklora.clip.towers import Towers
+from blocklora.core.seeds import Stream, torch_seed
 
-__all__ = ["Plan", "TextSide", "gradient"]
+__all__ = ["ClassFeatures", "Plan", "gradient"]
 
-_DROPOUT = 2  # what a random stream is for, beside those of training/images.py
 _IMAGES, _TEXTS = 0, 1
 Backward = Callable[[Tensor], None]
 
@@ -58,8 +57,8 @@ class Plan:
         return ", ".join(parts)
 
 
-class TextSide:
-    """The prompts of all classes under a plan; features of a text tower that is not trained are computed once.
+class ClassFeatures:
+    """The features of all class prompts under a plan; those of a text tower that is not trained are computed once.
 
     Args:
         towers: The model.
@@ -74,11 +73,11 @@ class TextSide:
         self._order = torch.cat([rows for rows, _ in self._passes]).argsort()
         self._fixed = None if trained else self._run([0] * len(self._passes), grad=False)
 
-    def features(self, seed: int, step: int) -> tuple[Tensor, Callable[[Tensor], None]]:
+    def at(self, seed: int, step: int) -> tuple[Tensor, Callable[[Tensor], None]]:
         """Return the class features of a step (N, D), and what takes their gradient back through the tower."""
         if self._fixed is not None:
             return self._fixed, lambda gradient: None
-        seeds = [_dropout_seed(seed, step, _TEXTS, place) for place in range(len(self._passes))]
+        seeds = [torch_seed(seed, Stream.DROPOUT, step, _TEXTS, place) for place in range(len(self._passes))]
         several = len(self._passes) > 1
         found = self._run(seeds, grad=not several)
         if not several:
@@ -105,7 +104,7 @@ def gradient(
     towers: Towers,
     pictures: Tensor,
     labels: Tensor,
-    text: TextSide,
+    text: ClassFeatures,
     scale: Tensor,
     plan: Plan,
     backward: Backward,
@@ -129,7 +128,7 @@ def gradient(
     Returns:
         The loss, detached.
     """
-    features, send_back = text.features(seed, step)
+    features, send_back = text.at(seed, step)
     classes = features.detach().requires_grad_(text.trained)
     total = torch.zeros((), device=classes.device, dtype=classes.dtype)
     size = plan.micro_batch or len(pictures)
@@ -138,7 +137,9 @@ def gradient(
     ):
         images = part
         if part.dim() == 4:
-            images = towers.images(part, seed=_dropout_seed(seed, step, _IMAGES, place), keep=plan.images)
+            images = towers.images(
+                part, seed=torch_seed(seed, Stream.DROPOUT, step, _IMAGES, place), keep=plan.images
+            )
         logits = scale * images @ classes.T  # (B, N)
         loss = F.cross_entropy(logits, wanted, reduction="sum") / len(pictures)
         backward(loss)
@@ -146,9 +147,3 @@ def gradient(
     if classes.grad is not None:
         send_back(classes.grad)
     return total
-
-
-def _dropout_seed(seed: int, step: int, tower: int, place: int) -> int:
-    """Return the seed of the dropout masks of one pass through one tower in one step."""
-    state = np.random.SeedSequence((seed, _DROPOUT, step, tower, place)).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))

@@ -9,9 +9,7 @@ from blocklora.methods import Job
 
 
 def test_arm_dropout_reaches_the_adapter(job: Job) -> None:
-    one, each = (
-        fit(job, "block-lora", iterations=3, lr=1e-2, arm_dropout=value) for value in (False, True)
-    )
+    one, each = (fit(job, "block-lora", iterations=3, lr=1e-2, arm_dropout=value) for value in (False, True))
     assert each.classifier.adapter.peft_config["default"].arm_dropout is True
     assert each.trainable_parameters == one.trainable_parameters
     assert not torch.equal(classes_of(each), classes_of(one))

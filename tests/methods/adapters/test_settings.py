@@ -23,7 +23,12 @@ def test_defaults_are_the_published_recipe() -> None:
         32,
         0.25,
     )
-    assert (settings.r, settings.alpha, settings.targets, settings.towers) == (2, 1.0, ("q", "k", "v"), "both")
+    assert (settings.r, settings.alpha, settings.targets, settings.towers) == (
+        2,
+        1.0,
+        ("q", "k", "v"),
+        "both",
+    )
     assert settings.STEPS_A_SHOT == 500
     written = json.loads(json.dumps(settings_json(settings)))
     assert make_settings("clip-lora", AdapterSettings, written) == settings

@@ -20,7 +20,7 @@ from blocklora.clip.towers import LeanTowers
 from blocklora.training.memory.costs import image_rows, text_rows, tower_cost
 from blocklora.training.memory.planner import price
 from blocklora.training.memory.shapes import workload
-from blocklora.training.step import Plan, TextSide, gradient
+from blocklora.training.step import ClassFeatures, Plan, gradient
 
 PICTURES, NAMES = 8, 150
 PLANS = [
@@ -91,7 +91,7 @@ def test_a_step_holds_no_more_than_its_price(targets: list[str]) -> None:
     )  # where tensors count, and not a process
     beside = 4 * 4 * work.model.trained + 4 * pixels.numel()  # moments of AdamW, the batch
     for plan in PLANS:
-        text = TextSide(towers, tokens, trained=True, plan=plan)
+        text = ClassFeatures(towers, tokens, trained=True, plan=plan)
         with Held(towers.model) as held:
             gradient(
                 towers, pixels, torch.arange(PICTURES), text, towers.model.logit_scale.detach().exp(), plan,

@@ -74,7 +74,6 @@ def fit_adapter(
         class_features(base, job.task.tokens, engine=settings.engine),
         adapter=adapter,
         text=TextChange(),
-        engine=settings.engine,
     )
     return FitResult(
         classifier,

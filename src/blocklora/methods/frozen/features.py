@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blocklora.classifier import frozen_facts
+from blocklora.classifier import frozen_facts, in_halves
 from blocklora.clip import crop_size, image_features, pixels, random_crop, text_embeddings
 from blocklora.core.choices import Choice
 from blocklora.core.seeds import Stream, generator
@@ -127,14 +127,16 @@ def _compute(job: Job, examples: Sequence[Example], augment: Augment, passes: in
             return torch.stack([pixels(image, processor)] * passes)
         return _random_views(job, examples[index], index, augment, passes, smallest)
 
+    def forward(pixel_values: Tensor) -> Tensor:
+        with job.compute.autocast():
+            return image_features(job.clip.model, pixel_values)
+
     at_once = max(1, _AT_ONCE // passes)
     found, waiting = [], []
     for index, cut in enumerate(read_ahead(views, range(len(examples)), ahead=2 * at_once), 1):
         waiting.append(cut)
         if len(waiting) == at_once or index == len(examples):
-            batch = torch.cat(waiting).to(job.device)  # (images x V, 3, S, S)
-            with job.compute.autocast():
-                features = image_features(job.clip.model, batch).float().cpu()
+            features = in_halves(forward, torch.cat(waiting).to(job.device))  # (images x V, D)
             found.append(features.view(len(waiting), passes, -1).transpose(0, 1))  # (V, images, D)
             waiting = []
     return torch.cat(found, dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ class MemoryPlan:
             f"of {format_bytes(self.limit)}"
         )
 
-    def outcome(self, plan: Plan) -> dict[str, Any]:
+    def outcome(self, plan: Plan) -> Mapping[str, Any]:
         """Compare with what came, and log it; call it right after training.
 
         Args:
