@@ -137,7 +137,7 @@ def test_unreadable_files_are_named(new: New, fitted: FewShotClassifier, broken:
         new().fit(["nope.png", *HWC], ["a", *LABELS])
     with pytest.raises(ImageError, match=r"broken\.png"):
         new().fit([*HWC, broken], [*LABELS, "a"])
-    with pytest.raises(DataError, match=r"no readable training image for 'x'.*broken\.png"):
+    with pytest.raises(DataError, match=r"no readable training image for 'x'.*broken\.png.*\. Add images"):
         new().fit([*HWC, broken], [*LABELS, "x"])
 
 

@@ -229,30 +229,26 @@ def test_lora_reproduces_clip_lora() -> None:
     check(model, meta, data, {"A": "lora_A.default.weight", "B": "lora_B.default.weight"})
 
 
-def test_block_lora_reproduces_its_trajectory() -> None:
-    meta, data = read("block_both")
-    config = BlockLoraConfig(
+def block_config(meta: dict[str, str], **more: Any) -> BlockLoraConfig:
+    return BlockLoraConfig(
         r=int(meta["r"]),
         n_blocks=int(meta["n_blocks"]),
         lora_alpha=int(meta["alpha"]),
         use_rslora=True,
         target_modules=TARGETS,
+        **more,
     )
-    model = peft.get_peft_model(build(meta, data), config)
+
+
+def test_block_lora_reproduces_its_trajectory() -> None:
+    meta, data = read("block_both")
+    model = peft.get_peft_model(build(meta, data), block_config(meta))
     check(model, meta, data, {"A": "blocklora_A.default", "B": "blocklora_B.default"})
 
 
 def test_the_folded_twin_reproduces_the_same_trajectory() -> None:
     meta, data = read("block_both")
-    config = BlockLoraConfig(
-        r=int(meta["r"]),
-        n_blocks=int(meta["n_blocks"]),
-        lora_alpha=int(meta["alpha"]),
-        use_rslora=True,
-        target_modules=TARGETS,
-        parametrization="folded",
-    )
-    model = peft.get_peft_model(build(meta, data), config)
+    model = peft.get_peft_model(build(meta, data), block_config(meta, parametrization="folded"))
     summed = {k: v.sum(0, keepdim=True) if k[:5] + k[-2:] == "final.B" else v for k, v in data.items()}
     check(model, meta, summed, {"A": "blocklora_A.default", "B": "blocklora_B.default"})
 

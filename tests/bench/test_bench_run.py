@@ -141,7 +141,7 @@ def test_a_run_of_two_names_is_done_once(
     assert code == 0, stderr
     assert "plain has equal settings to block-lora" in stderr
     assert "1 to do, 1 process." in stderr
-    assert "1 runs done, 0 of 1 failed" in stdout
+    assert "1 run done, 0 of 1 failed" in stdout
     (key,) = read_records(out)
     assert [(entry.key, entry.method) for entry in read_plan(out)] == [(key, "block-lora"), (key, "plain")]
     assert run_grid(grid, out) == {"planned": 1, "done": 0, "failed": 0, "failed_before": 0}

@@ -143,6 +143,9 @@ def make_job() -> Callable[[Path], Job]:
     [
         ({"format": 99}, r"format 99 .* upgrade blocklora"),
         ({"head": {"kind": "magic", "numbers": {}}}, "upgrade blocklora"),
+        ({"head": {"kind": "cosine", "numbers": {}}}, "the head's number 'scale' is missing"),
+        ({"labels": ["r"]}, "labels, class_names and prompts are of different lengths"),
+        ({"temperature": 0.0}, r"temperature is 0\.0; expected a positive number"),
         ({"text_side": "gone"}, r"this classifier is damaged \(.*text_side"),
         ({"format": "gone"}, r"this classifier is damaged \('format'\)"),
     ],
@@ -169,7 +172,7 @@ def test_folders_that_hold_no_classifier(tmp_path: Path) -> None:
     ("method", "file", "message"),
     [
         ("block-lora", "classifier.json", "this classifier is damaged"),
-        ("block-lora", "class_features.safetensors", "this classifier is damaged"),
+        ("block-lora", "class_features.safetensors", r"class_features\.safetensors: this file cannot be used"),
         ("block-lora", "adapter/adapter_model.safetensors", "this adapter cannot be used"),
         ("block-lora", "adapter/adapter_config.json", "this adapter cannot be read"),
         ("layer-norm", "image_tower.safetensors", r"image_tower\.safetensors: this file cannot be used"),

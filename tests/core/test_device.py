@@ -145,6 +145,17 @@ def test_training_inside_the_callers_contexts() -> None:
         pass
 
 
+def test_new_tensors_are_float32_while_training() -> None:
+    compute, before = Compute(CPU, "fp32"), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with compute.training():
+            assert torch.ones(1).dtype == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_the_peak_of_an_earlier_run_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     reset: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)

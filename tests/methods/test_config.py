@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ def test_what_is_written_gives_the_same_again() -> None:
     written = json.loads(json.dumps(config.to_json()))
     assert written["lr"] == 0.1
     assert written["epochs"] is None
-    assert fit_config(**written) == config
+    again = fit_config(**written)
+    assert config.given == {"lr"}
+    assert replace(again, given=config.given) == config
 
 
 def test_values_that_have_defaults_are_not_written() -> None:

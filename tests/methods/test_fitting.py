@@ -16,6 +16,7 @@ from blocklora.classifier import FeatureStore, encode
 from blocklora.clip import Clip, class_features, tokenize
 from blocklora.core.choices import Choice
 from blocklora.methods import Fit, FitConfig, Prepared, Task, fit_classifier, fit_config
+from blocklora.methods.method import CROSS_VALIDATED
 from blocklora.metrics import fit_temperature
 
 TEMPLATES = ("a photo of a {}.", "art of the {}.")
@@ -56,6 +57,18 @@ def test_without_validation_images_the_temperature_is_1(clip: Clip) -> None:
     assert (choice.value, choice.by) == (1.0, "fixed")
     assert "no validation images" in choice.reason
     assert found.choices.keys() == {"settings", "temperature"}
+    assert any("not calibrated" in note for note in found.result.notes)
+
+
+def test_held_out_training_images_set_the_temperature(clip: Clip) -> None:
+    found = fit(clip, make_task(clip, shots=3), "linear-probe")
+    held_out = found.result.held_out
+    assert held_out is not None
+    expected = fit_temperature(held_out.logits, held_out.labels)
+    assert found.classifier.temperature == pytest.approx(expected)
+    choice = found.choices["temperature"]
+    assert (choice.by, choice.n_images, choice.reason) == ("validation", 9, CROSS_VALIDATED)
+    assert not any("not calibrated" in note for note in found.result.notes)
 
 
 @pytest.mark.parametrize(

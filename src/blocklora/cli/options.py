@@ -42,6 +42,11 @@ def _option(help_: str, panel: str, default: str | bool = False, *names: str, **
     return typer.Option(*names, help=help_, show_default=default, rich_help_panel=panel, **more)
 
 
+def _file(help_: str, panel: str) -> Any:
+    """Return an option that takes a file, and is None by default."""
+    return _option(help_, panel, metavar="FILE", parser=expanduser)
+
+
 def _choice(name: str, help_: str, panel: str, default: str | bool) -> Any:
     """Return an option that takes one of a few words."""
     return _option(help_, panel, default, metavar="|".join(CHOICES[name]))
@@ -125,18 +130,12 @@ class FitOptions:
     ] = "coop"
     index: Annotated[
         str | None,
-        _option(
-            "A JSON file that names the training images, in the place of sampling.",
-            _DATA, metavar="FILE", parser=expanduser,
-        ),
-    ] = None  # fmt: skip
+        _file("A JSON file that names the training images, in the place of sampling.", _DATA),
+    ] = None
     class_names: Annotated[
         str | None,
-        _option(
-            "A file with other words for the classes: one a line, or JSON.",
-            _DATA, metavar="FILE", parser=expanduser,
-        ),
-    ] = None  # fmt: skip
+        _file("A file with other words for the classes: one a line, or JSON.", _DATA),
+    ] = None
     model: Annotated[
         str,
         typer.Option(
@@ -181,7 +180,7 @@ class FitOptions:
     ] = None
     peft_config: Annotated[
         str | None,
-        _option("The adapter of method peft: PEFT's JSON file.", _CLASSES, metavar="FILE", parser=expanduser),
+        _file("The adapter of method peft: PEFT's JSON file.", _CLASSES),
     ] = None
     iterations: Annotated[int | None, _option("Steps in all.", _TRAINING, "500 a shot")] = None
     batch_size: Annotated[int | None, _option("Images a step.", _TRAINING, "32")] = None

@@ -83,7 +83,9 @@ def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unr
     present = {example.label for example in train}
     missing = [name for label, name in enumerate(dataset.class_names) if label not in present]
     if missing:
-        reason = f" {count(len(bad), 'image')} could not be read, e.g. {bad[0].reason}" if bad else ""
+        reason = (
+            f" {count(len(bad), 'image')} could not be read, e.g. {bad[0].reason.rstrip('.')}." if bad else ""
+        )
         raise DataError(
             f"{dataset.name}: no readable training image for {name_some(missing)}.{reason} Add images or remove "
             f"the {'class' if len(missing) == 1 else 'classes'}."

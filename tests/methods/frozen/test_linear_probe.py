@@ -14,6 +14,7 @@ from blocklora.core.choices import Choice
 from blocklora.core.errors import ConfigError
 from blocklora.methods import Job, Task
 from blocklora.methods.frozen.features import frozen_features, labels_of
+from blocklora.methods.method import CROSS_VALIDATED
 
 
 def test_it_is_penalised_logistic_regression(clip: Clip, job: Job) -> None:
@@ -42,11 +43,34 @@ def test_two_classes_give_two_logits(job: Job) -> None:
     assert logits.argmax(dim=1).tolist() == [0, 0, 1, 1]
 
 
-def test_c_is_chosen_on_validation_images_or_fixed(clip: Clip, job: Job) -> None:
-    chosen = fit(replace(job, task=make_task(clip, n_val=2)), "linear-probe").choices["C"]
-    assert (chosen.by, chosen.n_images, chosen.candidates) == ("validation", 6, 25)
-    fixed = fit(job, "linear-probe").choices["C"]
-    assert fixed == Choice(31.6, "fixed", "there are no validation images to choose it by")
+def test_c_is_chosen_on_validation_images(clip: Clip, job: Job) -> None:
+    fitted = fit(replace(job, task=make_task(clip, n_val=2)), "linear-probe")
+    chosen = fitted.choices["C"]
+    assert (chosen.by, chosen.n_images, chosen.candidates, chosen.reason) == ("validation", 6, 25, "")
+    assert fitted.held_out is None
+
+
+def test_without_validation_images_c_is_cross_validated(clip: Clip, job: Job) -> None:
+    job = replace(job, task=make_task(clip, shots=3))
+    fitted = fit(job, "linear-probe")
+    chosen = fitted.choices["C"]
+    assert (chosen.by, chosen.n_images, chosen.candidates) == ("validation", 9, 25)
+    assert chosen.reason == CROSS_VALIDATED
+    assert fitted.held_out is not None
+    assert fitted.held_out.labels.tolist() == labels_of(job.task.train).tolist()
+    # Three parts: the n-th image of every class is judged by a probe of the other six.
+    features = frozen_features(job, job.task.train)[0].double()
+    for part in range(3):
+        others = tuple(example for place, example in enumerate(job.task.train) if place % 3 != part)
+        less = replace(job, task=replace(job.task, train=others))
+        logits = fit(less, "linear-probe", c=chosen.value).classifier.logits(features[part::3])
+        np.testing.assert_allclose(fitted.held_out.logits[part::3], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_c_is_fixed_where_it_is_given_or_nothing_chooses(clip: Clip, job: Job) -> None:
     assert fit(job, "linear-probe", c=2.0).choices["C"] == Choice(2.0, "fixed", "given")
+    one = fit(replace(job, task=make_task(clip, shots=1)), "linear-probe")
+    assert (one.choices["C"].value, one.choices["C"].by) == (31.6, "fixed")
+    assert one.held_out is None
     with pytest.raises(ConfigError, match=r"c '-1\.0': expected a positive number"):
         fit(job, "linear-probe", c=-1.0)

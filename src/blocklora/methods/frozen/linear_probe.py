@@ -123,8 +123,7 @@ def _probe(features: _Features, labels: _Labels, c: float, iterations: int) -> H
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's logit, the first one's being 0
         weight, bias = np.vstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
-    rows = np.ascontiguousarray(weight)  # as a file holds it: another layout would give other last bits
-    tensors = {"weight": torch.from_numpy(rows).float(), "bias": torch.from_numpy(bias).float()}
+    tensors = {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
     return Head("linear", tensors)
 
 
