@@ -77,20 +77,23 @@ def test_alpha_0_is_zero_shot(job: Job) -> None:
 
 
 def test_alpha_is_cross_validated_with_everything_fitted_anew(job: Job) -> None:
-    job = replace(job, task=make_task(job.clip, shots=4), seed=5)
+    job = replace(job, task=make_task(job.clip, shots=4))
     x = frozen_features(job, job.task.train)[0].double().numpy()
     labels = labels_of(job.task.train)
     zero_shot = job.scale * x @ job.written_classes.double().numpy().T
     alphas = [10 ** (i / 2) for i in range(-8, 5)]
     logits = np.zeros((len(alphas), 12, 3))
-    for to, out in folds(labels, 5):
+    for to, out in folds(labels):
         images = by_formula(x[to.numpy()], labels[to].numpy(), 3, x[out.numpy()])
         for number, alpha in enumerate(alphas):
             logits[number, out.numpy()] = zero_shot[out.numpy()] + alpha * images
     best = choose_candidate(logits, labels.numpy())
-    found = fit(job, "gda").choices["alpha"]
-    assert found.value == pytest.approx(alphas[best.index])
-    assert (found.by, found.reason) == ("fixed", "cross-validated on the training images")
+    found = fit(job, "gda")
+    choice = found.choices["alpha"]
+    assert choice.value == pytest.approx(alphas[best.index])
+    assert (choice.reason, choice.score) == ("cross-validated on the training images", best.accuracy)
+    assert found.held_out is not None
+    np.testing.assert_allclose(found.held_out.logits, logits[best.index], rtol=1e-6, atol=1e-6)
 
 
 def test_alpha_by_validation_images_or_small(job: Job) -> None:

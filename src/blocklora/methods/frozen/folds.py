@@ -5,99 +5,102 @@ Axes: M = training images, m = those held out of one fit, N = classes, D = the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
-from blocklora.core.choices import Choice, Scalar
+from blocklora.core.choices import Choice
 from blocklora.methods.frozen.features import frozen_features, labels_of
-from blocklora.methods.method import Job
+from blocklora.methods.method import CROSS_VALIDATED, HeldOut, Job
 from blocklora.metrics import choose_candidate
 
-__all__ = ["MOST_FOLDS", "Logits", "choose_value", "folds", "out_of_fold_logits"]
+__all__ = ["choose_value", "folds", "out_of_fold_logits"]
 
-MOST_FOLDS = 5
-"""More folds cost more fits and change what is chosen little."""
+_MOST_FOLDS = 5
 
-Fold = tuple[Tensor, Tensor]
-"""Indices of the images to fit to, and of those held out."""
-
-Logits = Callable[[Tensor], Iterable[Tensor]]
-"""From unit features (m, D) to the logits (m, N) of each candidate, in the order of preference."""
+_Fold = tuple[Tensor, Tensor]  # indices of the images to fit to, and of those held out
+_Value = TypeVar("_Value", float, tuple[float, float])
 
 
-def folds(labels: Tensor, seed: int, most: int = MOST_FOLDS) -> list[Fold]:
+def folds(labels: Tensor, most: int = _MOST_FOLDS) -> list[_Fold]:
     """Cut images into parts with the same share of every class, and hold each part out once.
 
     Args:
         labels: Of the images (M,); every class from 0 to the largest label has one or more.
-        seed: Where the order comes from.
         most: The most parts. There are no more than the smallest class has images, so every class is in every fit.
 
     Returns:
-        Of every fold the indices to fit to and those held out. Nothing where a class has one image alone: it cannot
-        be fitted to and held out.
+        Of every fold the indices to fit to and those held out (m,); the same for the same labels. Nothing where a class
+        has one image alone: it cannot be both fitted to and held out.
     """
-    k = min(most, int(torch.bincount(labels).min()))
-    if k < 2:
+    parts = min(most, int(torch.bincount(labels).min()))
+    if parts < 2:
         return []
-    state = int(np.random.SeedSequence(seed).generate_state(1)[0])  # scikit-learn takes 32 bits
-    parts = StratifiedKFold(k, shuffle=True, random_state=state).split(np.zeros(len(labels)), labels.numpy())
-    return [(torch.from_numpy(fit), torch.from_numpy(held_out)) for fit, held_out in parts]
+    found = StratifiedKFold(parts).split(np.zeros(len(labels)), labels.numpy())
+    return [(torch.from_numpy(fit_to), torch.from_numpy(held_out)) for fit_to, held_out in found]
 
 
-def out_of_fold_logits(parts: Sequence[Fold], logits: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def out_of_fold_logits(parts: Sequence[_Fold], logits: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return logits (M, N) of the training images, each by the fit that did not see it.
 
     Args:
         parts: What ``folds`` returned; at least one.
         logits: Given the indices to fit to and those held out (m,), returns the logits (m, N) of the latter.
     """
-    found = torch.cat([logits(fit, held_out) for fit, held_out in parts])
+    found = torch.cat([logits(fit_to, held_out) for fit_to, held_out in parts])
     return found[torch.cat([held_out for _, held_out in parts]).argsort()]
 
 
 def choose_value(
     job: Job,
-    values: Sequence[Scalar | tuple[Scalar, ...]],
+    values: Sequence[_Value],
     *,
-    beforehand: Scalar | tuple[Scalar, ...],
-    logits: Logits,
-    held_out: Callable[[], Iterable[Tensor]],
-    reason: str = "cross-validated on the training images",
-) -> Choice:
+    beforehand: _Value,
+    logits: Callable[[Tensor, _Value], Tensor],
+    held_out: Callable[[_Value], Tensor],
+    reason: str = CROSS_VALIDATED,
+) -> tuple[_Value, Choice, HeldOut | None]:
     """Choose a setting by validation images; without them by training images that were held out.
 
-    The highest accuracy wins, of equals the lowest log loss; see ``choose_candidate``.
+    The highest accuracy wins, of equals the lowest log loss, then the first; see ``choose_candidate``.
 
     Args:
         job: Its validation images choose, if it has any.
-        values: One or more, in the order of preference.
+        values: One or more.
         beforehand: The value to take where a class has one training image, and there are no validation images.
-        logits: Of a fit to all training images, for each of ``values``.
-        held_out: Returns logits (M, N) of the training images for each of ``values``, each image's by a fit that did
-            not see it. It is only called where every class has two images or more.
+        logits: Given features (m, D) and a value, returns logits (m, N) of a fit to all training images.
+        held_out: Given a value, returns logits (M, N) of the training images, each image's by a fit that did not see
+            it. It is only called where every class has two images or more.
         reason: What ``held_out`` does, in words.
+
+    Returns:
+        The value, how it was chosen, and what was said with it of the held-out images, if they chose it.
     """
     if job.task.val:
-        labels = labels_of(job.task.val)
-        features = frozen_features(job, job.task.val)[0]
-        best = choose_candidate((of.numpy() for of in logits(features)), labels.numpy())
-        return Choice(
-            values[best.index],
-            "validation",
-            n_images=len(labels),
-            candidates=len(values),
-            score=best.accuracy,
-            score_name="accuracy",
-        )
-    labels = labels_of(job.task.train)
-    if int(torch.bincount(labels).min()) < 2:
-        return Choice(
-            beforehand, "fixed", "there are no validation images, and a class has one training image"
-        )
-    best = choose_candidate((of.numpy() for of in held_out()), labels.numpy())
-    return Choice(values[best.index], "fixed", reason)
+        features, labels = frozen_features(job, job.task.val)[0], labels_of(job.task.val).numpy()
+        best = choose_candidate((logits(features, value).numpy() for value in values), labels)
+        reason = ""
+    else:
+        labels = labels_of(job.task.train).numpy()
+        if int(np.bincount(labels).min()) < 2:
+            return (
+                beforehand,
+                Choice(beforehand, "fixed", "no validation images, and a class of one image"),
+                None,
+            )
+        best = choose_candidate((held_out(value).numpy() for value in values), labels)
+    value = values[best.index]
+    choice = Choice(
+        value,
+        "validation",
+        reason,
+        n_images=len(labels),
+        candidates=len(values),
+        score=best.accuracy,
+        score_name="accuracy",
+    )
+    return value, choice, None if job.task.val else HeldOut(held_out(value).numpy(), labels)

@@ -13,18 +13,18 @@ the classes are left out: they move all logits alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from blocklora.classifier import Head
+from blocklora.classifier.heads import linear_logits
 from blocklora.core.choices import Choice
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
-from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.method import FitResult, HeldOut, Job, Method
 from blocklora.methods.settings import need_positive
 
 __all__ = ["METHOD", "GdaSettings", "discriminant", "fit"]
@@ -57,29 +57,39 @@ def fit(job: Job, settings: GdaSettings) -> FitResult:
     features = frozen_features(job, job.task.train)[0].double()  # (M, D)
     labels, texts = labels_of(job.task.train), job.scale * job.written_classes.double()
     weight, bias = discriminant(features, labels, len(texts))
-
-    def with_alphas(inputs: Tensor, found: Tensor) -> Iterable[Tensor]:
-        zero_shot = inputs.double() @ texts.T
-        return (zero_shot + alpha * found for alpha in _ALPHAS)
-
-    def on_others(fit_to: Tensor, held_out: Tensor) -> Tensor:
-        own_weight, own_bias = discriminant(features[fit_to], labels[fit_to], len(texts))
-        return features[held_out] @ own_weight.T + own_bias
-
-    if settings.alpha is not None:
-        choice = Choice(settings.alpha, "fixed", "given")
-    else:
-        choice = choose_value(
-            job,
-            _ALPHAS,
-            beforehand=_BEFOREHAND,
-            logits=lambda inputs: with_alphas(inputs, inputs.double() @ weight.T + bias),
-            held_out=lambda: with_alphas(features, out_of_fold_logits(folds(labels, job.seed), on_others)),
-        )
-    alpha = cast(float, choice.value)
+    alpha, choice, held_out = _chosen(job, settings, features, labels, texts)
     head = Head("linear", {"weight": (texts + alpha * weight).float(), "bias": (alpha * bias).float()})
     choices = {"alpha": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(head=head), 0, choices)
+    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
+
+
+def _chosen(
+    job: Job, settings: GdaSettings, features: Tensor, labels: Tensor, texts: Tensor
+) -> tuple[float, Choice, HeldOut | None]:
+    """Return alpha, how it was chosen, and the logits of the training images that were held out to choose it."""
+    if settings.alpha is not None:
+        return settings.alpha, Choice(settings.alpha, "fixed", "given"), None
+
+    def discriminated(fit_to: Tensor, fit_labels: Tensor, inputs: Tensor) -> Tensor:
+        return linear_logits(inputs, *discriminant(fit_to, fit_labels, len(texts)))
+
+    @cache
+    def of_held_out() -> Tensor:
+        return out_of_fold_logits(
+            folds(labels), lambda to, out: discriminated(features[to], labels[to], features[out])
+        )
+
+    @cache
+    def of_others(inputs: Tensor) -> Tensor:
+        return discriminated(features, labels, inputs.double())
+
+    return choose_value(
+        job,
+        _ALPHAS,
+        beforehand=_BEFOREHAND,
+        logits=lambda inputs, alpha: inputs.double() @ texts.T + alpha * of_others(inputs),
+        held_out=lambda alpha: features @ texts.T + alpha * of_held_out(),
+    )
 
 
 def discriminant(features: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,14 @@ validation images. The result is a ``cache`` head: the training features are its
 Deviations: g is multiplied by the logit scale, so that without training images it is CLIP itself; one plain feature a
 training image, not 10 augmented ones; the released code multiplies the kernel's part once more by lambda, here it is
 the formula; 8 values of beta and 9 of lambda on one grid for every data set; without validation images they are chosen
-by the closed-form leave-one-out predictions of the training images, and where a class has one image they are 3 and 0.1.
+by leaving out one training image at a time, in closed form, and are 3 and 0.1 where a class has one image.
 Time grows with the cube of the number of training images, memory with its square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from blocklora.classifier import Head
 from blocklora.core.choices import Choice
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value
-from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job, Method
 from blocklora.methods.settings import need_positive
 
 __all__ = ["METHOD", "KernelRidge", "ProkerSettings", "fit"]
@@ -57,13 +56,12 @@ def fit(job: Job, settings: ProkerSettings) -> FitResult:
     features = frozen_features(job, job.task.train)[0].double()  # (M, D)
     texts = job.written_classes.double()
     targets = F.one_hot(labels_of(job.task.train), len(texts)).double() - features @ texts.T  # Y - zs(S)
-    choice = _choose(job, settings, features, targets, texts)
-    beta, ridge = cast(tuple[float, float], choice.value)
+    (beta, ridge), choice, held_out = _chosen(job, settings, features, targets, texts)
     values = KernelRidge(features, targets, beta).values(ridge)
     tensors = {"class_features": texts.float(), "keys": features.float(), "values": values.float()}
     head = Head("cache", tensors, {"scale": job.scale, "alpha": job.scale, "beta": beta})
     choices = {"beta, lambda": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(head=head), 0, choices)
+    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
 
 
 class KernelRidge:
@@ -103,32 +101,34 @@ class KernelRidge:
         return torch.exp(self._beta * (inputs.double() @ self._features.T - 1))
 
 
-def _choose(job: Job, settings: ProkerSettings, features: Tensor, targets: Tensor, texts: Tensor) -> Choice:
-    """Choose beta and lambda."""
+def _chosen(
+    job: Job, settings: ProkerSettings, features: Tensor, targets: Tensor, texts: Tensor
+) -> tuple[tuple[float, float], Choice, HeldOut | None]:
+    """Return beta and lambda, how they were chosen, and the logits of the training images left out to choose them."""
     betas = _BETAS if settings.beta is None else (settings.beta,)
     ridges = _RIDGES if settings.ridge is None else (settings.ridge,)
     if len(betas) * len(ridges) == 1:
-        return Choice((*betas, *ridges), "fixed", "given")
+        return (betas[0], ridges[0]), Choice((betas[0], ridges[0]), "fixed", "given"), None
 
-    def logits(inputs: Tensor) -> Iterable[Tensor]:
-        zero_shot = inputs.double() @ texts.T
-        for beta in betas:
-            regression = KernelRidge(features, targets, beta)
-            yield from (job.scale * (zero_shot + regression.predict(inputs, ridge)) for ridge in ridges)
+    @lru_cache(maxsize=1)
+    def regression(beta: float) -> KernelRidge:
+        return KernelRidge(features, targets, beta)
 
-    def held_out() -> Iterable[Tensor]:
-        zero_shot = features @ texts.T
-        for beta in betas:
-            regression = KernelRidge(features, targets, beta)
-            yield from (job.scale * (zero_shot + regression.leave_one_out(ridge)) for ridge in ridges)
+    def logits(inputs: Tensor, numbers: tuple[float, float]) -> Tensor:
+        beta, ridge = numbers
+        return job.scale * (inputs.double() @ texts.T + regression(beta).predict(inputs, ridge))
+
+    def left_out(numbers: tuple[float, float]) -> Tensor:
+        beta, ridge = numbers
+        return job.scale * (features @ texts.T + regression(beta).leave_one_out(ridge))
 
     return choose_value(
         job,
         [(beta, ridge) for beta in betas for ridge in ridges],
         beforehand=(settings.beta or _BEFOREHAND[0], settings.ridge or _BEFOREHAND[1]),
         logits=logits,
-        held_out=held_out,
-        reason="cross-validated on the training images, leaving out one at a time",
+        held_out=left_out,
+        reason=f"{CROSS_VALIDATED}, leaving out one at a time",
     )
 
 

@@ -10,9 +10,7 @@ one training image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,7 @@ from blocklora.classifier.heads import cosine_logits
 from blocklora.core.choices import Choice
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
-from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.method import FitResult, HeldOut, Job, Method
 from blocklora.methods.settings import need
 
 __all__ = ["METHOD", "PrototypesSettings", "fit", "mixed"]
@@ -52,30 +50,27 @@ def fit(job: Job, settings: PrototypesSettings) -> FitResult:
     """Average the images of every class, and choose the weight."""
     features = frozen_features(job, job.task.train)[0].double()  # (M, D)
     labels, texts = labels_of(job.task.train), job.written_classes.double()
-
-    def logits(inputs: Tensor) -> Iterable[Tensor]:
-        return (
-            cosine_logits(inputs.double(), mixed(features, labels, texts, weight), job.scale)
-            for weight in _WEIGHTS
-        )
-
-    def held_out() -> Iterable[Tensor]:
-        parts = folds(labels, job.seed)
-        for weight in _WEIGHTS:
-            yield out_of_fold_logits(
-                parts,
-                lambda fit_to, others, weight=weight: cosine_logits(  # type: ignore[misc]
-                    features[others], mixed(features[fit_to], labels[fit_to], texts, weight), job.scale
-                ),
-            )
-
-    if settings.weight is not None:
-        choice = Choice(settings.weight, "fixed", "given")
-    else:
-        choice = choose_value(job, _WEIGHTS, beforehand=_BEFOREHAND, logits=logits, held_out=held_out)
-    classes = mixed(features, labels, texts, cast(float, choice.value)).float()
+    weight, choice, held_out = _chosen(job, settings, features, labels, texts)
+    classes = mixed(features, labels, texts, weight).float()
     choices = {"weight": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(classes), 0, choices)
+    return FitResult(job.classifier(classes), 0, choices, held_out=held_out)
+
+
+def _chosen(
+    job: Job, settings: PrototypesSettings, features: Tensor, labels: Tensor, texts: Tensor
+) -> tuple[float, Choice, HeldOut | None]:
+    """Return the weight, how it was chosen, and the logits of the training images held out to choose it."""
+    if settings.weight is not None:
+        return settings.weight, Choice(settings.weight, "fixed", "given"), None
+
+    def logits(inputs: Tensor, weight: float, fit_to: Tensor | slice = slice(None)) -> Tensor:
+        classes = mixed(features[fit_to], labels[fit_to], texts, weight)
+        return cosine_logits(inputs.double(), classes, job.scale)
+
+    def held_out(weight: float) -> Tensor:
+        return out_of_fold_logits(folds(labels), lambda to, out: logits(features[out], weight, to))
+
+    return choose_value(job, _WEIGHTS, beforehand=_BEFOREHAND, logits=logits, held_out=held_out)
 
 
 def mixed(features: Tensor, labels: Tensor, texts: Tensor, weight: float) -> Tensor:
