@@ -90,4 +90,8 @@ def test_then_training_images_that_were_held_out(job: Job) -> None:
 def test_with_one_image_of_a_class_the_value_is_fixed(job: Job) -> None:
     job = replace(job, task=make_task(job.clip, shots=1))
     found = choose_value(job, [5.0, 6.0], beforehand=9.0, logits=never, held_out=never)
-    assert found == (9.0, Choice(9.0, "fixed", "no validation images, and a class of one image"), None)
+    assert found == (
+        9.0,
+        Choice(9.0, "fixed", "no validation images, and a class of one image to choose it by"),
+        None,
+    )

@@ -89,7 +89,7 @@ def choose_value(
         if int(np.bincount(labels).min()) < 2:
             return (
                 beforehand,
-                Choice(beforehand, "fixed", "no validation images, and a class of one image"),
+                Choice(beforehand, "fixed", "no validation images, and a class of one image to choose it by"),
                 None,
             )
         best = choose_candidate((held_out(value).numpy() for value in values), labels)
