@@ -54,9 +54,8 @@ def measure(method: str, data: str, shots: int, seed: int, store: FeatureStore) 
     features = encode(fit.classifier, images, fit.compute, store=store).features
     labels = np.array([example.label for example in dataset.test])
     right = fit.classifier.logits(features).argmax(dim=1).numpy() == labels
-    chosen = {name: choice.to_json()["value"] for name, choice in fit.choices.items()}
     run = {"method": method, "data": data, "shots": shots, "seed": seed}
-    return run | {"accuracy": float(right.mean()), "seconds": round(seconds, 3), "chosen": chosen}
+    return run | {"accuracy": float(right.mean()), "seconds": round(seconds, 3)}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:

@@ -85,7 +85,9 @@ def test_images_of_every_kind_are_the_same(
 
 
 @pytest.mark.parametrize(
-    "stack", [np.stack(HWC), torch.from_numpy(np.stack(HWC)), pd.Series(HWC), iter(HWC)], ids=repr
+    "stack",
+    [np.stack(HWC), torch.from_numpy(np.stack(HWC)), pd.Series(HWC), iter(HWC)],
+    ids=["array", "tensor", "series", "iterator"],
 )
 def test_lists_of_every_kind_are_the_same(stack: Any, fitted: FewShotClassifier) -> None:
     np.testing.assert_array_equal(fitted.predict_proba(stack), fitted.predict_proba(HWC))

@@ -172,7 +172,11 @@ def test_folders_that_hold_no_classifier(tmp_path: Path) -> None:
     ("method", "file", "message"),
     [
         ("block-lora", "classifier.json", "this classifier is damaged"),
-        ("block-lora", "class_features.safetensors", r"class_features\.safetensors: this file cannot be used"),
+        (
+            "block-lora",
+            "class_features.safetensors",
+            r"class_features\.safetensors: this file cannot be used",
+        ),
         ("block-lora", "adapter/adapter_model.safetensors", "this adapter cannot be used"),
         ("block-lora", "adapter/adapter_config.json", "this adapter cannot be read"),
         ("layer-norm", "image_tower.safetensors", r"image_tower\.safetensors: this file cannot be used"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import os
@@ -14,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import blocklora.report.page
 from blocklora.core.choices import Choice
 from blocklora.core.errors import ImageError, RunError
 from blocklora.data.types import Unreadable
@@ -379,7 +380,7 @@ def test_images_that_cannot_be_had_leave_a_place():
 def test_the_script_is_the_one_the_page_allows():
     text = render_report(measured(), photo)
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
-    encode, digest = blocklora.report.page.base64.b64encode, blocklora.report.page.hashlib.sha256
+    encode, digest = base64.b64encode, hashlib.sha256
     assert f"script-src 'sha256-{encode(digest(script.encode()).digest()).decode()}'" in text
 
 

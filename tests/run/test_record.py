@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from runs import Log, read, settings
 
 from blocklora.core.choices import Choice
 from blocklora.report import RunMetrics, json_text, metrics_json, read_metrics
 from blocklora.run.fit import fit_run
-from blocklora.run.record import _of_each_setting
 
 RUN = {"shots", "seed", "prompt", "protocol", "temperature"}
 
@@ -80,24 +78,6 @@ def test_the_kept_epoch(
     bare = make_photos(tmp_path / "photos", n=4)
     _, metrics = fit_run(str(bare), tmp_path / "b", **(given | {"shots": None}))
     assert by(metrics)["kept step"] == "fixed"
-
-
-@pytest.mark.parametrize(
-    "words", ["best of 5 on validation images, momentum fixed", "fixed on 8 validation images"]
-)
-def test_nothing_is_read_out_of_words(words: str) -> None:
-    for choice in (Choice(1, "fixed", words), Choice(1, "validation", words, n_images=8)):
-        assert _of_each_setting({"lr": choice}) == {"lr": choice}
-
-
-def test_two_that_were_chosen_together_are_two() -> None:
-    both = Choice((1.0, 2.0), "validation", n_images=3, candidates=9)
-    one = Choice((1.0, 2.0), "fixed", "derived")
-    found = _of_each_setting({"alpha, beta": both, "learning rates": one, "C": Choice(3.0, "fixed", "given")})
-    assert {name: choice.value for name, choice in found.items()} == {
-        "alpha": 1.0, "beta": 2.0, "learning rates": (1.0, 2.0), "c": 3.0
-    }  # fmt: skip
-    assert found["beta"].candidates == 9
 
 
 # ---- warnings

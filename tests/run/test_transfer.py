@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ import mini_trees as mini
 import published_sampling as published
 import pytest
 import torch
-from blocklora.classifier.text_side import template_features
 from command import call
+from PIL import Image
+from runs import names, read
 
-from blocklora import FewShotClassifier
+from blocklora.classifier import Classifier, encode, template_features
 from blocklora.clip import class_features, load_clip, tokenize
-from blocklora.core.errors import ConfigError, DataError, SealedTestError
+from blocklora.core.errors import ConfigError, DataError, RunError, SealedTestError
 from blocklora.data import SHIFTS, TRAINABLE, load_dataset, prompts
-from blocklora.methods import ENSEMBLE_METHODS, METHODS, WRITTEN_METHODS, Fitted
+from blocklora.methods import METHODS, fit_config
+from blocklora.run import fit as runs
 from blocklora.run import transfer as protocols
-from blocklora.run.fit import evaluate_run, fit_run
-from blocklora.run.record import _selected_by
+from blocklora.run.evaluate import evaluate_run
+from blocklora.run.fit import fit_run
+from blocklora.run.load import LoadedRun, load_run
 from blocklora.run.transfer import AdaptedTowers, base_to_new, cross_dataset
 
 FAST = ["--shots", "2", "--iterations", "2", "--lr", "0.01", "--device", "cpu", "--seed", "1"]
@@ -38,8 +41,18 @@ def settings(folder: Path, root: Path, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def probabilities(loaded: LoadedRun, images: list[Any]) -> torch.Tensor:
+    """Return the probabilities of a loaded run for images."""
+    found = encode(
+        loaded.classifier, [(str(place), image) for place, image in enumerate(images)], loaded.compute
+    )
+    return torch.from_numpy(loaded.classifier.probabilities(found.features))
+
+
+def check_same(one: Classifier, other: Classifier) -> None:
+    """Compare what two classifiers predict by."""
+    torch.testing.assert_close(one.logits(torch.eye(16)), other.logits(torch.eye(16)))
+    torch.testing.assert_close(one.zero_shot_features, other.zero_shot_features)
 
 
 def test_the_command_of_the_documents(mini_root: Path, tmp_path: Path) -> None:
@@ -91,7 +104,7 @@ def test_every_set_is_fitted_by_name(
     metrics = json.loads(out)
     n = metrics["n_classes"]
     assert (metrics["dataset"], metrics["n_train"], metrics["n_test"]) == (name, 2 * n, 3 * n)
-    assert evaluate_run(tmp_path / "run", device="cpu")["accuracy"] == metrics["accuracy"]
+    assert evaluate_run(tmp_path / "run", device="cpu").evaluation.accuracy == metrics["accuracy"]
 
 
 def test_options_of_the_data(
@@ -123,7 +136,7 @@ def test_options_of_the_data(
     assert second["files"] == first["files"]
     assert (second["prompt"], second["ensemble"]) == ("{} cloth.", ["{} cloth.", "{}"])
     assert [row["class_name"] for row in second["per_class"]] == ["stripes", "dots", "zigzag"]
-    assert evaluate_run(tmp_path / "b", device="cpu")["accuracy"] == second["accuracy"]
+    assert evaluate_run(tmp_path / "b", device="cpu").evaluation.accuracy == second["accuracy"]
 
 
 def test_domain_generalization(
@@ -213,8 +226,16 @@ def test_cross_dataset(
     assert code == 0, err
     assert [row["name"] for row in json.loads(out)["results"]] == ["imagenet", "dtd", "eurosat"]
     assert read(tmp_path / "x" / "dtd.json")["prompts"] == ["{} texture."]
+    assert {name: read(tmp_path / "x" / "dtd.json")[name] for name in ("method", "precision", "device")} == {
+        "method": "block-lora", "precision": "fp32", "device": "cpu"
+    }  # fmt: skip
+
+
+def test_the_targets_are_the_others_of_the_eleven(
+    clip_folder: Path, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(protocols, "choose_test", lambda choice, seed: seen.append(choice.data))
+    monkeypatch.setattr(protocols, "read_labelled", lambda choice: seen.append(choice.data))
     monkeypatch.setattr(protocols, "fit_run", lambda *_, **__: (_ for _ in ()).throw(DataError("enough")))
     with pytest.raises(DataError, match="enough"):
         cross_dataset("dtd", tmp_path / "y", **settings(clip_folder, mini_root))
@@ -247,15 +268,80 @@ def test_methods_that_know_no_other_classes(clip_folder: Path, mini_root: Path, 
 
 def test_adapted_towers_are_the_run(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:
     run, metrics = fit_run("dtd", tmp_path / "run", **settings(clip_folder, mini_root))
-    saved = FewShotClassifier.load(run, device="cpu").fitted
-    classifier = AdaptedTowers(run, device="cpu").classifier(saved.class_names, [metrics["prompt"]])
-    torch.testing.assert_close(classifier.fitted.logits(torch.eye(16)), saved.logits(torch.eye(16)))
-    torch.testing.assert_close(classifier.fitted.zero_shot_features, saved.zero_shot_features)
-    pictures = [example.source for example in load_dataset("dtd", root=mini_root).test]
-    loaded = FewShotClassifier.load(run, device="cpu")
-    torch.testing.assert_close(
-        torch.from_numpy(classifier.predict_proba(pictures)), torch.from_numpy(loaded.predict_proba(pictures))
-    )
+    own = load_run(run, device="cpu")
+    other = AdaptedTowers(run, device="cpu").classifier(own.classifier.class_names, [str(metrics.prompt)])
+    check_same(own.classifier, other.classifier)
+    images = [example.source for example in load_dataset("dtd", root=mini_root).test]
+    torch.testing.assert_close(probabilities(own, images), probabilities(other, images))
+
+
+# ---- targets of one's own, and places that are taken
+
+
+def test_a_target_has_no_image_that_was_trained_on(clip_folder: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "copies")
+    (tmp_path / "one" / "red_square").mkdir(parents=True)
+    turned = Image.open(photos / "red_square" / "0.png").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    turned.save(tmp_path / "one" / "red_square" / "0.png")
+    given = settings(clip_folder, tmp_path) | {"root": None}
+    to = [str(tmp_path / "copies"), str(tmp_path / "one")]
+    cross_dataset(str(photos), tmp_path / "x", to=to, **given)
+    copies, one = read(tmp_path / "x" / "copies.json"), read(tmp_path / "x" / "one.json")
+    assert (copies["n_test"], copies["n_classes"]) == (
+        36 - 6 - 6,
+        3,
+    )  # all that was not seen: nothing is held out
+    assert any(note.startswith("12 images of 36 were left out") for note in copies["notes"])
+    assert (one["n_test"], one["n_classes"]) == (1, 1)
+    trained = tmp_path / "trained"
+    for item in read(tmp_path / "x" / "source" / "split.json")["train"]:
+        (trained / item["image"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / item["image"], trained / item["image"])
+    with pytest.raises(DataError, match="trained or validated on all of its"):
+        cross_dataset(str(photos), tmp_path / "y", to=[str(trained)], **given)
+
+
+def test_targets_of_one_name(clip_folder: Path, photos: Path, tmp_path: Path) -> None:
+    given = settings(clip_folder, tmp_path) | {"root": None}
+    for name in ("a/photos", "b/photos", "summary"):
+        shutil.copytree(photos, tmp_path / name)
+    both = [str(tmp_path / "a/photos"), str(tmp_path / "b/photos")]
+    with pytest.raises(
+        ConfigError, match=r"--to: '.*b.photos' and '.*a.photos' would both be written to photos\.json"
+    ):
+        cross_dataset(str(photos), tmp_path / "x", to=both, **given)
+    summary = [str(tmp_path / "summary")]
+    with pytest.raises(ConfigError, match=r"and the summary would both be written to summary\.json"):
+        cross_dataset(str(photos), tmp_path / "x", to=summary, **given)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_of_somebody_else(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:
+    for name in ("summary.json", "new.json"):
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(RunError, match="this folder is not empty and holds no 'base'; choose another --out"):
+        base_to_new("dtd", tmp_path, **settings(clip_folder, mini_root))
+    with pytest.raises(RunError, match="holds no 'source'"):
+        cross_dataset("imagenet", tmp_path, to=["dtd"], **settings(clip_folder, mini_root))
+    assert names(tmp_path) == ["new.json", "summary.json"]
+    assert {path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"mine"}
+
+
+def test_the_precision_of_the_run_is_that_of_its_targets(
+    clip_folder: Path, mini_root: Path, tmp_path: Path
+) -> None:
+    given = settings(clip_folder, mini_root, precision="bf16")
+    base_to_new("stanford_cars", tmp_path / "x", **given)
+    assert read(tmp_path / "x" / "new.json")["precision"] == "bf16"
+    assert not any("computed in" in note for note in read(tmp_path / "x" / "new.json")["notes"])
+
+
+def test_what_went_wrong_in_training_stands_in_the_summary(
+    clip_folder: Path, mini_root: Path, tmp_path: Path
+) -> None:
+    given = settings(clip_folder, mini_root, iterations=10) | {"lr": 1e-9}
+    result = base_to_new("stanford_cars", tmp_path / "x", **given)
+    assert any("The training loss stayed flat" in note for note in result["notes"])
 
 
 # ---- prompts
@@ -279,22 +365,21 @@ def test_other_methods_know_new_classes(
     plain = base_to_new("sun397", tmp_path / "plain", method="zero-shot", **common)
     for row, zero in zip(result["results"], plain["results"], strict=True):
         assert row["zero_shot_accuracy"] == zero["accuracy"]
-    loaded = FewShotClassifier.load(tmp_path / "new" / "base", device="cpu")
+    own = load_run(tmp_path / "new" / "base", device="cpu")
     towers = AdaptedTowers(tmp_path / "new" / "base", device="cpu")
-    again = towers.classifier(loaded.fitted.class_names, [result["prompt"]])
-    pictures = [example.source for example in load_dataset("sun397", root=mini_root).test[:6]]
-    torch.testing.assert_close(
-        torch.from_numpy(again.predict_proba(pictures)), torch.from_numpy(loaded.predict_proba(pictures)),
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+    again = towers.classifier(own.classifier.class_names, [result["prompt"]])
+    images = [example.source for example in load_dataset("sun397", root=mini_root).test[:6]]
+    torch.testing.assert_close(probabilities(again, images), probabilities(own, images), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - set(ENSEMBLE_METHODS) - set(WRITTEN_METHODS)))
+@pytest.mark.parametrize(
+    "method", sorted(name for name, method in METHODS.items() if method.prompts == "one")
+)
 def test_methods_without_ensembles(method: str) -> None:
     with pytest.raises(
         ConfigError, match=f"an ensemble of prompts needs .* not {re.escape(method)}: expected"
     ):
-        FewShotClassifier(method=method, ensemble=("a {}.", "the {}."))
+        fit_config(method=method, ensemble=("a {}.", "the {}."))
 
 
 def test_an_ensemble_is_the_mean_of_unit_features(clip_folder: Path) -> None:
@@ -326,13 +411,10 @@ def test_which_template_trains_and_which_predict(
     given: dict[str, Any], trained: str, n_averaged: int, clip_folder: Path, mini_root: Path, tmp_path: Path
 ) -> None:
     run, metrics = fit_run("dtd", tmp_path / "run", **settings(clip_folder, mini_root, **given))
-    assert (metrics["prompt"], len(metrics["ensemble"])) == (trained, n_averaged)
-    templates = metrics["ensemble"] or [trained]
-    towers = AdaptedTowers(run, device="cpu")
-    saved = FewShotClassifier.load(run, device="cpu").fitted
-    expected = towers.classifier(saved.class_names, templates).fitted
-    torch.testing.assert_close(saved.logits(torch.eye(16)), expected.logits(torch.eye(16)))
-    torch.testing.assert_close(saved.zero_shot_features, expected.zero_shot_features)
+    assert (metrics.prompt, len(metrics.ensemble)) == (trained, n_averaged)
+    templates = metrics.ensemble or [trained]
+    own = load_run(run, device="cpu").classifier
+    check_same(own, AdaptedTowers(run, device="cpu").classifier(own.class_names, templates).classifier)
 
 
 @pytest.mark.parametrize(
@@ -362,52 +444,35 @@ def test_a_method_that_touches_the_test_part_fails(
     clip_folder: Path, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: list[Any] = []
-    real_prepare = FewShotClassifier.prepare
-    real_method = METHODS["block-lora"]
+    real_prepare, real = runs.prepare, METHODS["block-lora"]
 
-    def prepare(self: FewShotClassifier, dataset: Any, split: Any) -> Any:
+    def prepare(config: Any, dataset: Any, split: Any) -> Any:
         reached.extend([dataset, split])
-        return real_prepare(self, dataset, split)
+        return real_prepare(config, dataset, split)
 
-    @functools.wraps(real_method)
-    def peeking(*arguments: Any, **more: Any) -> Any:
+    def peeking(job: Any, own: Any) -> Any:
         for holder in reached:
             with pytest.raises(SealedTestError):
                 list(holder.test)
         len(reached[1].test)
-        return real_method(*arguments, **more)
+        return real.fit(job, own)
 
-    monkeypatch.setattr(FewShotClassifier, "prepare", prepare)
-    monkeypatch.setitem(METHODS, "block-lora", peeking)
+    monkeypatch.setattr(runs, "prepare", prepare)
+    monkeypatch.setitem(METHODS, "block-lora", replace(real, fit=peeking))
     with pytest.raises(SealedTestError, match="the test images were touched before training had ended"):
         fit_run("dtd", tmp_path / "run", **settings(clip_folder, mini_root))
-    assert not (tmp_path / "run" / "metrics.json").exists()
-    split = tmp_path / "run" / "split.json"  # a failed start may leave nothing at all
-    assert not split.exists() or "test" not in read(split)
+    assert not (tmp_path / "run").exists()
 
 
-def test_every_setting_says_how_it_was_chosen(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:
+def test_validation_and_test_images_come_from_their_own_parts(
+    clip_folder: Path, mini_root: Path, tmp_path: Path
+) -> None:
     run, metrics = fit_run("imagenet", tmp_path / "run", **settings(clip_folder, mini_root))
-    config = read(run / "config.json")
-    assert metrics["selected_by"].keys() == {*config, "kept step", "temperature", "settings"}
-    assert set(metrics["selected_by"].values()) <= {"fixed", "validation"}
-    assert [name for name, how in metrics["selected_by"].items() if how == "validation"] == ["temperature"]
+    by = {name: choice.by for name, choice in metrics.choices.items()}
+    assert [name for name, how in by.items() if how == "validation"] == ["temperature"]
     split = read(run / "split.json")
     assert all(item["image"].startswith("train/") for item in split["val"])
     assert all(item["image"].startswith("val/") for item in split["test"])
-
-
-def test_words_of_a_method_that_chose_by_validation() -> None:
-    words = {
-        "C": "the best of 25 on 8 validation pictures (50.0%)",
-        "alpha, beta": "fixed: there are no validation pictures",
-        "kept step": "epoch 3, the best on 8 validation pictures",
-    }
-    fitted = Fitted(None, torch.zeros(2, 2), 0, None, words)
-    assert _selected_by({"lr": 1, "c": None}, fitted, has_val=False) == {
-        "lr": "fixed", "kept step": "validation", "c": "validation", "alpha": "fixed", "beta": "fixed",
-        "temperature": "fixed",
-    }  # fmt: skip
 
 
 # ---- what is there
@@ -468,9 +533,9 @@ def test_all_of_them(
 
 def test_evaluate_on_a_set_by_name(clip_folder: Path, mini_root: Path, tmp_path: Path) -> None:
     run, _ = fit_run("imagenet", tmp_path / "run", **settings(clip_folder, mini_root))
-    metrics = evaluate_run(
+    found = evaluate_run(
         run, "imagenetv2", root=str(mini_root), device="cpu"
     )  # two classes of one name, same order
-    assert (metrics["n_classes"], metrics["n_test"]) == (5, 15)
+    assert (found.evaluation.n_classes, found.evaluation.n_test) == (5, 15)
     with pytest.raises(DataError, match="imagenet_a: 'missile' is the name of 2 classes of the run"):
         evaluate_run(run, "imagenet_a", root=str(mini_root), device="cpu")

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from blocklora.bench.results import Results
 from blocklora.bench.statistics import (
     SeedSummary,
-    holm,
     mean_ranks,
     nemenyi_difference,
     paired_t,
     summarize,
     wilcoxon_exact,
 )
+from blocklora.metrics import holm
 
 __all__ = [
     "ALPHA",

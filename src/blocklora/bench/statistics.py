@@ -18,7 +18,6 @@ from scipy import stats
 
 __all__ = [
     "SeedSummary",
-    "holm",
     "mean_ranks",
     "nemenyi_difference",
     "paired_t",
@@ -97,15 +96,6 @@ def wilcoxon_exact(differences: ArrayLike) -> float:
     positive = int(doubled[values > 0].sum())
     tail = min(patterns[: positive + 1].sum(), patterns[positive:].sum())
     return min(1.0, 2 * float(tail / patterns.sum()))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: the i-th smallest of m times m - i (from 0), never falling, at most 1."""
-    adjusted, running = [1.0] * len(p_values), 0.0
-    for place, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        running = max(running, min(1.0, p_values[index] * (len(p_values) - place)))
-        adjusted[index] = running
-    return adjusted
 
 
 def mean_ranks(accuracies: ArrayLike) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from blocklora.classifier.encode import Encoded, at_once, encode, encode_images,
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
-from blocklora.classifier.record import CLASSIFIER, ClassifierRecord
+from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 
 __all__ = [

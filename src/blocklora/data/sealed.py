@@ -25,7 +25,7 @@ class SealedTest(Sequence[Example]):
         self.__examples = tuple(examples)
 
     def open_after_training(self) -> tuple[Example, ...]:
-        """Return the test images. Only ``runs`` calls this, in one place; a test checks it."""
+        """Return the test images. Only ``run.fit`` calls this, in one place; a test checks it."""
         return self.__examples
 
     def __len__(self) -> int:

@@ -76,9 +76,8 @@ def read_table(table: Path) -> Dataset:
             continue
         image = _posix(table.parent, row.image)
         path = finder.find(table.parent, image)
-        earlier = first.setdefault(
-            os.path.normcase(os.path.abspath(path or table.parent / image)), (row, part)
-        )
+        place = os.path.normcase(os.path.abspath(path or table.parent / image))
+        earlier = first.setdefault(place, (row, part))
         if earlier[0] is not row:
             _refuse_conflict(table, earlier, (row, part))
             repeated += 1
@@ -86,14 +85,9 @@ def read_table(table: Path) -> Dataset:
             parts[part].append(Example(printable(image), labels[row.label], path))
         else:
             link = table.parent / image
-            missing.append(
-                f"row {row.number}: {row.image}" + (f", {why_missing(link)}" if link.is_symlink() else "")
-            )
-    if missing:
-        raise DataError(
-            f"{table}: {count(len(missing), 'image file')} not found ({name_some(missing)}): paths are "
-            f"relative to {table.parent}; correct them, or copy the images there"
-        )
+            reason = f", {why_missing(link)}" if link.is_symlink() else ""
+            missing.append(f"row {row.number}: {row.image}{reason}")
+    _refuse_missing(table, missing)
     notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
     if parts["train"] and parts["val"] and not parts["test"]:
         parts["val"], parts["test"] = [], parts["val"]
@@ -102,6 +96,15 @@ def read_table(table: Path) -> Dataset:
         )
     train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
     return Dataset(table.stem, tuple(class_names), train, val, test, notes=tuple(notes))
+
+
+def _refuse_missing(table: Path, missing: Sequence[str]) -> None:
+    """Raise where there are images that were not found."""
+    if missing:
+        raise DataError(
+            f"{table}: {count(len(missing), 'image file')} not found ({name_some(missing)}): paths are "
+            f"relative to {table.parent}; correct them, or copy the images there"
+        )
 
 
 def _parts(table: Path, rows: Sequence[_TableRow]) -> list[str]:

@@ -11,17 +11,21 @@ from blocklora.metrics.calibration import (
     Reliability,
     expected_calibration_error,
     fit_temperature,
+    log_loss,
     negative_log_likelihood,
     reliability_bins,
+    top_calibration_error,
 )
 from blocklora.metrics.choose import Winner, choose_candidate
 from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
+from blocklora.metrics.paired import PairedAnswers, holm, pair_answers
 from blocklora.metrics.summary import Difference, Evaluation, evaluate
 
 __all__ = [
     "ClassResult",
     "Difference",
     "Evaluation",
+    "PairedAnswers",
     "Reliability",
     "Winner",
     "choose_candidate",
@@ -30,11 +34,15 @@ __all__ = [
     "evaluate",
     "expected_calibration_error",
     "fit_temperature",
+    "holm",
+    "log_loss",
     "mcnemar_exact",
     "mean_class_accuracy",
     "negative_log_likelihood",
+    "pair_answers",
     "paired_difference_interval",
     "per_class",
     "reliability_bins",
+    "top_calibration_error",
     "wilson_interval",
 ]

@@ -9,15 +9,17 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from blocklora.core.errors import ConfigError
+from blocklora.core.errors import ConfigError, DataError
 from blocklora.metrics.checks import Floats, Ints, checked_labels, checked_probabilities, checked_scores
 
 __all__ = [
     "Reliability",
     "expected_calibration_error",
     "fit_temperature",
+    "log_loss",
     "negative_log_likelihood",
     "reliability_bins",
+    "top_calibration_error",
 ]
 
 USUAL_SPREAD = 2.5  # of zero-shot CLIP's logits over the classes, whose temperature is about right
@@ -88,8 +90,30 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, n_bi
     Source:
         Guo et al., ICML 2017, equation 3 (top label, bins of equal width).
     """
-    confidence, correct = _top(probabilities, labels)
-    _, counts, confidence_sums, correct_sums = _bins(confidence, correct, n_bins)
+    return top_calibration_error(*_top(probabilities, labels), n_bins)
+
+
+def top_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> float:
+    """The expected calibration error where only the probability of each image's answer is known.
+
+    Args:
+        confidence: (N,) probabilities of the top class, in [0, 1], N >= 1.
+        correct: (N,) whether that class is the true one.
+        n_bins: B, at least 1.
+
+    Returns:
+        As ``expected_calibration_error``.
+
+    Raises:
+        ConfigError: ``n_bins`` is below 1.
+        DataError: The lengths differ, there is no image, or a value is no probability.
+    """
+    sure, right = _shares(confidence, "confidence"), np.asarray(correct, dtype=np.float64)
+    if sure.shape != right.shape:
+        raise DataError(
+            f"{len(sure)} confidences and correct of shape {right.shape}; expected one each an image."
+        )
+    _, counts, confidence_sums, correct_sums = _bins(sure, right, n_bins)
     return float(np.abs(correct_sums - confidence_sums).sum() / counts.sum())
 
 
@@ -108,8 +132,22 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
     """
     checked = checked_probabilities(probabilities)
     truth = checked_labels(labels, *checked.shape)
-    of_truth = checked[np.arange(len(truth)), truth]
-    return float(-np.log(np.clip(of_truth, LEAST_PROBABILITY, 1.0)).mean())
+    return log_loss(np.minimum(checked[np.arange(len(truth)), truth], 1.0))
+
+
+def log_loss(of_truth: ArrayLike) -> float:
+    """The mean negative log-likelihood where only the probability of each image's true class is known.
+
+    Args:
+        of_truth: (N,) probabilities, in [0, 1], N >= 1.
+
+    Returns:
+        As ``negative_log_likelihood``.
+
+    Raises:
+        DataError: There is no image, or a value is no probability.
+    """
+    return float(-np.log(np.clip(_shares(of_truth, "of_truth"), LEAST_PROBABILITY, 1.0)).mean())
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -169,6 +207,16 @@ def _temperature_loss(scores: Floats, truth: Ints, log_t: float) -> float:
     of_truth = log_softmax(scores * inverse, axis=1)[np.arange(len(truth)), truth]
     prior = inverse / USUAL_SPREAD - 1 + log_t + float(np.log(USUAL_SPREAD))
     return float(-of_truth.sum()) + prior
+
+
+def _shares(values: ArrayLike, name: str) -> Floats:
+    """The values as (N,) doubles, N >= 1, if each is a probability; else a ``DataError``."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size or not ((array >= 0) & (array <= 1)).all():
+        raise DataError(
+            f"{name} has shape {array.shape}; expected (N,) probabilities in [0, 1], N at least 1."
+        )
+    return array
 
 
 def _means(sums: Floats, counts: Ints) -> tuple[float | None, ...]:

@@ -18,7 +18,8 @@ from blocklora.metrics.calibration import (
     reliability_bins,
 )
 from blocklora.metrics.checks import checked_labels, checked_probabilities
-from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
+from blocklora.metrics.intervals import wilson_interval
+from blocklora.metrics.paired import pair_answers
 
 __all__ = ["Difference", "Evaluation", "evaluate"]
 
@@ -168,14 +169,13 @@ def evaluate(
 
 def _difference(now: NDArray[np.bool_], then: NDArray[np.bool_]) -> Difference:
     """Compare (N,) correct answers now with (N,) correct answers then."""
-    both, only_now = int((now & then).sum()), int((now & ~then).sum())
-    only_then, neither = int((~now & then).sum()), int((~now & ~then).sum())
+    pair = pair_answers(now, then)
     return Difference(
-        value=(only_now - only_then) / len(now),
-        interval=paired_difference_interval(both, only_now, only_then, neither),
-        p_value=mcnemar_exact(only_now, only_then),
-        only_adapted=only_now,
-        only_zero_shot=only_then,
+        value=pair.difference,
+        interval=pair.interval,
+        p_value=pair.p_value,
+        only_adapted=pair.only_first,
+        only_zero_shot=pair.only_second,
     )
 
 

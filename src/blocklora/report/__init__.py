@@ -1,5 +1,15 @@
 """From a run's metrics to RUN/metrics.json, RUN/report.html and tables; and what others have published."""
 
+from blocklora.report.comparison import (
+    ComparedPair,
+    ComparedRun,
+    Comparison,
+    DisputedImage,
+    compared_sentence,
+    pair_verdict,
+    run_words,
+)
+from blocklora.report.comparison_page import check_comparison_page, shown_images, write_comparison
 from blocklora.report.metrics_file import (
     json_text,
     metrics_from_json,
@@ -11,29 +21,50 @@ from blocklora.report.notes import leak_note, warnings
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
 from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
-from blocklora.report.spreadsheets import write_confusion, write_predictions
+from blocklora.report.spreadsheets import (
+    PredictionRow,
+    read_predictions,
+    write_confusion,
+    write_predictions,
+    written_name,
+)
+from blocklora.report.tables import OpenImage
 from blocklora.report.words import Score, Verdict, scores, verdict
 
 __all__ = [
+    "ComparedPair",
+    "ComparedRun",
+    "Comparison",
+    "DisputedImage",
     "Mistake",
+    "OpenImage",
     "PartFiles",
+    "PredictionRow",
     "PublishedTable",
     "Recipe",
     "RunMetrics",
     "Score",
     "Verdict",
+    "check_comparison_page",
+    "compared_sentence",
     "json_text",
     "leak_note",
     "metrics_from_json",
     "metrics_json",
+    "pair_verdict",
     "published_recipes",
     "published_table",
     "read_metrics",
+    "read_predictions",
+    "run_words",
     "scores",
+    "shown_images",
     "verdict",
     "warnings",
+    "write_comparison",
     "write_confusion",
     "write_metrics",
     "write_predictions",
     "write_report",
+    "written_name",
 ]

@@ -1,20 +1,13 @@
-"""Render the report: one HTML file that needs nothing else, now or in ten years."""
+"""The report of one run: what its page shows."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from blocklora.core.errors import RunError
-from blocklora.core.files import write_text
 from blocklora.report import figures, notes, tables, words
+from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.tables import OpenImage
 
@@ -34,29 +27,13 @@ def write_report(metrics: RunMetrics, out: Path, open_image: OpenImage) -> None:
         RunError: ``out`` is a folder.
     """
     out = Path(out)
-    if out.is_dir():
-        raise RunError(
-            f"{out} is a folder; expected the name of the report file, such as {out / 'report.html'}."
-        )
-    page = render_report(metrics, open_image)
-    write_text(out, page.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
+    check_page(out)
+    write_page(out, render_report(metrics, open_image))
 
 
 def render_report(metrics: RunMetrics, open_image: OpenImage) -> str:
     """Return the page that ``write_report`` writes, as HTML."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        count=words.count, percent=words.percent, percent_range=words.percent_range, score_class=_score_class
-    )
-    script = _asset("sort.js")
-    return environment.from_string(_asset("template.html")).render(
-        style=Markup(_asset("style.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        **_view(metrics, open_image),
-    )
+    return render("template.html", **_view(metrics, open_image))
 
 
 def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
@@ -105,12 +82,3 @@ def _learning_rates(metrics: RunMetrics) -> tuple[float, float] | None:
     """The first and the last learning rate, if both are known."""
     rates = [point.get("lr") for point in (*metrics.history[:1], *metrics.history[-1:])]
     return (rates[0], rates[-1]) if rates and rates[0] is not None and rates[-1] is not None else None
-
-
-def _score_class(name: str) -> str:
-    """The CSS class of a score."""
-    return "before" if name == "Zero-shot" else "adapted"
-
-
-def _asset(name: str) -> str:
-    return files("blocklora.report").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")

@@ -1,8 +1,9 @@
 // A click on a column's name sorts the table by it. Without this script the tables are merely unsorted.
 "use strict";
 const value = (row, column) => {
-  const text = row.cells[column].textContent.trim();
-  return row.cells[column].matches(".num") ? parseFloat(text.replace(/[<>,]/g, "")) : text;
+  const cell = row.cells[column];
+  const text = cell.dataset.value ?? cell.textContent.trim();
+  return cell.matches(".num") ? parseFloat(text.replace(/[<>,]/g, "")) : text;
 };
 const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
 const ordered = (rows, column, sign) => {

@@ -22,6 +22,8 @@ __all__ = [
     "join",
     "mean_confidence",
     "memory",
+    "p_value",
+    "p_words",
     "percent",
     "percent_range",
     "run_sentence",
@@ -79,6 +81,16 @@ def signed(share: float) -> str:
     """0.104 -> "+10.4", in points; what rounds to 0 has no sign."""
     text = f"{100 * share:+.1f}".replace("-", "−")
     return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def p_value(p: float) -> str:
+    """0.0312 -> "0.031"; 0.0001 -> "<0.001"."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def p_words(p: float) -> str:
+    """0.0312 -> "p = 0.031"; 0.0001 -> "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p_value(p)}"
 
 
 def join(words: Sequence[str], last: str = "and") -> str:
@@ -151,9 +163,8 @@ def verdict(metrics: RunMetrics) -> Verdict | None:
         kind, headline = "better", f"Better than zero-shot by {points}"
     else:
         kind, headline = "worse", f"Worse than zero-shot by {points}"
-    p_text = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
     evidence = (
-        f"95% interval of the difference {signed(low)} to {signed(high)} points, {p_text}, on the same "
+        f"95% interval of the difference {signed(low)} to {signed(high)} points, {p_words(found.p_value)}, on the same "
         f"{count(metrics.evaluation.n_test, 'image')}. The adapted model alone is correct on "
         f"{found.only_adapted:,} of them, zero-shot alone on {found.only_zero_shot:,}."
     )

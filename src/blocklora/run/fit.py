@@ -20,6 +20,7 @@ from blocklora.data import (
     DataChoice,
     Dataset,
     Example,
+    FewShotSplit,
     Half,
     SamplingProtocol,
     choose,
@@ -109,34 +110,50 @@ def fit_run(
     choice = DataChoice(data, root, protocol, index, classes, class_names)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
-    dataset, split, sealed = seal(*choose(choice, config.shots, config.seed))
-    config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else dataset.prompt))
-    out = user_path(out) if out else _default_out(dataset.name, config)
+    whole, drawn = choose(choice, config.shots, config.seed)
+    config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
+    out = user_path(out) if out else _default_out(whole.name, config)
     with claim_folder(out):
-        described, record = config_json(choice, config), training_record(split, dataset.class_names)
-        if finished := check_run(out, described, record, resume):
-            return out, finished
-        reset_peak_memory(config.device)
-        prepared = prepare(config, dataset, split)
-        origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
-        check_origin(out, origin, resume)
-        facts = {"config": described, "images": record["training_hash"], "origin": origin}
-        checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
-        with _freed_on_failure(out, checkpoint):
-            start_run(out, described, origin, record)
-            on_step = progress.step if progress else None
-            fit = fit_classifier(
-                prepared, config, store=store, resources=resources, checkpoint=checkpoint, on_step=on_step
-            )
-            split = replace(split, test=sealed.open_after_training())
-            measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
-            metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
-            _write_classifier(out, fit, dataset, config)
-            write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-            _write_report(out / REPORT, metrics, split.test)
-            write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
-        checkpoint.remove()
-    return out, metrics
+        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources)
+
+
+def _run_in(
+    out: Path,
+    choice: DataChoice,
+    config: FitConfig,
+    whole: Dataset,
+    drawn: FewShotSplit,
+    resume: bool,
+    progress: Progress | None,
+    store: FeatureStore,
+    resources: Resources | None,
+) -> RunMetrics:
+    """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
+    dataset, split, sealed = seal(whole, drawn)
+    described, record = config_json(choice, config), training_record(split, dataset.class_names)
+    if finished := check_run(out, described, record, resume):
+        return finished
+    reset_peak_memory(config.device)
+    prepared = prepare(config, dataset, split)
+    origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
+    check_origin(out, origin, resume)
+    facts = {"config": described, "images": record["training_hash"], "origin": origin}
+    checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
+    with _freed_on_failure(out, checkpoint):
+        start_run(out, described, origin, record)
+        on_step = progress.step if progress else None
+        fit = fit_classifier(
+            prepared, config, store=store, resources=resources, checkpoint=checkpoint, on_step=on_step
+        )
+        split = replace(split, test=sealed.open_after_training())
+        measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
+        metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+        _write_classifier(out, fit, dataset, config)
+        write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
+        _write_report(out / REPORT, metrics, split.test)
+        write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
+    checkpoint.remove()
+    return metrics
 
 
 @contextmanager

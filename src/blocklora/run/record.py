@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -92,9 +91,8 @@ def _choices(choice: DataChoice, config: FitConfig, fit: Fit) -> dict[str, Choic
     for name, value in settings_json(config.settings).items():
         scalars = tuple(value) if isinstance(value, list) else value
         fixed[name] = Choice(scalars, "fixed", _reason(config, name))
-    chosen = _of_each_setting(fit.choices)
     given = {name for name in config.given if getattr(config.settings, name) is not None}
-    return fixed | {name: one for name, one in chosen.items() if name not in given}
+    return fixed | {name: one for name, one in fit.choices.items() if name not in given}
 
 
 def _reason(config: FitConfig, name: str) -> str:
@@ -103,17 +101,6 @@ def _reason(config: FitConfig, name: str) -> str:
         return "given"
     own = model_defaults(config.method, config.model)
     return "the default for the bundled model" if name in own else "the method's default"
-
-
-def _of_each_setting(choices: Mapping[str, Choice]) -> dict[str, Choice]:
-    """Return choices by the names of settings: two that were chosen together, "alpha, beta", become two choices."""
-    found = {}
-    for name, choice in choices.items():
-        names = ["c"] if name == "C" else name.split(", ")
-        values = choice.value if isinstance(choice.value, tuple) and len(names) > 1 else (choice.value,)
-        for one, value in zip(names, values, strict=True):
-            found[one] = replace(choice, value=value)
-    return found
 
 
 def _leak_notes(split: FewShotSplit) -> list[str]:

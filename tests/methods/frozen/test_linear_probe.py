@@ -45,7 +45,7 @@ def test_two_classes_give_two_logits(job: Job) -> None:
 
 def test_c_is_chosen_on_validation_images(clip: Clip, job: Job) -> None:
     fitted = fit(replace(job, task=make_task(clip, n_val=2)), "linear-probe")
-    chosen = fitted.choices["C"]
+    chosen = fitted.choices["c"]
     assert (chosen.by, chosen.n_images, chosen.candidates, chosen.reason) == ("validation", 6, 25, "")
     assert fitted.held_out is None
 
@@ -53,7 +53,7 @@ def test_c_is_chosen_on_validation_images(clip: Clip, job: Job) -> None:
 def test_without_validation_images_c_is_cross_validated(clip: Clip, job: Job) -> None:
     job = replace(job, task=make_task(clip, shots=3))
     fitted = fit(job, "linear-probe")
-    chosen = fitted.choices["C"]
+    chosen = fitted.choices["c"]
     assert (chosen.by, chosen.n_images, chosen.candidates) == ("validation", 9, 25)
     assert chosen.reason == CROSS_VALIDATED
     assert fitted.held_out is not None
@@ -68,9 +68,9 @@ def test_without_validation_images_c_is_cross_validated(clip: Clip, job: Job) ->
 
 
 def test_c_is_fixed_where_it_is_given_or_nothing_chooses(clip: Clip, job: Job) -> None:
-    assert fit(job, "linear-probe", c=2.0).choices["C"] == Choice(2.0, "fixed", "given")
+    assert fit(job, "linear-probe", c=2.0).choices["c"] == Choice(2.0, "fixed", "given")
     one = fit(replace(job, task=make_task(clip, shots=1)), "linear-probe")
-    assert (one.choices["C"].value, one.choices["C"].by) == (31.6, "fixed")
+    assert (one.choices["c"].value, one.choices["c"].by) == (31.6, "fixed")
     assert one.held_out is None
     with pytest.raises(ConfigError, match=r"c '-1\.0': expected a positive number"):
         fit(job, "linear-probe", c=-1.0)

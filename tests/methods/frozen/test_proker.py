@@ -46,7 +46,9 @@ def test_the_cache_head_is_the_formula(job: Job) -> None:
     found = fit(job, "proker", beta=2.0, ridge=0.3)
     expected = job.scale * by_formula(x, labels, texts, 2.0, 0.3, inputs.numpy())
     np.testing.assert_allclose(found.classifier.logits(inputs), expected, rtol=1e-4, atol=1e-4)
-    assert found.choices["beta, lambda"] == Choice((2.0, 0.3), "fixed", "given")
+    assert found.choices["beta"] == Choice(2.0, "fixed", "given")
+    assert found.choices["ridge"] == Choice(0.3, "fixed", "given")
+    assert found.held_out is None
 
 
 def test_under_a_large_penalty_it_is_zero_shot(job: Job) -> None:
@@ -82,17 +84,27 @@ def test_both_are_chosen_by_leaving_one_out(job: Job, given: dict[str, float]) -
         for number, (beta, ridge) in enumerate(grid):
             found = by_formula(x[others], labels[others], texts, beta, ridge, x[i : i + 1])
             logits[number, i] = job.scale * found[0]
-    choice = fit(job, "proker", **given).choices["beta, lambda"]
-    assert choice.value == pytest.approx(grid[choose_candidate(logits, labels).index])
-    assert choice.reason == "cross-validated on the training images, leaving out one at a time"
+    found = fit(job, "proker", **given)
+    best = choose_candidate(logits, labels)
+    for name, value in zip(("beta", "ridge"), grid[best.index], strict=True):
+        choice = found.choices[name]
+        assert choice.value == pytest.approx(value)
+        if name in given:
+            assert choice == Choice(value, "fixed", "given")
+        else:
+            assert choice.reason == "cross-validated on the training images, leaving out one at a time"
+            assert (choice.n_images, choice.candidates) == (9, len(grid))
+    assert found.held_out is not None
+    np.testing.assert_allclose(found.held_out.logits, logits[best.index], rtol=1e-4, atol=1e-4)
 
 
 def test_both_by_validation_images_or_beforehand(job: Job) -> None:
-    found = fit(replace(job, task=make_task(job.clip, n_val=2)), "proker").choices["beta, lambda"]
-    assert (found.by, found.n_images, found.candidates) == ("validation", 6, 72)
+    for found in fit(replace(job, task=make_task(job.clip, n_val=2)), "proker", ridge=0.5).choices.values():
+        assert (found.by, found.n_images, found.candidates) in (("validation", 6, 8), ("fixed", 0, 1))
     one = replace(job, task=make_task(job.clip, shots=1))
-    assert fit(one, "proker").choices["beta, lambda"].value == (3.0, 0.1)
-    assert fit(one, "proker", beta=1.5).choices["beta, lambda"].value == (1.5, 0.1)
+    for given, expected in (({}, (3.0, 0.1)), ({"beta": 1.5}, (1.5, 0.1)), ({"ridge": 2.0}, (3.0, 2.0))):
+        choices = fit(one, "proker", **given).choices
+        assert (choices["beta"].value, choices["ridge"].value) == expected
 
 
 @pytest.mark.parametrize("name", ["beta", "ridge"])

@@ -34,7 +34,9 @@ def test_alpha_0_is_zero_shot(job: Job) -> None:
     features = frozen_features(job, job.task.train)[0]
     expected = job.scale * features.double() @ job.written_classes.double().T
     torch.testing.assert_close(fitted.classifier.logits(features), expected)
-    assert fitted.choices["alpha, beta"] == Choice((0.0, 3.0), "fixed", "given")
+    assert [fitted.choices[name] for name in ("alpha", "beta")] == [
+        Choice(value, "fixed", "given") for value in (0.0, 3.0)
+    ]
 
 
 def test_alpha_and_beta_are_the_best_on_validation_images() -> None:
@@ -55,22 +57,21 @@ def test_alpha_and_beta_are_the_best_on_validation_images() -> None:
     alphas = [i * (3 - 0.1) / 20 + 0.1 for i in range(20)]
     betas = [i * (7 - 0.1) / 200 + 0.1 for i in range(200)]
     best = max(score(a, b) for b in betas[::5] for a in alphas)
-    assert score(found.alpha, found.beta) >= best
-    assert (found.choice.by, found.choice.n_images, found.choice.candidates) == ("validation", 40, 4000)
-    assert found.choice.value == (found.alpha, found.beta)
-    assert found.choice.score == pytest.approx(score(found.alpha, found.beta))
+    assert score(found["alpha"].value, found["beta"].value) >= best
+    for chosen in found.values():
+        assert (chosen.by, chosen.n_images, chosen.candidates) == ("validation", 40, 4000)
+        assert chosen.score == pytest.approx(score(found["alpha"].value, found["beta"].value))
 
 
 def test_alpha_or_beta_may_be_given() -> None:
     tensors = {"class_features": torch.eye(3, 8), "keys": torch.eye(3, 8), "values": torch.eye(3)}
     features, labels = torch.eye(3, 8), torch.arange(3)
     without = choose(tensors, 2.0, features[:0], labels[:0], alpha=None, beta=2.0, largest=(3.0, 7.0))
-    assert (without.alpha, without.beta) == (1.0, 2.0)
-    expected = Choice((1.0, 2.0), "fixed", "there are no validation images to choose them by")
-    assert without.choice == expected
+    assert without["alpha"] == Choice(1.0, "fixed", "there are no validation images to choose it by")
+    assert without["beta"] == Choice(2.0, "fixed", "given")
     half = choose(tensors, 2.0, features, labels, alpha=None, beta=2.0, largest=(3.0, 7.0))
-    assert half.beta == 2.0
-    assert half.choice.candidates == 20
+    assert half["beta"] == Choice(2.0, "fixed", "given")
+    assert (half["alpha"].by, half["alpha"].candidates) == ("validation", 20)
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": -1.0}, {"beta": 0.0}, {"passes": 0}, {"smallest_crop": 0.0}])

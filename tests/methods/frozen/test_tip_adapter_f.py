@@ -43,9 +43,11 @@ def test_keys_are_trained_by_adamw(job: Job) -> None:
 
 def test_only_validation_images_choose(clip: Clip, job: Job) -> None:
     chosen = fit(replace(job, task=make_task(clip, n_val=2)), "tip-adapter-f", passes=1, epochs=3).choices
-    kept, numbers = chosen["kept step"], chosen["alpha, beta"]
+    kept = chosen["kept step"]
     assert (kept.by, kept.n_images, kept.candidates) == ("validation", 6, 3)
-    assert (numbers.by, numbers.n_images, numbers.candidates) == ("validation", 6, 4000)
+    for name in ("alpha", "beta"):
+        assert (chosen[name].by, chosen[name].n_images, chosen[name].candidates) == ("validation", 6, 4000)
     fixed = fit(job, "tip-adapter-f", passes=1, epochs=3).choices
     assert (fixed["kept step"].by, fixed["kept step"].value) == ("fixed", 3)
-    assert fixed["alpha, beta"] == Choice((1.17, 1.0), "fixed", "given")
+    assert fixed["alpha"] == Choice(1.17, "fixed", "given")
+    assert fixed["beta"] == Choice(1.0, "fixed", "given")

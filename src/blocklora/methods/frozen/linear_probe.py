@@ -58,7 +58,7 @@ def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
     return FitResult(
         job.classifier(head=head),
         sum(tensor.numel() for tensor in head.tensors.values()),
-        {"C": choice, "kept step": Choice("converged", "fixed", "where L-BFGS stopped")},
+        {"c": choice, "kept step": Choice("converged", "fixed", "where L-BFGS stopped")},
         held_out=held_out,
     )
 

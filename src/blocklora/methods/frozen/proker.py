@@ -13,7 +13,7 @@ Time grows with the cube of the number of training images, memory with its squar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -56,11 +56,11 @@ def fit(job: Job, settings: ProkerSettings) -> FitResult:
     features = frozen_features(job, job.task.train)[0].double()  # (M, D)
     texts = job.written_classes.double()
     targets = F.one_hot(labels_of(job.task.train), len(texts)).double() - features @ texts.T  # Y - zs(S)
-    (beta, ridge), choice, held_out = _chosen(job, settings, features, targets, texts)
+    beta, ridge, choices, held_out = _chosen(job, settings, features, targets, texts)
     values = KernelRidge(features, targets, beta).values(ridge)
     tensors = {"class_features": texts.float(), "keys": features.float(), "values": values.float()}
     head = Head("cache", tensors, {"scale": job.scale, "alpha": job.scale, "beta": beta})
-    choices = {"beta, lambda": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
+    choices["kept step"] = Choice(0, "fixed", "nothing was trained")
     return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
 
 
@@ -103,12 +103,14 @@ class KernelRidge:
 
 def _chosen(
     job: Job, settings: ProkerSettings, features: Tensor, targets: Tensor, texts: Tensor
-) -> tuple[tuple[float, float], Choice, HeldOut | None]:
-    """Return beta and lambda, how they were chosen, and the logits of the training images left out to choose them."""
+) -> tuple[float, float, dict[str, Choice], HeldOut | None]:
+    """Return beta, lambda, how each was chosen, and the logits of training images that were left out to choose them."""
+    given = {"beta": settings.beta, "ridge": settings.ridge}
+    choices = {name: Choice(value, "fixed", "given") for name, value in given.items() if value is not None}
+    if settings.beta is not None and settings.ridge is not None:
+        return settings.beta, settings.ridge, choices, None
     betas = _BETAS if settings.beta is None else (settings.beta,)
     ridges = _RIDGES if settings.ridge is None else (settings.ridge,)
-    if len(betas) * len(ridges) == 1:
-        return (betas[0], ridges[0]), Choice((betas[0], ridges[0]), "fixed", "given"), None
 
     @lru_cache(maxsize=1)
     def regression(beta: float) -> KernelRidge:
@@ -122,7 +124,7 @@ def _chosen(
         beta, ridge = numbers
         return job.scale * (features @ texts.T + regression(beta).leave_one_out(ridge))
 
-    return choose_value(
+    (beta, ridge), both, held_out = choose_value(
         job,
         [(beta, ridge) for beta in betas for ridge in ridges],
         beforehand=(settings.beta or _BEFOREHAND[0], settings.ridge or _BEFOREHAND[1]),
@@ -130,6 +132,8 @@ def _chosen(
         held_out=left_out,
         reason=f"{CROSS_VALIDATED}, leaving out one at a time",
     )
+    found = {"beta": replace(both, value=beta), "ridge": replace(both, value=ridge)}
+    return beta, ridge, found | choices, held_out
 
 
 METHOD = Method(fit, ProkerSettings, prompts="trained with")

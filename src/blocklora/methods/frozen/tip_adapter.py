@@ -27,7 +27,7 @@ from blocklora.methods.frozen.features import (
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive
 
-__all__ = ["ALPHA", "BETA", "METHOD", "CacheNumbers", "TipAdapterSettings", "cache_of", "choose", "fit"]
+__all__ = ["ALPHA", "BETA", "METHOD", "TipAdapterSettings", "cache_head", "cache_of", "choose", "fit"]
 
 ALPHA, BETA = 1.0, 5.5
 _ALPHAS, _BETAS = 20, 200
@@ -56,19 +56,10 @@ class TipAdapterSettings(FeatureSettings):
         need_positive(self, "beta", "largest_alpha", "largest_beta")
 
 
-@dataclass(frozen=True)
-class CacheNumbers:
-    """The cache head's alpha and beta, and how both were chosen."""
-
-    alpha: float
-    beta: float
-    choice: Choice
-
-
 def fit(job: Job, settings: TipAdapterSettings) -> FitResult:
     """Build the cache."""
     tensors = cache_of(training_features(job, settings), job) | {"class_features": job.written_classes}
-    numbers = choose(
+    chosen = choose(
         tensors,
         job.scale,
         *validation_features(job),
@@ -76,9 +67,17 @@ def fit(job: Job, settings: TipAdapterSettings) -> FitResult:
         beta=settings.beta,
         largest=(settings.largest_alpha, settings.largest_beta),
     )
-    head = Head("cache", tensors, {"scale": job.scale, "alpha": numbers.alpha, "beta": numbers.beta})
-    choices = {"alpha, beta": numbers.choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(head=head), 0, choices)
+    return FitResult(
+        job.classifier(head=cache_head(tensors, job.scale, chosen)),
+        0,
+        {**chosen, "kept step": Choice(0, "fixed", "nothing was trained")},
+    )
+
+
+def cache_head(tensors: Mapping[str, Tensor], scale: float, chosen: Mapping[str, Choice]) -> Head:
+    """Return the head of a cache with the alpha and beta that were chosen."""
+    numbers = {name: _number(one) for name, one in chosen.items()}
+    return Head("cache", tensors, {"scale": scale} | numbers)
 
 
 def cache_of(features: Tensor, job: Job) -> dict[str, Tensor]:
@@ -96,7 +95,7 @@ def choose(
     alpha: float | None,
     beta: float | None,
     largest: tuple[float, float],
-) -> CacheNumbers:
+) -> dict[str, Choice]:
     """Choose alpha and beta by accuracy on validation images; of equals those with the smallest log loss.
 
     Args:
@@ -107,14 +106,17 @@ def choose(
         alpha: Given beforehand, or None.
         beta: Given beforehand, or None.
         largest: Where the values of alpha and beta that are tried end.
+
+    Returns:
+        How ``alpha`` and ``beta`` were chosen.
     """
-    fixed = ALPHA if alpha is None else alpha, BETA if beta is None else beta
-    if alpha is not None and beta is not None:
-        return CacheNumbers(*fixed, Choice(fixed, "fixed", "given"))
+    given = {"alpha": alpha, "beta": beta}
+    choices = {name: Choice(value, "fixed", "given") for name, value in given.items() if value is not None}
     if not len(labels):
-        return CacheNumbers(
-            *fixed, Choice(fixed, "fixed", "there are no validation images to choose them by")
-        )
+        why = "there are no validation images to choose it by"
+        return {"alpha": Choice(ALPHA, "fixed", why), "beta": Choice(BETA, "fixed", why)} | choices
+    if len(choices) == len(given):
+        return choices
     alphas = [alpha] if alpha is not None else _steps(largest[0], _ALPHAS)
     betas = [beta] if beta is not None else _steps(largest[1], _BETAS)
     there = {name: tensor.to(features.device) for name, tensor in tensors.items()}
@@ -128,16 +130,20 @@ def choose(
             score = accuracy(logits, labels)
             if score >= best[0]:
                 best = max(best, (score, -float(F.cross_entropy(logits, labels)), a, b), key=_rank)
-    score, _, a, b = best
-    choice = Choice(
-        (a, b),
-        "validation",
-        n_images=len(labels),
-        candidates=len(alphas) * len(betas),
-        score=score,
-        score_name="accuracy",
-    )
-    return CacheNumbers(a, b, choice)
+    tried, n = len(alphas) * len(betas), len(labels)
+    found = {
+        name: Choice(value, "validation", "", n, tried, best[0], "accuracy")
+        for name, value in (("alpha", best[2]), ("beta", best[3]))
+    }
+    return found | choices
+
+
+def _number(choice: Choice) -> float:
+    """Return a chosen number."""
+    value = choice.value
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number, not {value!r}")
+    return float(value)
 
 
 def _rank(candidate: tuple[float, float, float, float]) -> tuple[float, float]:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier import Head
 from blocklora.classifier.heads import cache_logits
 from blocklora.core.schedules import step_cosine
 from blocklora.methods.frozen.features import (
@@ -25,7 +24,7 @@ from blocklora.methods.frozen.features import (
     training_features,
     validation_features,
 )
-from blocklora.methods.frozen.tip_adapter import cache_of, choose
+from blocklora.methods.frozen.tip_adapter import cache_head, cache_of, choose
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.training import minimise
@@ -101,7 +100,7 @@ def fit(job: Job, settings: TipAdapterFSettings) -> FitResult:
     kept = keeper.put_back(settings.epochs)
     tensors = {"class_features": classes, "keys": keys.detach().cpu(), "values": cache["values"]}
     searched = bool(job.task.val)
-    numbers = choose(
+    chosen = choose(
         tensors,
         scale,
         *val,
@@ -109,9 +108,8 @@ def fit(job: Job, settings: TipAdapterFSettings) -> FitResult:
         beta=None if searched else settings.beta,
         largest=(settings.largest_alpha, settings.largest_beta),
     )
-    head = Head("cache", tensors, {"scale": scale, "alpha": numbers.alpha, "beta": numbers.beta})
-    choices = {"kept step": kept, "alpha, beta": numbers.choice}
-    return FitResult(job.classifier(head=head), keys.numel(), choices, curve)
+    classifier = job.classifier(head=cache_head(tensors, scale, chosen))
+    return FitResult(classifier, keys.numel(), {"kept step": kept, **chosen}, curve)
 
 
 METHOD = Method(fit, TipAdapterFSettings, prompts="trained with")
