@@ -29,9 +29,7 @@ from blocklora.methods.settings import need_positive
 
 __all__ = ["METHOD", "GdaSettings", "discriminant", "fit"]
 
-_ALPHAS = tuple(
-    10.0 ** (i / 2) for i in range(-8, 5)
-)  # the smallest first: of equals the nearest to zero-shot
+_ALPHAS = tuple(10.0 ** (i / 2) for i in range(-8, 5))  # of equals the nearest to zero-shot
 _BEFOREHAND = 0.01
 _NO_SPREAD = 1e-12  # of unit features: a trace below is rounding
 
