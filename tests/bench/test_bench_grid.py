@@ -48,7 +48,7 @@ def test_a_grid_is_the_product_of_its_parts(tmp_path: Path) -> None:
         "method": "block-lora", "parametrization": "folded", "iterations": 7, "targets": ("q", "v"), "device": "cpu",
         "data": (tmp_path / "photos").as_posix(), "prompt": "a drawing of {}.", "model": "tiny", "shots": 1, "seed": 1,
     }  # fmt: skip
-    assert (folded.resolved["lr"], folded.resolved["iterations"]) == (2e-4, 7)
+    assert (folded.resolved["lr"], folded.resolved["iterations"]) == (4e-3, 7)
     assert folded.name == "folded on mine, 1 shots, seed 1, tiny"
     assert load_grid(write(tmp_path, GOOD)).plan == grid.plan
 
@@ -196,8 +196,19 @@ def test_a_key_changes_with_every_setting_and_with_nothing_else(tmp_path: Path) 
         assert len(before & changed) == 12  # the other method's
     renamed = load_grid(write(tmp_path, GOOD.replace("methods.folded", "methods.other")))
     assert {run.key for run in renamed.runs} == before
-    said = GOOD.replace("iterations = 7", "iterations = 7\nlr = 2e-4")  # the default, written out
+    said = GOOD.replace("iterations = 7", "iterations = 7\nlr = 4e-3")  # the default for tiny, written out
     assert {run.key for run in load_grid(write(tmp_path, said)).runs} == before
+    published = GOOD.replace("iterations = 7", "iterations = 7\nlr = 2e-4")
+    assert len(before & {run.key for run in load_grid(write(tmp_path, published)).runs}) == 12
+
+
+def test_defaults_of_the_bundled_model_are_its_own(tmp_path: Path) -> None:
+    runs = load_grid(
+        write(tmp_path, GOOD.replace('["tiny"]', '["tiny", "openai/clip-vit-base-patch32"]'))
+    ).runs
+    assert {(run.model, run.resolved["lr"]) for run in runs} == {
+        ("tiny", 4e-3), ("openai/clip-vit-base-patch32", 2e-4)
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

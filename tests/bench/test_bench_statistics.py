@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from blocklora.bench.statistics import (
-    holm,
     mean_ranks,
     nemenyi_difference,
     paired_t,
@@ -22,7 +21,6 @@ from blocklora.bench.statistics import (
 )
 
 accuracies = st.integers(0, 50).map(lambda n: n / 50)  # coarse: ties and zeros are common
-p_values = st.lists(st.floats(1e-6, 1), min_size=1, max_size=8)
 
 
 def wilcoxon_by_hand(differences: list[float]) -> float:
@@ -53,24 +51,6 @@ def test_wilcoxon_is_scipys_exact_test_where_there_are_no_ties() -> None:
     assert wilcoxon_exact(many) == pytest.approx(stats.wilcoxon(many).pvalue)
     assert wilcoxon_exact([0.0, 0.0]) == 1
     assert wilcoxon_exact([1, 2, 3, 4, 5]) == pytest.approx(2 / 32)  # the least that five data sets can give
-
-
-@given(p_values)
-def test_holm_rejects_what_the_step_down_procedure_rejects(values: list[float]) -> None:
-    adjusted = holm(values)
-    for alpha in (0.01, 0.05, 0.2):
-        rejected = set()
-        for step, index in enumerate(np.argsort(values, kind="stable")):
-            if values[index] > alpha / (len(values) - step):
-                break
-            rejected.add(int(index))
-        assert {i for i, p in enumerate(adjusted) if p <= alpha * (1 + 1e-12)} == rejected
-    assert all(p <= q <= 1 for p, q in zip(values, adjusted, strict=True))
-
-
-def test_holm_of_a_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
 
 
 @pytest.mark.parametrize(("n", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (7, 2.949), (10, 3.164)])

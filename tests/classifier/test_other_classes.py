@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,9 @@ from blocklora.classifier import (
     cosine_head,
     mean_features,
     other_classes,
+    read_both_towers,
     template_features,
+    write_classifier,
 )
 from blocklora.clip import class_features
 from blocklora.core.errors import ConfigError
@@ -63,6 +68,16 @@ def test_2sfs_knows_others_by_its_first_stage(job: Job) -> None:
         parameters[name].data = value
     torch.testing.assert_close(found, class_features(job.clip.model, job.task.tokens))
     assert not torch.allclose(found, classes_of(both), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["promptsrc", "layer-norm", "cocoop", "zero-shot", "block-lora"])
+def test_what_was_learned_about_names_is_saved(job: Job, tmp_path: Path, method: str) -> None:
+    classifier = fit(job, method, **QUICK[method]).classifier
+    write_classifier(tmp_path / "kept", classifier, list(job.task.class_names), {}, {})
+    read, clip = read_both_towers(tmp_path / "kept")
+    again = head_of(read, replace(job, clip=clip), job.task.class_names)
+    for name, tensor in classifier.head.tensors.items():
+        torch.testing.assert_close(again.tensors[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_templates_are_averaged_where_no_words_are_learned(job: Job) -> None:

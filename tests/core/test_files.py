@@ -282,9 +282,19 @@ def test_a_claimed_folder_that_stays_empty_is_removed_if_it_was_made(tmp_path: P
     assert os.listdir(tmp_path / "mine") == []
 
 
-def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("FileSystem does not appear to support flock"),
+        OSError(errno.ENOLCK, "No locks available"),  # NFS without its lock service
+        OSError(errno.EOPNOTSUPP, "Operation not supported"),  # some FUSE mounts
+    ],
+)
+def test_where_there_are_no_locks_nobody_is_kept_out(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise NotImplementedError("FileSystem does not appear to support flock")
+        raise error
 
     monkeypatch.setattr(files.FileLock, "acquire", refuse)
     with files.claim_folder(tmp_path / "a") as outer, files.claim_folder(tmp_path / "a"):
@@ -295,8 +305,13 @@ def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(RunError, match=r"file: this folder cannot be made"),
+        pytest.raises(RunError, match=r"file: this is a file, not a folder: choose another name"),
         files.claim_folder(tmp_path / "file"),
+    ):
+        pass
+    with (
+        pytest.raises(RunError, match=r"run: this folder cannot be made or written"),
+        files.claim_folder(tmp_path / "file" / "run"),
     ):
         pass
 

@@ -58,6 +58,17 @@ def test_a_table_with_splits(table):
     assert open_image(dataset.train[0].source).size == (3, 2)
 
 
+def test_of_training_and_validation_rows_without_test_rows_the_latter_are_the_test_part(table):
+    rows = TWO_EACH.replace("cat\n", "cat,train\n", 1).replace("dog\n", "dog,train\n", 1)
+    rows = rows.replace("cat\n", "cat,val\n").replace("dog\n", "dog,val\n")
+    dataset = load_dataset(table("image,label,split\n" + rows))
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (2, 0, 2)
+    assert (names(dataset.test), dataset.held_out) == (["p/c.png", "p/d.png"], False)
+    assert dataset.notes == (
+        "no test split found: the validation split is the test part, so that no setting is chosen by it",
+    )
+
+
 def test_a_table_without_splits_holds_a_test_part_out(table):
     dataset = load_dataset(table("image,label\n" + TWO_EACH))
     assert (len(dataset.train), len(dataset.test)) == (2, 2)

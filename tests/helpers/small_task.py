@@ -50,22 +50,37 @@ QUICK: dict[str, dict[str, Any]] = {
 """Settings with which every method takes well below a second."""
 
 
+def make_images(part: str, n: int, seed: int) -> tuple[Example, ...]:
+    """Return n noisy images of each class, each mostly of one colour."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for label in range(len(NAMES)):
+        for number in range(n):
+            values = generator.integers(0, 120, (36, 40, 3), dtype=np.uint8)
+            values[..., label] += 110
+            found.append(Example(f"{part}/{label}/{number}", label, Image.fromarray(values)))
+    return tuple(found)
+
+
 def make_task(clip: Clip, shots: int = 2, n_val: int = 0, flip: bool = False) -> Task:
     """Return a task of noisy images, each mostly of one colour; ``shots`` and ``n_val`` are images a class."""
-
-    def images(part: str, n: int, seed: int) -> tuple[Example, ...]:
-        generator = np.random.default_rng(seed)
-        found = []
-        for label in range(len(NAMES)):
-            for number in range(n):
-                values = generator.integers(0, 120, (36, 40, 3), dtype=np.uint8)
-                values[..., label] += 110
-                found.append(Example(f"{part}/{label}/{number}", label, Image.fromarray(values)))
-        return tuple(found)
-
     sentences = tuple(f"a photo of a {name}." for name in NAMES)
     tokens, _ = tokenize(sentences, clip.tokenizer, clip.context_length)
-    return Task(NAMES, sentences, tokens, images("train", shots, 0), flip, images("val", n_val, 1))
+    return Task(NAMES, sentences, tokens, make_images("train", shots, 0), flip, make_images("val", n_val, 1))
+
+
+def make_job(task: Task, clip: Clip, **more: Any) -> Job:
+    """Return a job with seed 0 in fp32 on the CPU, unless ``more`` says otherwise."""
+    return replace(Job(task, clip, Compute(CPU, "fp32"), 0, "zero-shot"), **more)
+
+
+def fit_quickly(
+    name: str, task: Task, clip: Clip, *, job: dict[str, Any] | None = None, **settings: Any
+) -> FitResult:
+    """Fit a method by name to a task; what is in ``job`` belongs to the job, all else to the settings."""
+    work = make_job(task, clip, **(job or {}))
+    with work.compute.training():
+        return fit(work, name, **settings)
 
 
 def fit(job: Job, name: str, **settings: Any) -> FitResult:
@@ -100,4 +115,4 @@ def clip(loaded_clip: Clip) -> Clip:
 @pytest.fixture
 def job(clip: Clip) -> Job:
     """A fit of two images a class, seed 0, in fp32 on the CPU, with nothing kept."""
-    return Job(make_task(clip), clip, Compute(CPU, "fp32"), 0, "zero-shot")
+    return make_job(make_task(clip), clip)

@@ -87,7 +87,7 @@ def test_methods_name_the_families_that_they_work_on(
 ) -> None:
     clip = load_clip(str(clip_folder))
     clip.model.config.model_type = "siglip"
-    module = importlib.import_module("blocklora.methods.prepare")  # the room's own name is the function's
+    module = importlib.import_module("blocklora.methods.prepare")  # as an attribute that name is the function
     monkeypatch.setattr(module, "load_clip", lambda *_: clip)
     with pytest.raises(
         ConfigError, match=r"method 'coop': works on models of the type clip or metaclip_2, and"

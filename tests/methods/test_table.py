@@ -91,7 +91,7 @@ def test_every_method_repeats_and_leaves_the_model_alone(job: Job, name: str) ->
 def test_a_stopped_run_goes_on_to_the_same_bits(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stop_at: int
 ) -> None:
-    loop = importlib.import_module("blocklora.training.minimise")  # the room's own name is the function's
+    loop = importlib.import_module("blocklora.training.minimise")  # as an attribute that name is the function
     monkeypatch.setattr(loop, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(loop, "_SHOW_SECONDS", 0.0)
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runs import Log, read, settings
 
+from blocklora.cli.console import print_metrics
 from blocklora.core.choices import Choice
 from blocklora.report import RunMetrics, json_text, metrics_json, read_metrics
 from blocklora.run.fit import fit_run
@@ -62,8 +64,8 @@ def test_c_of_the_linear_probe(
     assert given.choices["c"] == Choice(0.5, "fixed", "given")
     bare = make_photos(tmp_path / "photos", n=4)
     without = fit(bare, tmp_path / "c", clip_folder, method="linear-probe", shots=None)
-    assert (by(without)["c"], by(without)["temperature"]) == ("fixed", "fixed")
-    assert "no validation images" in without.choices["c"].reason
+    assert by(without)["c"] == "validation"
+    assert without.choices["c"].reason == "cross-validated on the training images"
 
 
 def test_the_kept_epoch(
@@ -83,11 +85,15 @@ def test_the_kept_epoch(
 # ---- warnings
 
 
-def test_a_flat_loss_is_a_warning(clip_folder: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_flat_loss_is_a_warning(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = fit(photos, tmp_path / "run", clip_folder, iterations=10, lr=1e-9)
     (warning,) = [text for text in read(tmp_path / "run" / "metrics.json")["warnings"] if "loss" in text]
     assert "The training loss stayed flat: nothing was learned. Try a higher learning rate (--lr)" in warning
     assert warning in metrics_json(metrics)["warnings"]
+    print_metrics(metrics_json(metrics), tmp_path / "run")
+    assert f"warning: {warning}" in " ".join(capsys.readouterr().out.split())
     assert "stayed flat" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 

@@ -41,8 +41,8 @@ from blocklora.core.files import replace_in_folder, write_bytes
 
 __all__ = ["CLASSIFIER_FILES", "read_both_towers", "read_classifier", "write_classifier"]
 
-ADAPTER, _FEATURES, _IMAGE = "adapter", "class_features.safetensors", "image_tower.safetensors"
-_TEXT = "text_tower.safetensors"
+ADAPTER, _FEATURES = "adapter", "class_features.safetensors"
+_IMAGE, _TEXT = "image_tower.safetensors", "text_tower.safetensors"
 CLASSIFIER_FILES = (ADAPTER, _FEATURES, _IMAGE, _TEXT, CLASSIFIER)  # the last one last
 _ZERO_SHOT, _HEAD = "zero_shot", "head/"
 
@@ -107,10 +107,9 @@ def read_classifier(
         ModelError: The base model cannot be loaded.
     """
     record = ClassifierRecord.read(folder)
-    conditional = record.head.kind == CONDITIONAL
-    load: Callable[..., Clip | ImageTower] = load_clip if conditional else load_image_tower
+    load: Callable[..., Any] = load_clip if record.head.kind == CONDITIONAL else load_image_tower
     base = _read_base(folder, record, load, device, model)
-    if conditional and text_tower_hash(base.model) != record.text_tower_sha256:
+    if record.head.kind == CONDITIONAL and text_tower_hash(base.model) != record.text_tower_sha256:
         raise _other_weights(folder, model or record.model, "text tower")
     adapter = None
     if record.image_tower_adapted:
@@ -125,9 +124,7 @@ def read_both_towers(
     """Read a classifier with both towers, to recognise classes by their names; see ``read_classifier``."""
     record = ClassifierRecord.read(folder)
     clip = _read_base(folder, record, load_clip, device, model)
-    adapter = None
-    if (folder / ADAPTER).is_dir():
-        adapter = _read_adapter(clip.model, folder / ADAPTER)
+    adapter = _read_adapter(clip.model, folder / ADAPTER) if (folder / ADAPTER).is_dir() else None
     classifier = _classifier(folder, record, clip, adapter)
     if classifier.text:
         try:
@@ -233,7 +230,7 @@ def _read_adapter(model: Any, folder: Path, *, image_tower_only: bool = False) -
     except Exception as error:
         raise RunError(f"{folder}: this adapter cannot be read ({error}); fit it again.") from error
     view = copy.deepcopy(model) if changes_base(config) else shared_view(model)
-    return load_adapter(view, folder, image_tower_only=image_tower_only)
+    return load_adapter(view, folder, image_tower_only=image_tower_only).requires_grad_(False)
 
 
 def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, Tensor]:
@@ -247,6 +244,8 @@ def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, 
         classes = len(record.class_names)
         if zero_shot.ndim != 2 or len(zero_shot) != classes:
             raise ValueError(f"the tensor '{_ZERO_SHOT}' is {tuple(zero_shot.shape)}, for {classes} classes")
+        if strange := [name for name in tensors if not name.startswith(_HEAD)]:
+            raise ValueError(f"the tensor '{strange[0]}' belongs to nothing")
         own = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()}
         head = Head(kind, own, numbers, model if kind == CONDITIONAL else None)
         head.check(classes, zero_shot.shape[1])
@@ -265,7 +264,7 @@ def _read_text_change(path: Path, text: TextRecord) -> TextChange:
 def _read_file(path: Path, of: Callable[[dict[str, Tensor]], _Read]) -> _Read:
     """Read a file of tensors and return what they are."""
     try:
-        tensors = load_file(path)
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # the file may go
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"the tensor '{name}' has values that are NaN or infinite")

@@ -184,7 +184,7 @@ class FitOptions:
     ] = None
     iterations: Annotated[int | None, _option("Steps in all.", _TRAINING, "500 a shot")] = None
     batch_size: Annotated[int | None, _option("Images a step.", _TRAINING, "32")] = None
-    lr: Annotated[float | None, _option("Learning rate.", _TRAINING, "0.0002")] = None
+    lr: Annotated[float | None, _option("Learning rate.", _TRAINING, "0.0002, for tiny 0.004")] = None
     weight_decay: Annotated[float | None, _option("Weight decay of AdamW.", _TRAINING, "0.01")] = None
     augment: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from blocklora.core.words import count, name_some
 from blocklora.data.classes import label_notes
 from blocklora.data.types import Dataset, Example
 
-__all__ = ["SPLIT_NAMES", "assemble", "in_order", "is_text", "tally"]
+__all__ = ["SPLIT_NAMES", "assemble", "in_order", "is_text", "take_val_as_test", "tally"]
 
 SPLIT_NAMES: dict[str, str] = {
     "train": "train",
@@ -69,6 +69,19 @@ def assemble(found: Dataset, *, seed: int) -> Dataset:
     if untested:
         notes.append(f"{count(len(untested), 'class')} without test images: {name_some(untested)}")
     return replace(found, notes=tuple(notes))
+
+
+def take_val_as_test(parts: dict[str, list[Example]]) -> bool:
+    """Make the validation images the test part where there is none, and say whether that was done.
+
+    Not where they have a class without training images, which ``assemble`` names.
+    """
+    train, val = parts.get("train", []), parts.get("val", [])
+    known = {example.label for example in val} <= {example.label for example in train}
+    if parts.get("test") or not (train and val and known):
+        return False
+    parts["val"], parts["test"] = [], val
+    return True
 
 
 def _counts(found: Dataset) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blocklora.core.errors import DataError
 from blocklora.core.words import count, name_some, printable
-from blocklora.data.assemble import SPLIT_NAMES, in_order, is_text, tally
+from blocklora.data.assemble import SPLIT_NAMES, in_order, is_text, take_val_as_test, tally
 from blocklora.data.images import IMAGE_ENDINGS
 from blocklora.data.scan import Tree, entries, scan
 from blocklora.data.types import Dataset, Example
@@ -57,8 +57,7 @@ def read_folder(root: Path, *, training: bool = True) -> Dataset:
         *_nested(branches.values()), *_guessed(splits), *_left_out(tree), *_loose([tree] * bool(splits), branches),
         *_outside(tree, splits),
     ]  # fmt: skip
-    if parts.get("train") and parts.get("val") and not parts.get("test"):
-        parts["test"] = parts.pop("val")
+    if take_val_as_test(parts):
         notes.append(
             f"no test split found: {splits['val']!r} is the test part, so that no setting is chosen by it"
         )

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from blocklora.core.errors import DataError
 from blocklora.core.files import write_folder, write_json
 from blocklora.core.words import count, name_some
-from blocklora.data.assemble import SPLIT_NAMES, in_order
+from blocklora.data.assemble import SPLIT_NAMES, in_order, take_val_as_test
 from blocklora.data.index_cache import cache_folder
 from blocklora.data.literature.benchmarks import find_benchmark
 from blocklora.data.types import Dataset, Example
@@ -85,8 +85,7 @@ def read_hub(name: str) -> Dataset:
                 raise DataError(f"hf:{name}: {image} has label {label!r}: expected one of {len(raw)} classes")
             parts[SPLIT_NAMES[split]].append(Example(image, place, folder / image))
     notes = [f"read from {columns[0]!r} and {columns[1]!r} of {repository} on the hub"]
-    if parts["val"] and not parts["test"]:
-        parts["val"], parts["test"] = [], parts["val"]
+    if take_val_as_test(parts):
         notes.append(
             "the hub's set has no test split: its validation split is the test part, so no setting is chosen by it"
         )

@@ -20,7 +20,7 @@ from typing import Any
 from blocklora.core.errors import DataError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, name_some, printable
-from blocklora.data.assemble import SPLIT_NAMES, in_order
+from blocklora.data.assemble import SPLIT_NAMES, in_order, take_val_as_test
 from blocklora.data.images import why_missing
 from blocklora.data.names import Finder
 from blocklora.data.types import Dataset, Example
@@ -89,8 +89,7 @@ def read_table(table: Path) -> Dataset:
             missing.append(f"row {row.number}: {row.image}{reason}")
     _refuse_missing(table, missing)
     notes = [f"{count(repeated, 'row')} repeating an image ignored"] if repeated else []
-    if parts["train"] and parts["val"] and not parts["test"]:
-        parts["val"], parts["test"] = [], parts["val"]
+    if take_val_as_test(parts):
         notes.append(
             "no test split found: the validation split is the test part, so that no setting is chosen by it"
         )

@@ -200,7 +200,7 @@ def _common(runs: Sequence[_Run]) -> tuple[list[_ImageKey], list[str]]:
         )
     if any(len(run.rows) > len(keys) for run in runs):
         notes.insert(
-            0, f"Only the {counted(len(keys), 'test image')} that all runs have are compared: {sizes}."
+            0, f"Compared on the {counted(len(keys), 'test image')} that all runs have, no more: {sizes}."
         )
     return keys, notes
 

@@ -70,6 +70,8 @@ def fit_adapter(
         on_step=job.on_step,
         resources=job.resources,
     )
+    trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    adapter.eval().requires_grad_(False)
     classifier = job.classifier(
         class_features(base, job.task.tokens, engine=settings.engine),
         adapter=adapter,
@@ -77,7 +79,7 @@ def fit_adapter(
     )
     return FitResult(
         classifier,
-        sum(p.numel() for p in adapter.parameters() if p.requires_grad),
+        trainable,
         last_step(steps, recipe),
         training,
         EngineUse(

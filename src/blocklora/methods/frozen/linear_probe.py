@@ -88,7 +88,10 @@ def _probe(features: Tensor, labels: Tensor, c: float, iterations: int) -> Head:
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's logit, the first one's being 0
         weight, bias = np.vstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
-    tensors = {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
+    tensors = {
+        "weight": torch.from_numpy(weight).float().contiguous(),
+        "bias": torch.from_numpy(bias).float(),
+    }
     return Head("linear", tensors)
 
 
