@@ -1,5 +1,6 @@
 """A method of your own, in one file: class prototypes, a mean of what a class is called and what it looks like.
 
+It is called `my-prototypes`, since the package has `prototypes` of its own, which also choose the weight.
 The grid examples/grids/new_method.toml names this file (`methods_from`), and the bench compares it with the others:
 
     blocklora bench examples/grids/new_method.toml --out results/new_method
@@ -45,4 +46,4 @@ def fit(job: Job, settings: PrototypeSettings) -> FitResult:
     return FitResult(job.classifier(F.normalize(mixed, dim=-1)), 0, {"weight": choice})
 
 
-METHODS = {"prototypes": Method(fit, PrototypeSettings, prompts="trained with")}
+METHODS = {"my-prototypes": Method(fit, PrototypeSettings, prompts="trained with")}

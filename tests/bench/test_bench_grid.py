@@ -309,7 +309,7 @@ def test_the_examples_are_grids() -> None:
         assert eleven.runs[0].arguments["root"] == (EXAMPLES.parent / "data").as_posix()
         assert {run.model for run in load_grid(EXAMPLES / "grids" / "tiny.toml").runs} == {"tiny"}
         assert len(load_grid(EXAMPLES / "grids" / "new_method.toml").runs) == 54
-        assert "prototypes" in METHODS
+        assert "my-prototypes" in METHODS
     finally:
         METHODS.clear()
         METHODS.update(before)

@@ -297,7 +297,7 @@ def test_the_example_method_averages_names_and_images(clip_folder: Path, photos:
     prompts = ("a cross", "a disc", "a square")
     tokens, _ = tokenize(prompts, clip.tokenizer, clip.context_length)
     task = Task(prompts, prompts, tokens, split.train, flip=True)
-    job = Job(task, clip, Compute(torch.device("cpu"), "fp32"), 0, "prototypes")
+    job = Job(task, clip, Compute(torch.device("cpu"), "fp32"), 0, "my-prototypes")
     with torch.no_grad():
         result = method.fit(job, method.settings())
         assert result.trainable_parameters == 0

@@ -7,8 +7,12 @@ from blocklora.core.words import did_you_mean
 from blocklora.methods.adapters import any_peft, block_lora, clip_lora
 from blocklora.methods.frozen import (
     clip_adapter,
+    gda,
     linear_probe,
     lp_plus_plus,
+    proker,
+    prolip,
+    prototypes,
     taskres,
     tip_adapter,
     tip_adapter_f,
@@ -32,6 +36,10 @@ METHODS: dict[str, Method] = {
     "clip-adapter": clip_adapter.METHOD,
     "taskres": taskres.METHOD,
     "lp++": lp_plus_plus.METHOD,
+    "prototypes": prototypes.METHOD,
+    "gda": gda.METHOD,
+    "proker": proker.METHOD,
+    "prolip": prolip.METHOD,
     "layer-norm": layer_norm.METHOD,
     "2sfs": two_stage.METHOD,
     "full": full.METHOD,

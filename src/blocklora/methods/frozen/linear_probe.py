@@ -14,26 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
 
 from blocklora.classifier import Head
 from blocklora.core.choices import Choice
 from blocklora.methods.frozen.features import frozen_features, labels_of
-from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job, Method
+from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
+from blocklora.methods.method import FitResult, HeldOut, Job, Method
 from blocklora.methods.settings import need_positive, need_whole
-from blocklora.metrics import choose_candidate
 
 __all__ = ["METHOD", "LinearProbeSettings", "fit"]
 
-_SWEEP = np.logspace(-6, 6, 25)
+_SWEEP: list[float] = np.logspace(-6, 6, 25).tolist()
 _NOTHING_TO_CHOOSE_BY = 31.6
-_MOST_PARTS = 5
-
-_Features = NDArray[np.float64]  # (M, D)
-_Labels = NDArray[np.int64]  # (M,)
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,9 @@ class LinearProbeSettings:
 
 def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
     """Fit the probe."""
-    features = frozen_features(job, job.task.train)[0].double().numpy()
-    labels = labels_of(job.task.train).numpy()
-    choice, held_out = _chosen(job, settings, features, labels)
-    c: float = choice.value  # type: ignore[assignment]
+    features = frozen_features(job, job.task.train)[0].double()  # (M, D)
+    labels = labels_of(job.task.train)
+    c, choice, held_out = _chosen(job, settings, features, labels)
     head = _probe(features, labels, c, settings.max_iterations)
     return FitResult(
         job.classifier(head=head),
@@ -70,56 +64,27 @@ def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
 
 
 def _chosen(
-    job: Job, settings: LinearProbeSettings, features: _Features, labels: _Labels
-) -> tuple[Choice, HeldOut | None]:
-    """Return C and how it was chosen, and the logits of training images that were held out to choose it."""
+    job: Job, settings: LinearProbeSettings, features: Tensor, labels: Tensor
+) -> tuple[float, Choice, HeldOut | None]:
+    """Return C, how it was chosen, and the logits of the training images that were held out to choose it."""
     if settings.c is not None:
-        return Choice(settings.c, "fixed", "given"), None
-    if job.task.val:
-        val = frozen_features(job, job.task.val)[0]
-        heads = [_probe(features, labels, c, settings.max_iterations) for c in _SWEEP]
-        logits = [head.logits(val).numpy() for head in heads]
-        return _best(logits, labels_of(job.task.val).numpy())[0], None
-    parts = min(_MOST_PARTS, int(np.bincount(labels).min()))
-    if parts < 2:
-        return Choice(
-            _NOTHING_TO_CHOOSE_BY, "fixed", "no validation images, and a class of one image to choose it by"
-        ), None
-    logits = [_held_out(features, labels, c, settings.max_iterations, parts) for c in _SWEEP]
-    choice, index = _best(logits, labels, CROSS_VALIDATED)
-    return choice, HeldOut(logits[index], labels)
+        return settings.c, Choice(settings.c, "fixed", "given"), None
+
+    def logits(inputs: Tensor, c: float, fit_to: Tensor | slice = slice(None)) -> Tensor:
+        return _probe(features[fit_to], labels[fit_to], c, settings.max_iterations).logits(inputs)
+
+    def held_out(c: float) -> Tensor:
+        return out_of_fold_logits(folds(labels), lambda to, out: logits(features[out], c, to))
+
+    return choose_value(job, _SWEEP, beforehand=_NOTHING_TO_CHOOSE_BY, logits=logits, held_out=held_out)
 
 
-def _best(logits: list[_Features], labels: _Labels, reason: str = "") -> tuple[Choice, int]:
-    """Return the best C by the logits (M, N) that each gives, and its place in the sweep."""
-    best = choose_candidate(logits, labels)
-    choice = Choice(
-        float(_SWEEP[best.index]),
-        "validation",
-        reason,
-        n_images=len(labels),
-        candidates=len(_SWEEP),
-        score=best.accuracy,
-        score_name="accuracy",
-    )
-    return choice, best.index
-
-
-def _held_out(features: _Features, labels: _Labels, c: float, iterations: int, parts: int) -> _Features:
-    """Return the logits (M, N) of every image by a probe that was fitted to the other parts."""
-    found = np.empty((len(labels), labels.max() + 1))
-    for others, part in StratifiedKFold(parts).split(features, labels):
-        head = _probe(features[others], labels[others], c, iterations)
-        found[part] = head.logits(torch.from_numpy(features[part])).numpy()
-    return found
-
-
-def _probe(features: _Features, labels: _Labels, c: float, iterations: int) -> Head:
-    """Return the linear head that logistic regression leads to."""
+def _probe(features: Tensor, labels: Tensor, c: float, iterations: int) -> Head:
+    """Return the linear head that logistic regression leads to, from features (M, D) and labels (M,)."""
     model = LogisticRegression(C=c, max_iter=iterations)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a huge C on separable features has no optimum
-        model.fit(features, labels)
+        model.fit(features.numpy(), labels.numpy())
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's logit, the first one's being 0
         weight, bias = np.vstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
