@@ -2,8 +2,8 @@
 
     python benchmarks/demo_speed.py [--rounds N] [--out RESULT.json]
 
-The demonstration's settings, model and pictures; the two engines in turn in one process, a few steps each, on one
-thread. CPU time of a step, picture reading included; the median of the rounds' ratios.
+The demonstration's settings, model and images; the two engines in turn in one process, a few steps each, on one
+thread. CPU time of a step, image reading included; the median of the rounds' ratios.
 """
 
 from __future__ import annotations

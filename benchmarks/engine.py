@@ -2,7 +2,7 @@
 
     python benchmarks/engine.py [--rounds N] [--skip-full] [--out RESULT.json]      (make bench)
 
-On a CPU: ViT-B/16, float32, in three shapes (pictures : classes) that stand for steps of 32 pictures and 10, 100 and
+On a CPU: ViT-B/16, float32, in three shapes (images : classes) that stand for steps of 32 images and 10, 100 and
 1000 classes, and the last one at full size in low memory. FLOPs, saved bytes and the peak of resident memory come from
 a fresh process each; time is CPU time on one thread, all variants in turn in one process. On a GPU: ViT-B/16 and L/14
 at full size in three precisions, time between device events, and whether a full ImageNet step fits 8 and 24 GB.
@@ -55,20 +55,20 @@ VARIANTS = (
 )
 
 
-def lean_plan(variant: str, pictures: int, classes: int) -> Plan:
+def lean_plan(variant: str, images: int, classes: int) -> Plan:
     """The plan that a lean variant means."""
     return {
         "lean, keeps everything": Plan(),
         "lean, MLPs again": Plan("no-mlp", "no-mlp"),
         "lean, blocks again": Plan("inputs", "inputs"),
-        "lean, two passes": Plan(micro_batch=-(-pictures // 4), chunk=-(-classes // 4)),
+        "lean, two passes": Plan(micro_batch=-(-images // 4), chunk=-(-classes // 4)),
         "lean, full size": FULL_PLAN,
     }[variant]
 
 
 def make(
     variant: str,
-    pictures: int,
+    images: int,
     classes: int,
     *,
     of: int | None = None,
@@ -76,19 +76,19 @@ def make(
     dtype: torch.dtype | None = None,
 ) -> Step:
     """Build a variant's step, on the GPU where there is one; `of`: how many classes it stands for, if more."""
-    data = batch(backbone, pictures, classes, "cuda" if torch.cuda.is_available() else "cpu")
+    data = batch(backbone, images, classes, "cuda" if torch.cuda.is_available() else "cpu")
     if variant == "frozen forward":
         return bare(backbone, data, dtype=dtype)
     if variant.startswith("PEFT"):
         padded = {PEFT: max(lengths(of or classes)), PEFT_SHORT: max(lengths(classes)), PEFT_77: 77}
         return peft_lora(backbone, data, padded_to=padded[variant], dtype=dtype)
-    return ours(backbone, data, lean_plan(variant, pictures, classes), dtype=dtype)
+    return ours(backbone, data, lean_plan(variant, images, classes), dtype=dtype)
 
 
-def alone(variant: str, pictures: int, classes: int, of: int) -> dict[str, Any]:
+def alone(variant: str, images: int, classes: int, of: int) -> dict[str, Any]:
     """Counts and peak memory of one step; for a fresh process."""
     torch.set_num_threads(1)
-    step = make(variant, pictures, classes, of=of)
+    step = make(variant, images, classes, of=of)
     found: dict[str, Any] = {}
     start = time.process_time()
     memory = peak_above(lambda: found.update(asdict(count(step.run, step.model))))
@@ -97,14 +97,14 @@ def alone(variant: str, pictures: int, classes: int, of: int) -> dict[str, Any]:
 
 def on_cpu(rounds: int, name: str) -> list[dict[str, Any]]:
     """A row for each variant in one shape."""
-    (pictures, classes), of = SHAPES[name], int(name.split(":")[1])
+    (images, classes), of = SHAPES[name], int(name.split(":")[1])
     rows: list[dict[str, Any]] = []
     for variant in VARIANTS:
-        row = {"stands_for": name, "backbone": BACKBONE, "pictures": pictures, "classes": classes}
+        row = {"stands_for": name, "backbone": BACKBONE, "images": images, "classes": classes}
         row |= {"type": "float32", "variant": variant}
-        case = json.dumps([variant, pictures, classes, of])
+        case = json.dumps([variant, images, classes, of])
         rows.append(row | in_fresh_process("engine.py", "--alone", case))
-    steps = {variant: make(variant, pictures, classes, of=of).run for variant in VARIANTS}
+    steps = {variant: make(variant, images, classes, of=of).run for variant in VARIANTS}
     seconds = interleaved(steps, rounds)
     for row in rows:
         mine = seconds[row["variant"]]
@@ -117,7 +117,7 @@ def on_cpu(rounds: int, name: str) -> list[dict[str, Any]]:
 
 def full_size() -> dict[str, Any]:
     """The full ImageNet step in low memory, once, and what the planner's counting says of it."""
-    row = {"stands_for": "32:1000", "backbone": BACKBONE, "pictures": FULL[0], "classes": FULL[1],
+    row = {"stands_for": "32:1000", "backbone": BACKBONE, "images": FULL[0], "classes": FULL[1],
            "type": "float32", "variant": "lean, full size"}  # fmt: skip
     row |= in_fresh_process("engine.py", "--alone", json.dumps([row["variant"], *FULL, FULL[1]]))
     need = price(workload(BACKBONE, *FULL), FULL_PLAN)
@@ -127,13 +127,13 @@ def full_size() -> dict[str, Any]:
 def on_gpu(rounds: int) -> Iterator[dict[str, Any]]:
     """A row for each backbone, shape, precision and variant; memory is what the allocator handed out at most."""
     for backbone in GPU_BACKBONES:
-        for pictures, classes in GPU_SHAPES:
+        for images, classes in GPU_SHAPES:
             for type_name, dtype in GPU_TYPES.items():
                 for variant in VARIANTS:
-                    row = {"backbone": backbone, "pictures": pictures, "classes": classes,
+                    row = {"backbone": backbone, "images": images, "classes": classes,
                            "type": type_name, "variant": variant}  # fmt: skip
                     yield row | _gpu_row(
-                        make(variant, pictures, classes, backbone=backbone, dtype=dtype), rounds
+                        make(variant, images, classes, backbone=backbone, dtype=dtype), rounds
                     )
 
 
@@ -179,7 +179,7 @@ def fits(backbone: str, memory: float) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> str:
     """The rows as text, to look at."""
     return "\n".join(
-        f"{row['pictures']}:{row['classes']} {row['variant']:<34} "
+        f"{row['images']}:{row['classes']} {row['variant']:<34} "
         f"{statistics.median(row['seconds']) if 'seconds' in row else float('nan'):8.2f} s "
         f"{row.get('above_bytes', 0) / 1e6:8.0f} MB"
         for row in rows

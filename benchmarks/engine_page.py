@@ -87,7 +87,7 @@ def _targets(result: dict[str, Any]) -> str:
 
 def _levels(result: dict[str, Any]) -> str:
     head = [
-        "| pictures : classes | variant | GFLOP | saved MB | CPU s | time over frozen forward | times faster than PEFT "
+        "| images : classes | variant | GFLOP | saved MB | CPU s | time over frozen forward | times faster than PEFT "
         "| peak MB above start |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -95,16 +95,16 @@ def _levels(result: dict[str, Any]) -> str:
     gpu = [_gpu_row(row) for row in result["gpu_rows"]] or ["| | | | | | | |"]
     note = f"`python benchmarks/engine.py --rounds {result['rounds']}`. {_made_on(result)}"
     gpu_head = [
-        "| GPU: backbone | pictures : classes | type | variant | ms a step | pictures a second | peak MB |",
+        "| GPU: backbone | images : classes | type | variant | ms a step | images a second | peak MB |",
         "|---|---|---|---|---:|---:|---:|",
     ]
     fits = [
-        f"- {row['backbone']}, 32 pictures, 1000 classes in {row['memory'] / 1e9:g} GB of GPU memory: "
+        f"- {row['backbone']}, 32 images, 1000 classes in {row['memory'] / 1e9:g} GB of GPU memory: "
         f"{'fits' if row['fits'] else 'does not fit'}"
         for row in result["gpu_fits"]
     ]
-    picture = ["![FLOPs and saved bytes of each level](img/engine_levels.svg)", ""]
-    return "\n".join([*picture, *head, *rows, "", note, "", *gpu_head, *gpu, *(["", *fits] if fits else [])])
+    image = ["![FLOPs and saved bytes of each level](img/engine_levels.svg)", ""]
+    return "\n".join([*image, *head, *rows, "", note, "", *gpu_head, *gpu, *(["", *fits] if fits else [])])
 
 
 def _level_row(row: dict[str, Any]) -> str:
@@ -113,19 +113,18 @@ def _level_row(row: dict[str, Any]) -> str:
     over, faster = (f"{row[name]:.2f}" if timed else "" for name in ("over_frozen", "faster_than_peft"))
     counts = f"{row['flops'] / 1e9:,.0f} | {row['saved'] / 1e6:,.0f}"
     return (
-        f"| {row['pictures']}:{row['classes']} | {row['variant']} | {counts} "
+        f"| {row['images']}:{row['classes']} | {row['variant']} | {counts} "
         f"| {seconds:,.1f} | {over} | {faster} | {row['above_bytes'] / 1e6:,.0f} |"
     )
 
 
 def _gpu_row(row: dict[str, Any]) -> str:
-    where = f"| {row['backbone']} | {row['pictures']}:{row['classes']} | {row['type']} | {row['variant']} "
+    where = f"| {row['backbone']} | {row['images']}:{row['classes']} | {row['type']} | {row['variant']} "
     if row.get("out_of_memory"):
         return where + "| out of memory | | |"
     seconds = statistics.median(row["seconds"])
     return (
-        where
-        + f"| {1000 * seconds:,.1f} | {row['pictures'] / seconds:,.0f} | {row['peak_bytes'] / 1e6:,.0f} |"
+        where + f"| {1000 * seconds:,.1f} | {row['images'] / seconds:,.0f} | {row['peak_bytes'] / 1e6:,.0f} |"
     )
 
 
@@ -142,7 +141,7 @@ def _scaling(result: dict[str, Any]) -> str:
 
 def _largest(result: dict[str, Any]) -> str:
     return (
-        f"{result['classes']:,} classes, {result['backbone']}, {result['pictures']} pictures, both towers trained, one "
+        f"{result['classes']:,} classes, {result['backbone']}, {result['images']} images, both towers trained, one "
         f"step in float32: planned for {result['memory'] / 1e9:g} GB ({Plan(**result['plan'])}), "
         f"peak of resident memory {result['peak_bytes'] / 1e9:.2f} GB. Of it the step took "
         f"{result['above_bytes'] / 1e9:.2f} GB; {(result['predicted_bytes'] + CPU_FIRST) / 1e9:.2f} GB were predicted. "
@@ -163,13 +162,13 @@ def _demo(result: dict[str, Any]) -> str:
 def _plot_levels(rows: list[dict[str, Any]]) -> None:
     """FLOPs and saved bytes of every variant, over those of PEFT's LoRA in the same shape."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True, layout="constrained")
-    shapes = sorted({(row["pictures"], row["classes"]) for row in rows}, key=lambda shape: shape[1])
+    shapes = sorted({(row["images"], row["classes"]) for row in rows}, key=lambda shape: shape[1])
     names = [name for name in dict.fromkeys(row["variant"] for row in rows) if name != _FROZEN]
     quantities = (("flops", "FLOPs"), ("saved", "bytes kept for backward"))
     figure.suptitle("relative to transformers with PEFT's LoRA, padded to the longest prompt", fontsize=9)
     for axis, (quantity, title) in zip(axes, quantities, strict=True):
         for place, shape in enumerate(shapes):
-            found = {r["variant"]: r[quantity] for r in rows if (r["pictures"], r["classes"]) == shape}
+            found = {r["variant"]: r[quantity] for r in rows if (r["images"], r["classes"]) == shape}
             heights = [found[name] / found[_PEFT] for name in names]
             where = [row + 0.26 * (place - (len(shapes) - 1) / 2) for row in range(len(names))]
             axis.barh(
@@ -179,15 +178,15 @@ def _plot_levels(rows: list[dict[str, Any]]) -> None:
         axis.set_xlabel(f"{title}, relative")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    axes[1].legend(title="pictures : classes", frameon=False, loc="upper right")
+    axes[1].legend(title="images : classes", frameon=False, loc="upper right")
     _save(figure, "engine_levels.svg")
 
 
 def _plot_scaling(result: dict[str, Any]) -> None:
-    """Counted FLOPs against classes, pictures and prompt length; measured seconds against counted FLOPs."""
+    """Counted FLOPs against classes, images and prompt length; measured seconds against counted FLOPs."""
     figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.2), layout="constrained")
     for axis, (name, fixed) in zip(
-        axes.flat, {"classes": "32 pictures", "pictures": "1000 classes", "prompt tokens": "32 : 1000"}.items(),
+        axes.flat, {"classes": "32 images", "images": "1000 classes", "prompt tokens": "32 : 1000"}.items(),
         strict=False,
     ):  # fmt: skip
         for backbone, colour in _COLOURS.items():
@@ -198,7 +197,7 @@ def _plot_scaling(result: dict[str, Any]) -> None:
         _plain_ticks(axis)
     axes[0, 1].legend(frameon=False)
     axis, line = axes[1, 1], result["line"]
-    for name, marker in {"classes": "o", "pictures": "s", "prompt tokens": "^", "backbone": "x"}.items():
+    for name, marker in {"classes": "o", "images": "s", "prompt tokens": "^", "backbone": "x"}.items():
         rows = [row for row in result["measured"] if row["axis"] == name]
         axis.plot(
             [r["flops"] / 1e9 for r in rows], [r["seconds"] for r in rows], marker, label=f"{name} vary"

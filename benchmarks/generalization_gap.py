@@ -25,7 +25,7 @@ from measuring import write
 
 SHOTS, LR = 4, 4e-3  # the rate of the demonstration
 RANKS = ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))
-PICTURE = Path(__file__).parents[1] / "docs" / "img" / "generalization_gap.svg"
+IMAGE = Path(__file__).parents[1] / "docs" / "img" / "generalization_gap.svg"
 
 
 class Kind(NamedTuple):
@@ -203,7 +203,7 @@ def main() -> None:
         options.runs.with_suffix(".json"),
         {"made_with": source, "seeds": options.seeds, "points": points, **found},
     )
-    PICTURE.write_text(drawing(points), encoding="utf-8")
+    IMAGE.write_text(drawing(points), encoding="utf-8")
     for kind, point in zip(KINDS, points, strict=True):
         print(
             f"{kind.name:20} P = {point['trained_numbers']:7,}  gap {point['gap'][0]:.3f} ± {point['gap'][1]:.3f}"

@@ -3,7 +3,7 @@
     python benchmarks/results_page.py
 
 The tables and drawings are those of `blocklora tables results/tiny`. Beside them: by how much forms of Block-LoRA and
-its nearest relatives differ on the same pictures, in the mean over data sets and shots; intervals are t over seeds.
+its nearest relatives differ on the same images, in the mean over data sets and shots; intervals are t over seeds.
 """
 
 from __future__ import annotations

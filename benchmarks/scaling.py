@@ -1,4 +1,4 @@
-"""How the cost of a training step grows: with classes, pictures, prompt length, and backbone; and of a run, with shots.
+"""How the cost of a training step grows: with classes, images, prompt length, and backbone; and of a run, with shots.
 
     python benchmarks/scaling.py [--rounds N] [--skip-largest] [--out RESULT.json]
 
@@ -31,10 +31,10 @@ from engine_page import write_page
 from measuring import circumstances, in_fresh_process, interleaved, peak_above, write
 from vit import BACKBONES, Batch, batch, lengths, ours, workload
 
-PICTURES, CLASSES = 32, 1000
+IMAGES, CLASSES = 32, 1000
 GRID: dict[str, list[Any]] = {
     "classes": [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000],
-    "pictures": [1, 2, 4, 8, 16, 32, 64, 128, 256],
+    "images": [1, 2, 4, 8, 16, 32, 64, 128, 256],
     "prompt tokens": [8, 12, 16, 24, 32, 48, 64, 77],
     "shots": [1, 2, 4, 8, 16],
 }
@@ -43,11 +43,11 @@ MEMORY = 8e9
 MEASURED = "ViT-B/32"
 MEASURED_GRID: dict[str, list[Any]] = {
     "classes": [10, 30, 100, 300, 1000],
-    "pictures": [1, 2, 4, 8, 16],
+    "images": [1, 2, 4, 8, 16],
     "prompt tokens": [8, 16, 32, 64, 77],
     "backbone": ["ViT-B/32", "ViT-B/16", "ViT-L/14"],
 }
-LARGEST = {"backbone": "ViT-B/16", "pictures": 2, "classes": 20000, "memory": 8e9}
+LARGEST = {"backbone": "ViT-B/16", "images": 2, "classes": 20000, "memory": 8e9}
 
 
 def counted() -> Iterator[dict[str, Any]]:
@@ -55,16 +55,16 @@ def counted() -> Iterator[dict[str, Any]]:
     for backbone in BACKBONES:
         for axis, values in GRID.items():
             for value in values:
-                pictures, names, steps = PICTURES, lengths(CLASSES), 1
+                images, names, steps = IMAGES, lengths(CLASSES), 1
                 if axis == "classes":
                     names = lengths(value)
-                elif axis == "pictures":
-                    pictures = value
+                elif axis == "images":
+                    images = value
                 elif axis == "prompt tokens":
                     names = [value] * CLASSES
                 else:
                     steps = STEPS_PER_SHOT * value
-                work = workload(backbone, pictures, names)
+                work = workload(backbone, images, names)
                 whole = price(work, Plan())
                 best = choose_plans(work, int(MEMORY) - 4 * work.model.parameters)[0]
                 yield {"backbone": backbone, "axis": axis, "value": value, "steps": steps,
@@ -77,15 +77,15 @@ def measured(rounds: int) -> Iterator[dict[str, Any]]:
     for axis, values in MEASURED_GRID.items():
         for value in values:
             backbone = value if axis == "backbone" else MEASURED
-            pictures = value if axis == "pictures" else 2
-            data = batch(backbone, pictures, value if axis == "classes" else 12)
+            images = value if axis == "images" else 2
+            data = batch(backbone, images, value if axis == "classes" else 12)
             names = lengths(len(data.tokens))
             if axis == "prompt tokens":
                 data, names = _prompts_of(data, value), [value] * len(names)
             step = ours(backbone, data, Plan())
             step.run()  # the first finds caches cold
             seconds = min(interleaved({"step": step.run}, rounds)["step"])
-            flops = price(workload(backbone, pictures, names), Plan()).flops
+            flops = price(workload(backbone, images, names), Plan()).flops
             row = {"axis": axis, "value": value, "backbone": backbone, "flops": flops, "seconds": seconds}
             print(json.dumps(row), flush=True)
             yield row
@@ -113,8 +113,8 @@ def line(rows: list[dict[str, Any]]) -> dict[str, float]:
 def largest() -> dict[str, Any]:
     """Run the largest step under the plan that is chosen for its memory; for a fresh process."""
     torch.set_num_threads(1)
-    backbone, pictures, classes = LARGEST["backbone"], LARGEST["pictures"], LARGEST["classes"]
-    data, work = batch(backbone, pictures, classes), workload(backbone, pictures, classes)
+    backbone, images, classes = LARGEST["backbone"], LARGEST["images"], LARGEST["classes"]
+    data, work = batch(backbone, images, classes), workload(backbone, images, classes)
     give_back_freed_memory()  # as training does where memory is limited
     used = psutil.Process().memory_info().rss + 4 * work.model.parameters + CPU_FIRST
     chosen = choose_plans(work, int(LARGEST["memory"]) - used)[0]

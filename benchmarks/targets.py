@@ -2,8 +2,8 @@
 
     python benchmarks/targets.py [--rounds N] [--no-timing] [--out RESULT.json]
 
-One training step at ViT-B/16, float32, dropout 0.25, in three shapes (pictures : classes) that stand for steps of 32
-pictures and 10, 100 and 1000 of ImageNet's classes. Counts are compared with those of CLIP-LoRA's released code, taken
+One training step at ViT-B/16, float32, dropout 0.25, in three shapes (images : classes) that stand for steps of 32
+images and 10, 100 and 1000 of ImageNet's classes. Counts are compared with those of CLIP-LoRA's released code, taken
 once with the same counters. Time is CPU time on one thread against transformers' CLIPModel with PEFT's LoRA, padded to
 the longest prompt of the 10, 100 or 1000 classes (10, 14 and 18 tokens): one process, the two in turn, the median of
 the rounds' ratios.
@@ -40,13 +40,13 @@ class Shape:
         stands_for: The full step.
         flops: CLIP-LoRA's, of a step.
         saved: CLIP-LoRA's bytes that autograd keeps.
-        frozen: FLOPs of a bare frozen forward of pictures and distinct tokens.
+        frozen: FLOPs of a bare frozen forward of images and distinct tokens.
         fewer_flops: At least so many times fewer.
         fewer_bytes: At least so many times fewer.
         faster: At least so many times faster than PEFT's LoRA.
     """
 
-    pictures: int
+    images: int
     classes: int
     stands_for: str
     flops: float
@@ -94,7 +94,7 @@ class Target:
 def counts() -> Iterator[Target]:
     """Figures that are the same on every machine."""
     for shape in SHAPES:
-        step = ours(BACKBONE, batch(BACKBONE, shape.pictures, shape.classes), Plan())
+        step = ours(BACKBONE, batch(BACKBONE, shape.images, shape.classes), Plan())
         found = count(step.run, step.model)
         at = f"at {shape.stands_for}"
         yield Target(
@@ -103,7 +103,7 @@ def counts() -> Iterator[Target]:
         yield Target(f"{at}: times fewer saved bytes", shape.saved / found.saved, shape.fewer_bytes, True)
         yield Target(f"{at}: FLOPs over a frozen forward's", found.flops / shape.frozen, OVER_FROZEN, False)
     low = Plan(images="inputs", texts="inputs")
-    step = ours(BACKBONE, batch(BACKBONE, shape.pictures, shape.classes), low)
+    step = ours(BACKBONE, batch(BACKBONE, shape.images, shape.classes), low)
     saved = count(step.run, step.model).saved
     yield Target(f"{at}, low memory: times fewer saved bytes", shape.saved / saved, LOW_MEMORY, True)
 
@@ -116,7 +116,7 @@ def exactness() -> Iterator[Target]:
     little: tensors with a very small gradient are about as far from float64 in transformers' own forward.
     """
     shape = SHAPES[1]
-    data = batch(BACKBONE, shape.pictures, shape.classes)
+    data = batch(BACKBONE, shape.images, shape.classes)
     model = ours(BACKBONE, data, Plan(), start=False).model.eval()
     for dtype, (outputs, gradients) in EXACT.items():
         model.to(getattr(torch, dtype))
@@ -155,7 +155,7 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
 def speed(rounds: int) -> Iterator[Target]:
     """Time of PEFT's LoRA over ours."""
     for shape in reversed(SHAPES):  # the quickest first
-        data = batch(BACKBONE, shape.pictures, shape.classes)
+        data = batch(BACKBONE, shape.images, shape.classes)
         steps = {
             "ours": ours(BACKBONE, data, Plan()).run,
             "peft": peft_lora(BACKBONE, data, padded_to=shape.longest).run,

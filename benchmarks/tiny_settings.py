@@ -1,10 +1,10 @@
-"""Learning rates for examples/grids/tiny.toml, where methods get few steps: chosen on validation pictures alone.
+"""Learning rates for examples/grids/tiny.toml, where methods get few steps: chosen on validation images alone.
 
     python benchmarks/tiny_settings.py [--out RESULT.json]
 
 Every method that trains through a tower is fitted with its settings of the grid and each of its ``RATES``, at ``SHOTS``
 shots with the seed ``SEED``, which is none of the grid's, and measured on all validation images of each bundled task.
-The rate with the best mean accuracy over the tasks is chosen, the lower one of equals; test pictures are not opened.
+The rate with the best mean accuracy over the tasks is chosen, the lower one of equals; test images are not opened.
 Block-LoRA's rate is chosen for its blocks, and its other forms take it over, so that they differ in one thing alone.
 Every figure is written as soon as it is there, and an interrupted call goes on.
 """

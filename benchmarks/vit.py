@@ -87,8 +87,8 @@ def lengths(classes: int) -> list[int]:
     return (numbers * -(-classes // len(numbers)))[:classes]
 
 
-def batch(backbone: str, pictures: int, classes: int, device: str = "cpu") -> Batch:
-    """Random pictures, and random names of the true lengths."""
+def batch(backbone: str, images: int, classes: int, device: str = "cpu") -> Batch:
+    """Random images, and random names of the true lengths."""
     random = torch.Generator().manual_seed(0)
     side = BACKBONES[backbone].vision_config.image_size
     tokens = torch.full((classes, _CONTEXT), _END)
@@ -96,8 +96,8 @@ def batch(backbone: str, pictures: int, classes: int, device: str = "cpu") -> Ba
     for row, length in zip(tokens, lengths(classes), strict=True):
         row[OPENING : length - 2] = torch.randint(1000, 40000, (length - 2 - OPENING,), generator=random)
         row[length - 2] = _STOP
-    pixels = torch.randn(pictures, 3, side, side, generator=random).to(device)
-    return Batch(pixels, (torch.arange(pictures) % classes).to(device), tokens)
+    pixels = torch.randn(images, 3, side, side, generator=random).to(device)
+    return Batch(pixels, (torch.arange(images) % classes).to(device), tokens)
 
 
 def ours(
@@ -136,7 +136,7 @@ def peft_lora(backbone: str, data: Batch, *, padded_to: int, dtype: torch.dtype 
 
 
 def bare(backbone: str, data: Batch, *, dtype: torch.dtype | None = None) -> Step:
-    """The frozen model's forward alone: pictures by transformers, and every distinct token of the texts once."""
+    """The frozen model's forward alone: images by transformers, and every distinct token of the texts once."""
     model = _frozen(backbone, data.pixels.device)
     plain, lean = PlainTowers(model, dtype=dtype), LeanTowers(model, dtype=dtype)
     ((_, one_pass),) = lean.passes(data.tokens)
@@ -150,7 +150,7 @@ def bare(backbone: str, data: Batch, *, dtype: torch.dtype | None = None) -> Ste
 
 
 def workload(
-    backbone: str, pictures: int, classes: int | list[int], *, number: int = 4, opening: int = OPENING
+    backbone: str, images: int, classes: int | list[int], *, number: int = 4, opening: int = OPENING
 ) -> Workload:
     """The same step as ``ours``, for the planner; ``classes`` may be the lengths of the prompts."""
     config = BACKBONES[backbone]
@@ -159,7 +159,7 @@ def workload(
     # q, k and v of every block: A (1, d), and B (d, 1) of two arms
     trained = sum(9 * tower.hidden_size * tower.num_hidden_layers for tower in towers.values())
     names = lengths(classes) if isinstance(classes, int) else classes
-    return Workload(model_shape(config, adapted, trained), pictures, tuple(names), opening, number)
+    return Workload(model_shape(config, adapted, trained), images, tuple(names), opening, number)
 
 
 def _frozen(backbone: str, device: Any) -> Any:

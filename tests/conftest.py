@@ -23,7 +23,7 @@ COLOURS = {"red_square": "red", "green disc": "green", "blue-cross": "blue"}
 
 
 def write_clip(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """Write a random CLIP: 2 + 2 layers of width 32, pictures of 32 x 32, the bundled tokenizer."""
+    """Write a random CLIP: 2 + 2 layers of width 32, images of 32 x 32, the bundled tokenizer."""
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = tower | {
         "vocab_size": 4030,
@@ -48,16 +48,16 @@ def write_clip(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 
 
 
 def write_photos(folder: Path, n: int = 12) -> Path:
-    """Write class folders of n pictures each: a red square, a green disc and a blue cross, here and there."""
+    """Write class folders of n images each: a red square, a green disc and a blue cross, here and there."""
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
         for index in range(n):
-            picture = Image.new("RGB", (40, 48), (200 + index, 220, 240))
-            draw = ImageDraw.Draw(picture)
+            image = Image.new("RGB", (40, 48), (200 + index, 220, 240))
+            draw = ImageDraw.Draw(image)
             left, top = 4 + index % 5, 6 + index % 7
             shape = {"red": draw.rectangle, "green": draw.ellipse, "blue": draw.line}[colour]
             shape((left, top, left + 20, top + 24), fill=colour)
-            picture.save(folder / name / f"{index}.png")
+            image.save(folder / name / f"{index}.png")
     return folder
 
 
@@ -77,7 +77,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three class folders of twelve pictures; do not write into it."""
+    """Three class folders of twelve images; do not write into it."""
     return write_photos(tmp_path_factory.mktemp("data") / "photos")
 
 
@@ -106,7 +106,7 @@ def make_photos() -> Callable[..., Path]:
 
 
 class RandomClip:
-    """A very small random CLIP with an adapter in it, prompts and pictures: what the engine's tests run on.
+    """A very small random CLIP with an adapter in it, prompts and images: what the engine's tests run on.
 
     Args:
         configs: PEFT configurations; each becomes an adapter, and all of them are active.

@@ -349,7 +349,7 @@ def test_a_full_disk_leaves_the_old_classifier(
     path = listed(photos)[0][0]
     fitted.save(tmp_path / "kept")
     with monkeypatch.context() as patch:
-        patch.setattr("blocklora.classifier.files.write_json", no_space)
+        patch.setattr("blocklora.classifier.record.write_json", no_space)
         with pytest.raises(OSError, match="No space left"):
             fitted.save(tmp_path / "kept")
     loaded = FewShotClassifier.load(tmp_path / "kept", device="cpu")

@@ -31,7 +31,7 @@ from blocklora.core.files import user_path
 from blocklora.core.fingerprint import recorded_versions
 from blocklora.core.words import count, did_you_mean
 from blocklora.data import (
-    Picture,
+    ImageLike,
     Unreadable,
     check_images,
     dataset_from_lists,
@@ -137,7 +137,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self._assign(params)
         return self
 
-    def fit(self, images: Iterable[Picture], labels: Iterable[Any]) -> FewShotClassifier:
+    def fit(self, images: Iterable[ImageLike], labels: Iterable[Any]) -> FewShotClassifier:
         """Fit to labelled images.
 
         Args:
@@ -167,12 +167,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self._recorded = {name: value for name, value in config.to_json().items() if name in known}
         return self
 
-    def predict(self, images: Iterable[Picture]) -> NDArray[Any]:
+    def predict(self, images: Iterable[ImageLike]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
         best = self.predict_proba(images).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
-    def predict_proba(self, images: Iterable[Picture]) -> NDArray[np.float64]:
+    def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
         """Return the probability of every class for each image (M, N); rows sum to one.
 
         Raises:
@@ -184,7 +184,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
             return classifier.probabilities(found.features)
 
-    def score(self, images: Iterable[Picture], labels: Iterable[Any], sample_weight: Any = None) -> float:
+    def score(self, images: Iterable[ImageLike], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.
 
         Raises:

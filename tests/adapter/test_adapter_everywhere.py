@@ -144,7 +144,7 @@ def test_quantised_layers_are_refused(case: Any) -> None:
         get_peft_model(base, case.config())
 
 
-# torch's reentrant kind needs an input with gradients; CLIP has two, and its pictures cannot have them.
+# torch's reentrant kind needs an input with gradients; CLIP has two, and its images cannot have them.
 CHECKPOINTED = [(name, kind) for name in ("mlp", "clip", "gpt2", "bert") for kind in (False, True)]
 CHECKPOINTED.remove(("clip", True))
 

@@ -150,7 +150,7 @@ def train(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor]) -> di
     return out
 
 
-class Pictures:
+class Images:
     """The file's batches, as the loop takes them."""
 
     fixed = False
@@ -172,7 +172,7 @@ def train_lean(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], 
     lr = float(meta["lr"])
     groups = param_groups(model, lr=lr, weight_decay=float(meta["weight_decay"]))
     result = train_by_the_loop(
-        towers, groups, data["tokens"], Pictures(data), Compute(torch.device("cpu"), "fp32"),
+        towers, groups, data["tokens"], Images(data), Compute(torch.device("cpu"), "fp32"),
         iterations=int(meta["steps"]), lr=lr, seed=0, plans=[plan],
     )  # fmt: skip
     with torch.no_grad():

@@ -117,7 +117,7 @@ def test_a_second_time_does_nothing(tmp_path: Path, clip_folder: Path, photos: P
         assert record.settings.get("lr") == (2e-4 if record.entry.method == "block-lora" else None)
         assert record.code["version"]
         hashes.add((record.entry.seed, record.outcome.split_sha256))
-    assert len(hashes) == 2  # methods of a seed saw the same pictures
+    assert len(hashes) == 2  # methods of a seed saw the same images
     assert not (out / "running").exists()
     assert not (out / "workers.log").exists()
     assert run_grid(grid, out) == {"planned": 4, "done": 0, "failed": 0, "failed_before": 0}

@@ -38,7 +38,7 @@ def test_counts_meet_the_hard_targets(load, place: int) -> None:  # type: ignore
     """From shapes; that these counts are those of the engine is what the planner's own tests show."""
     targets, vit = load("targets"), load("vit")
     shape = targets.SHAPES[place]
-    work = vit.workload(targets.BACKBONE, shape.pictures, shape.classes)
+    work = vit.workload(targets.BACKBONE, shape.images, shape.classes)
     need = price(work, Plan())
     assert shape.flops / need.flops >= shape.fewer_flops
     assert shape.saved / need.saved >= shape.fewer_bytes

@@ -1,4 +1,4 @@
-"""The rates of the bundled grid are those that the scan on validation pictures chose."""
+"""The rates of the bundled grid are those that the scan on validation images chose."""
 
 from __future__ import annotations
 

@@ -43,16 +43,16 @@ def test_fit_evaluate_predict_speak_json(
     code, out, _ = call(capsys, monkeypatch, "evaluate", run, "--json")
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert (code, json.loads(out)["accuracy"]) == (0, metrics["accuracy"])
-    picture = photos / "red_square" / "1.png"
+    image = photos / "red_square" / "1.png"
     code, out, _ = call(
-        capsys, monkeypatch, "predict", run, picture, photos / "green disc", "--top-k", 2, "--json"
+        capsys, monkeypatch, "predict", run, image, photos / "green disc", "--top-k", 2, "--json"
     )
     result = json.loads(out)
     assert code == 0
     assert result["unreadable"] == []
     assert len(result["predictions"]) == 13
     first = result["predictions"][0]
-    assert first["image"] == str(picture)
+    assert first["image"] == str(image)
     assert len(first["top"]) == 2
     assert first["top"][0] == {"label": first["label"], "probability": first["probability"]}
 

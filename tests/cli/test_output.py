@@ -75,7 +75,7 @@ def test_a_name_of_other_bytes_is_answered_with_escapes(
     good = run.parent / "photos" / "\u72ac" / "0.png"
     shutil.copy(good, tmp_path / "good.png")
     shutil.copy(good, os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png"))
-    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xe9.png")).write_bytes(b"no picture")
+    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xe9.png")).write_bytes(b"no image")
     code, out, err = call_in("utf-8", monkeypatch, "predict", run, tmp_path)
     assert code == 1
     names = [line.split(": ")[0] for line in out.decode("utf-8").splitlines()]

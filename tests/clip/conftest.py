@@ -26,7 +26,7 @@ from transformers import (
 )
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-PICTURES = {"image_size": 32, "patch_size": 8}
+IMAGES = {"image_size": 32, "patch_size": 8}
 CENTRE = {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
 SQUARE = {"size": {"height": 32, "width": 32}}
 GREY = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -59,7 +59,7 @@ def write_siglip(folder: Path) -> None:
         folder / "preprocessor_config.json", image_processor_type="SiglipImageProcessor", **SQUARE, **GREY
     )
     SiglipModel(
-        SiglipConfig(text_config=TOWER | {"vocab_size": 40}, vision_config=TOWER | PICTURES)
+        SiglipConfig(text_config=TOWER | {"vocab_size": 40}, vision_config=TOWER | IMAGES)
     ).save_pretrained(folder)
 
 
@@ -83,12 +83,12 @@ def write_siglip2_fixed(folder: Path) -> None:
         folder / "preprocessor_config.json", image_processor_type="SiglipImageProcessor", **SQUARE, **GREY
     )
     SiglipModel(
-        SiglipConfig(text_config=TOWER | {"vocab_size": 80}, vision_config=TOWER | PICTURES)
+        SiglipConfig(text_config=TOWER | {"vocab_size": 80}, vision_config=TOWER | IMAGES)
     ).save_pretrained(folder)
 
 
 def write_siglip2(folder: Path) -> None:
-    """SigLIP 2 NaFlex: patches of pictures of any ratio."""
+    """SigLIP 2 NaFlex: patches of images of any ratio."""
     write_gemma_tokenizer(folder)
     write_json(
         folder / "preprocessor_config.json",
@@ -116,7 +116,7 @@ def write_chinese_clip(folder: Path) -> None:
     )
     text = TOWER | {"vocab_size": len(words), "max_position_embeddings": 52}
     ChineseCLIPModel(
-        ChineseCLIPConfig(text_config=text, vision_config=TOWER | PICTURES, projection_dim=16)
+        ChineseCLIPConfig(text_config=text, vision_config=TOWER | IMAGES, projection_dim=16)
     ).save_pretrained(folder)
 
 
@@ -128,7 +128,7 @@ def write_metaclip_2(folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", image_processor_type="CLIPImageProcessor", **CENTRE)
     text = TOWER | {"vocab_size": len(vocab), "max_position_embeddings": 77, "projection_dim": 16}
     text |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-    vision = TOWER | PICTURES | {"projection_dim": 16}
+    vision = TOWER | IMAGES | {"projection_dim": 16}
     MetaClip2Model(
         MetaClip2Config(text_config=text, vision_config=vision, projection_dim=16)
     ).save_pretrained(folder)

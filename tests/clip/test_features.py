@@ -73,8 +73,8 @@ def test_features_are_unit_vectors_whatever_the_batch(clip: Clip) -> None:
     assert not features.requires_grad
     torch.testing.assert_close(features, text_features(clip.model, tokens), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
-    pictures = image_features(clip.model, torch.rand(2, 3, 32, 32))
-    torch.testing.assert_close(pictures.norm(dim=1), torch.ones(2))
+    images = image_features(clip.model, torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(images.norm(dim=1), torch.ones(2))
 
 
 ADAPTERS = {

@@ -19,10 +19,10 @@ def processor(clip_folder: Path) -> object:
 
 
 def test_pixels_are_the_processors(processor: object) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
-    values = pixels(picture, processor)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    values = pixels(image, processor)
     assert values.shape == (3, crop_size(processor), crop_size(processor)) == (3, 32, 32)
-    small = picture.resize((44, 32), Image.Resampling.BICUBIC).crop((6, 0, 38, 32))
+    small = image.resize((44, 32), Image.Resampling.BICUBIC).crop((6, 0, 38, 32))
     array = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
     mean, std = (
         torch.tensor(getattr(processor, name))[:, None, None] for name in ("image_mean", "image_std")
@@ -50,9 +50,9 @@ def test_a_very_long_image_is_cut_before_it_is_enlarged(
     assert max(max(size) for size in sizes) <= 17 * 32
 
 
-def test_a_resized_picture_is_only_normalised(processor: object) -> None:
-    picture = Image.new("RGB", (32, 32), (255, 0, 127))
-    values = pixels(picture, processor, resized=True)
+def test_a_resized_image_is_only_normalised(processor: object) -> None:
+    image = Image.new("RGB", (32, 32), (255, 0, 127))
+    values = pixels(image, processor, resized=True)
     mean, std = (np.array(getattr(processor, name)) for name in ("image_mean", "image_std"))
     expected = (np.array([1.0, 0.0, 127 / 255]) - mean) / std
     np.testing.assert_allclose(values[:, 5, 7].numpy(), expected, rtol=1e-5)
@@ -79,16 +79,16 @@ def test_shares_of_the_area_are_uniform() -> None:
 
 
 def test_crop_follows_its_generator() -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8))
-    one, same, other = (random_crop(picture, 16, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    one, same, other = (random_crop(image, 16, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert one.size == (16, 16)
     assert one.tobytes() == same.tobytes() != other.tobytes()
 
 
 def test_the_smallest_share_is_the_callers() -> None:
-    picture = Image.fromarray(np.arange(100, dtype=np.uint8)[:, None].repeat(100, 1)).convert("RGB")
+    image = Image.fromarray(np.arange(100, dtype=np.uint8)[:, None].repeat(100, 1)).convert("RGB")
     for seed in range(20):
-        rows = np.asarray(random_crop(picture, 100, np.random.default_rng(seed), smallest=0.9))[:, 0, 0]
+        rows = np.asarray(random_crop(image, 100, np.random.default_rng(seed), smallest=0.9))[:, 0, 0]
         assert int(rows.max()) - int(rows.min()) >= 80  # of 90% of the area at a ratio of 3:4 at most
 
 

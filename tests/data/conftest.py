@@ -1,4 +1,4 @@
-"""Pictures and folders of pictures, made on the fly."""
+"""Images and folders of images, made on the fly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blocklora.data import Dataset, Example
 
 @pytest.fixture
 def make_files(tmp_path: Path) -> Callable[..., Path]:
-    """The function that writes small files, pictures where the ending is one, each picture of its own colour."""
+    """The function that writes small files, images where the ending is one, each image of its own colour."""
     made = 0
 
     def write(*names: str, root: str = "photos") -> Path:
@@ -36,11 +36,11 @@ def make_files(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Dataset]:
     """The function that makes a data set without pixels from the labels of its parts."""
-    picture = Image.new("RGB", (1, 1))
+    image = Image.new("RGB", (1, 1))
 
     def make(train: list[int], val: list[int] = (), test: list[int] = (0,)) -> Dataset:  # type: ignore[assignment]
         parts = [
-            tuple(Example(f"{part}/{place}", label, picture) for place, label in enumerate(labels))
+            tuple(Example(f"{part}/{place}", label, image) for place, label in enumerate(labels))
             for part, labels in (("train", train), ("val", val), ("test", test))
         ]
         n_classes = max([*train, *val, *test]) + 1

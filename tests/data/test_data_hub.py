@@ -14,7 +14,7 @@ from blocklora.core.errors import DataError
 from blocklora.data import DataChoice, choose, few_shot, hub, load_dataset, open_image
 
 
-def picture(shade, kind="PNG"):
+def encoded(shade, kind="PNG"):
     stream = io.BytesIO()
     Image.new("RGB", (4, 3), (shade, 0, 0)).save(stream, kind)
     return stream.getvalue()
@@ -56,7 +56,7 @@ def write_typed(repository, splits, names, column="label"):
         write_parquet(
             repository / "default" / split / "0000.parquet",
             {"image_id": list(range(len(labels))),
-             "image": [{"bytes": picture(n), "path": f"{n}.png"} for n in range(len(labels))], column: labels},
+             "image": [{"bytes": encoded(n), "path": f"{n}.png"} for n in range(len(labels))], column: labels},
             {"image": {"_type": "Image"}, column: {"names": names, "_type": "ClassLabel"}},
         )  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_columns_names_and_splits(online):
     assert dataset.notes[0] == "read from 'image' and 'label' of tanganke/sharks on the hub"
 
 
-def test_pictures_are_unpacked_once(online, monkeypatch):
+def test_images_are_unpacked_once(online, monkeypatch):
     repository, asked = online
     write_typed(repository, {"train": [1, 0, 1, 0], "test": [0, 1]}, ["a", "b"])
     first = load_dataset("hf:me/it")
@@ -118,7 +118,7 @@ def test_columns_without_types(online):
             repository / "default" / split / "0000.parquet",
             {
                 "__key__": ["x", "y", "z"],
-                "webp": [picture(n, "WEBP") for n in range(3)],
+                "webp": [encoded(n, "WEBP") for n in range(3)],
                 "cls": ["10", "9", "10"],
             },
         )

@@ -15,18 +15,18 @@ from blocklora.data import IMAGE_ENDINGS, cut_long_side, open_for_model, open_im
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
-def saved(picture, path, **options):
-    picture.save(path, **options)
+def saved(image, path, **options):
+    image.save(path, **options)
     return path
 
 
-def pixels(picture):
-    assert picture.mode == "RGB"
-    return np.asarray(picture).astype(int)
+def pixels(image):
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
 
 
 def corners(size=(24, 16)):
-    """A picture whose four quarters are red, green, blue and white, from the top left in reading order."""
+    """An image whose four quarters are red, green, blue and white, from the top left in reading order."""
     quarters = np.array([[RED, GREEN], [BLUE, WHITE]], dtype=np.uint8)
     return Image.fromarray(quarters).resize(size, Image.Resampling.NEAREST)
 
@@ -40,11 +40,11 @@ def grey_ramp():
 
 
 @pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
-def test_every_ending_that_counts_as_a_picture_can_be_read(tmp_path, ending):
+def test_every_ending_that_counts_as_a_image_can_be_read(tmp_path, ending):
     kind = {".jfif": "JPEG", ".pgm": "PPM"}.get(ending)
-    picture = open_image(saved(corners((64, 48)), tmp_path / f"x{ending}", format=kind))
-    assert picture.size == (64, 48)
-    assert np.abs(pixels(picture) - pixels(corners((64, 48)))).mean() < 12
+    image = open_image(saved(corners((64, 48)), tmp_path / f"x{ending}", format=kind))
+    assert image.size == (64, 48)
+    assert np.abs(pixels(image) - pixels(corners((64, 48)))).mean() < 12
 
 
 def test_upper_case_wrong_and_missing_endings_do_not_matter(tmp_path):
@@ -53,18 +53,18 @@ def test_upper_case_wrong_and_missing_endings_do_not_matter(tmp_path):
         assert (pixels(open_image(path)) == pixels(corners())).all()
 
 
-def test_path_text_bytes_and_picture_give_the_same(tmp_path):
+def test_path_text_bytes_and_image_give_the_same(tmp_path):
     path = saved(corners(), tmp_path / "ä b.png")
     expected = pixels(corners())
     for source in (path, str(path), path.read_bytes(), corners()):
         assert (pixels(open_image(source)) == expected).all()
 
 
-def test_a_picture_in_memory_is_copied_not_changed():
-    picture = corners()
-    opened = open_image(picture)
+def test_a_image_in_memory_is_copied_not_changed():
+    image = corners()
+    opened = open_image(image)
     opened.putpixel((0, 0), (1, 2, 3))
-    assert picture.getpixel((0, 0)) == RED
+    assert image.getpixel((0, 0)) == RED
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -88,11 +88,11 @@ def test_ycck_jpeg(tmp_path):
 
 
 def test_palette_with_transparency_lies_on_white(tmp_path):
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([*RED, *BLUE])
-    picture.putpixel((1, 0), 1)
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
     for ending in ("png", "gif"):
-        path = saved(picture, tmp_path / f"x.{ending}", transparency=1)
+        path = saved(image, tmp_path / f"x.{ending}", transparency=1)
         assert pixels(open_image(path)).tolist() == [[list(RED), list(WHITE)]]
 
 
@@ -104,33 +104,33 @@ def test_palette_with_transparency_lies_on_white(tmp_path):
     ],
 )
 def test_transparent_pixels_lie_on_white(tmp_path, mode, values, expected):
-    picture = Image.new(mode, (3, 1))
-    picture.putdata(values)
-    shown = pixels(open_image(saved(picture, tmp_path / "x.png")))
+    image = Image.new(mode, (3, 1))
+    image.putdata(values)
+    shown = pixels(open_image(saved(image, tmp_path / "x.png")))
     assert np.abs(shown - np.array(expected)[None, :, None]).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "LA", "RGBA"])
 def test_every_mode_with_alpha_in_memory(mode):
     clear = Image.new("RGBA", (1, 1), (40, 40, 40, 0))
-    picture = clear.convert("LA" if "L" in mode else "RGBA").convert(mode)
-    assert pixels(open_image(picture)).ravel().tolist() == list(WHITE)
+    image = clear.convert("LA" if "L" in mode else "RGBA").convert(mode)
+    assert pixels(open_image(image)).ravel().tolist() == list(WHITE)
 
 
 @pytest.mark.parametrize(("mode", "clear", "kept"), [("RGB", RED, BLUE), ("L", 0, 100)])
 def test_one_colour_declared_transparent(tmp_path, mode, clear, kept):
-    picture = Image.new(mode, (2, 1), clear)
-    picture.putpixel((1, 0), kept)
-    shown = pixels(open_image(saved(picture, tmp_path / "x.png", transparency=clear)))
+    image = Image.new(mode, (2, 1), clear)
+    image.putpixel((1, 0), kept)
+    shown = pixels(open_image(saved(image, tmp_path / "x.png", transparency=clear)))
     assert shown[0, 0].tolist() == list(WHITE)
     assert shown[0, 1].tolist() == list(kept if mode == "RGB" else (kept,) * 3)
 
 
 def test_one_bit(tmp_path):
-    picture = Image.new("1", (2, 1))
-    picture.putpixel((1, 0), 1)
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
     for ending in ("png", "tif", "bmp"):
-        shown = pixels(open_image(saved(picture, tmp_path / f"x.{ending}")))
+        shown = pixels(open_image(saved(image, tmp_path / f"x.{ending}")))
         assert shown.tolist() == [[[0] * 3, [255] * 3]]
 
 
@@ -140,12 +140,12 @@ def test_sixteen_bits_are_scaled_over_their_whole_range(tmp_path, ending):
     shown = pixels(open_image(saved(Image.fromarray(ramp), tmp_path / f"x.{ending}")))
     assert (shown == np.rint(ramp / 257).astype(int)[..., None]).all()
     dark = pixels(open_image(saved(Image.fromarray(ramp // 256), tmp_path / f"dark.{ending}")))
-    assert dark.max() == 1  # a dark picture stays dark
+    assert dark.max() == 1  # a dark image stays dark
 
 
 def test_big_endian_sixteen_bits():
-    picture = Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 257, 65535))
-    assert pixels(open_image(picture))[0, :, 0].tolist() == [1, 255]
+    image = Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 257, 65535))
+    assert pixels(open_image(image))[0, :, 0].tolist() == [1, 255]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_big_endian_sixteen_bits():
     ],
 )
 def test_float_grey(tmp_path, values, expected):
-    picture = Image.fromarray(np.array([values], dtype=np.float32))
-    shown = pixels(open_image(saved(picture, tmp_path / "x.tif")))
+    image = Image.fromarray(np.array([values], dtype=np.float32))
+    shown = pixels(open_image(saved(image, tmp_path / "x.tif")))
     assert shown[0, :, 0].tolist() == expected
 
 
@@ -171,8 +171,8 @@ def test_float_grey(tmp_path, values, expected):
     ("values", "expected"), [([0, 255, 65535], [0, 1, 255]), ([-100, 0, 155], [0, 100, 255])]
 )
 def test_wide_integer_grey(values, expected):
-    picture = Image.fromarray(np.array([values], dtype=np.int32))
-    assert pixels(open_image(picture))[0, :, 0].tolist() == expected
+    image = Image.fromarray(np.array([values], dtype=np.int32))
+    assert pixels(open_image(image))[0, :, 0].tolist() == expected
 
 
 def test_first_frame_of_an_animation(tmp_path):
@@ -183,7 +183,7 @@ def test_first_frame_of_an_animation(tmp_path):
         assert (pixels(open_image(path)) == RED).all()
 
 
-def test_first_page_of_a_tiff_and_first_picture_of_an_mpo(tmp_path):
+def test_first_page_of_a_tiff_and_first_image_of_an_mpo(tmp_path):
     pages = [Image.new("RGB", (8, 8), colour) for colour in (BLUE, GREEN)]
     tiff = saved(pages[0], tmp_path / "x.tiff", save_all=True, append_images=pages[1:])
     assert (pixels(open_image(tiff)) == BLUE).all()
@@ -247,10 +247,10 @@ def test_an_orientation_that_does_not_exist_counts_as_none(tmp_path):
     assert (pixels(open_image(path)) == pixels(corners())).all()
 
 
-# ---- what is no picture
+# ---- what is no image
 
 
-def test_a_truncated_picture_is_refused_by_name(tmp_path):
+def test_a_truncated_image_is_refused_by_name(tmp_path):
     for ending in ("jpg", "png", "gif", "bmp", "tif"):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         path = saved(Image.fromarray(noise), tmp_path / f"cut.{ending}")
@@ -334,7 +334,7 @@ def test_a_decompression_bomb_is_refused_and_nothing_warns(tmp_path, monkeypatch
     assert open_image(path).size == (300, 200)
 
 
-def test_a_picture_in_memory_that_cannot_be_shown_is_refused_by_its_name():
+def test_a_image_in_memory_that_cannot_be_shown_is_refused_by_its_name():
     with pytest.raises(ImageError, match=r"image in memory: .*its size is 0 x 3"):
         open_image(Image.new("RGB", (0, 3)))
     with pytest.raises(ImageError, match=r"digits/0001: the image is damaged"):
@@ -343,7 +343,7 @@ def test_a_picture_in_memory_that_cannot_be_shown_is_refused_by_its_name():
 
 def test_bytes_are_named_as_asked():
     with pytest.raises(ImageError, match=r"^table#3: this is not an image"):
-        open_image(b"no picture at all", name="table#3")
+        open_image(b"no image at all", name="table#3")
 
 
 # ---- draft
@@ -354,13 +354,13 @@ def test_bytes_are_named_as_asked():
 )
 def test_min_side_decodes_a_big_jpeg_to_a_fraction(tmp_path, min_side, expected):
     path = saved(corners((800, 400)), tmp_path / "x.jpg")
-    picture = open_image(path, min_side=min_side)
-    assert picture.size == (2 * expected, expected)
-    small = pixels(corners(picture.size))
-    assert np.abs(pixels(picture) - small).mean() < 6
+    image = open_image(path, min_side=min_side)
+    assert image.size == (2 * expected, expected)
+    small = pixels(corners(image.size))
+    assert np.abs(pixels(image) - small).mean() < 6
 
 
-def test_min_side_holds_for_the_turned_picture_and_changes_no_other_format(tmp_path):
+def test_min_side_holds_for_the_turned_image_and_changes_no_other_format(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     assert open_image(saved(corners((800, 400)), tmp_path / "x.jpg", exif=exif), min_side=64).size == (

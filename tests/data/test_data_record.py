@@ -26,7 +26,7 @@ CLASSES = ("cat", "dog")
 
 @pytest.fixture
 def split(make_files):
-    """A split of files, bytes and pictures in memory, all different."""
+    """A split of files, bytes and images in memory, all different."""
     root = make_files("1.png", "2.png", "3.png")
     return FewShotSplit(
         train=(Example("1.png", 0, root / "1.png"), Example("2.png", 1, root / "2.png")),
@@ -154,11 +154,11 @@ def test_equal_files_in_two_classes_are_found(make_files):
 # ---- leaks
 
 
-def test_no_leak_between_different_pictures(split):
+def test_no_leak_between_different_images(split):
     assert leaks(split) == []
 
 
-def test_identical_pictures_are_found_in_the_order_of_the_test_part(split):
+def test_identical_images_are_found_in_the_order_of_the_test_part(split):
     first, second = split.train
     (lone,) = split.val
     test = (
@@ -176,17 +176,17 @@ def test_identical_pictures_are_found_in_the_order_of_the_test_part(split):
     ]
 
 
-def test_equal_sizes_alone_are_no_leak_and_pictures_in_memory_are_compared():
+def test_equal_sizes_alone_are_no_leak_and_images_in_memory_are_compared():
     grey, other = Image.new("L", (2, 3), 7), Image.new("L", (2, 3), 8)
     train = (Example("a", 0, grey),)
     test = (Example("b", 0, other), Example("c", 0, grey.convert("RGB")))
     assert leaks(FewShotSplit(train, (), test)) == [("a", "c")]
 
 
-def test_the_first_of_equal_training_pictures_is_named():
-    picture = Image.new("L", (1, 1))
-    train = (Example("a", 0, picture), Example("b", 0, picture))
-    assert leaks(FewShotSplit(train, train, (Example("c", 0, picture),))) == [("a", "c")]
+def test_the_first_of_equal_training_images_is_named():
+    image = Image.new("L", (1, 1))
+    train = (Example("a", 0, image), Example("b", 0, image))
+    assert leaks(FewShotSplit(train, train, (Example("c", 0, image),))) == [("a", "c")]
 
 
 # ---- readable

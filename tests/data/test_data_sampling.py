@@ -102,7 +102,7 @@ def test_all_shots_without_validation_split_say_so(make_dataset):
     assert split.notes == ("no validation images: every training image is used for training",)
 
 
-def test_equal_pictures_in_memory_are_still_two(make_dataset):
+def test_equal_images_in_memory_are_still_two(make_dataset):
     dataset = make_dataset([0, 0, 0])
     assert dataset.train[0].source is dataset.train[1].source
     split = few_shot(dataset, 1, seed=0)

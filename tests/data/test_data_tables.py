@@ -21,7 +21,7 @@ def names(examples):
 
 @pytest.fixture
 def table(make_files, tmp_path):
-    """The function that writes a table beside six pictures."""
+    """The function that writes a table beside six images."""
     make_files(*(f"p/{name}.png" for name in "abcdef"), root=".")
 
     def write(text, name="t.csv", encoding="utf-8"):
@@ -236,7 +236,7 @@ def test_parquet_with_paths(table, tmp_path):
     assert (names(dataset.train), names(dataset.test)) == (["p/a.png", "p/b.png"], ["p/c.png", "p/d.png"])
 
 
-def test_parquet_with_the_pictures_inside(table, tmp_path):
+def test_parquet_with_the_images_inside(table, tmp_path):
     cells = [
         {"bytes": (tmp_path / "p" / f"{name}.png").read_bytes(), "path": f"{name}.png"} for name in "abc"
     ]

@@ -65,10 +65,10 @@ WORDNET = {
 ADVERSARIAL = ["n01498041", "n02133161", "n04008634"]
 
 
-def write_picture(path: Path, colour: int = 0) -> None:
-    """Write a small picture, another one for every path."""
+def write_image(path: Path, colour: int = 0) -> None:
+    """Write a small image: another one for every path within the data sets, and the same every time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    grain = np.random.default_rng(list(str(path).encode()))
+    grain = np.random.default_rng(list("/".join(path.parts[-3:]).encode()))
     base = np.array([(37 * colour) % 256, (91 * colour) % 256, (151 * colour) % 256])
     pixels = np.clip(base + grain.integers(0, 60, (24, 20, 1)), 0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(path, format="JPEG")
@@ -115,11 +115,11 @@ def write_split_set(root: Path, name: str, folders: dict[str, str] = COOP) -> Pa
     entries = split_entries(name)
     for part in entries.values():
         for image, label, _ in part:
-            write_picture(folder / images / str(image), int(str(label)))
+            write_image(folder / images / str(image), int(str(label)))
     (folder / split).write_text(json.dumps(entries), encoding="utf-8")
     if name == "caltech101":
         for ignored in ("BACKGROUND_Google", "Faces_easy"):
-            write_picture(folder / images / ignored / "image_0001.jpg")
+            write_image(folder / images / ignored / "image_0001.jpg")
     return folder
 
 
@@ -134,7 +134,7 @@ def write_aircraft(root: Path) -> Path:
         for label in (1, 0, 3, 2):
             for _ in range(n):
                 number += 17
-                write_picture(folder / "images" / f"{number:07d}.jpg", label)
+                write_image(folder / "images" / f"{number:07d}.jpg", label)
                 lines.append(f"{number:07d} {VARIANTS[label]}")
         (folder / f"images_variant_{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
@@ -146,7 +146,7 @@ def write_imagenet(root: Path, *, images: str = "images", classnames: bool = Tru
     for label, name in enumerate(WORDNET):
         for part, n in (("train", TRAIN + VAL), ("val", TEST)):
             for i in range(n):
-                write_picture(folder / images / part / name / f"{name}_{97 * i % 1000}.JPEG", label)
+                write_image(folder / images / part / name / f"{name}_{97 * i % 1000}.JPEG", label)
     (folder / images / "train" / "n01440764" / "notes.txt").write_text("no image", encoding="utf-8")
     if classnames:
         lines = [f"{wordnet} {name}" for wordnet, name in WORDNET.items()]
@@ -159,11 +159,11 @@ def write_shifts(root: Path) -> None:
     for label, name in enumerate(WORDNET):
         for i in range(TEST):
             v2 = root / "imagenetv2" / "imagenetv2-matched-frequency-format-val" / str(label)
-            write_picture(v2 / f"{i}a.jpeg", label)
-            write_picture(root / "imagenet-sketch" / "images" / name / f"sketch_{i}.JPEG", label)
+            write_image(v2 / f"{i}a.jpeg", label)
+            write_image(root / "imagenet-sketch" / "images" / name / f"sketch_{i}.JPEG", label)
             if name in ADVERSARIAL:
-                write_picture(root / "imagenet-adversarial" / "imagenet-a" / name / f"0.{i}_fox.jpg", label)
-                write_picture(root / "imagenet-rendition" / "imagenet-r" / name / f"art_{i}.jpg", label)
+                write_image(root / "imagenet-adversarial" / "imagenet-a" / name / f"0.{i}_fox.jpg", label)
+                write_image(root / "imagenet-rendition" / "imagenet-r" / name / f"art_{i}.jpg", label)
     (root / "imagenet-adversarial" / "imagenet-a" / "README.txt").write_text("read me", encoding="utf-8")
 
 
@@ -231,7 +231,7 @@ def _ucf(folder: Path) -> None:
 def _flowers(folder: Path) -> None:
     labels = [(3, 1, 0, 4, 2)[place % 5] for place in range(60)]
     for place, label in enumerate(labels):
-        write_picture(folder / "jpg" / f"image_{place + 1:05d}.jpg", label)
+        write_image(folder / "jpg" / f"image_{place + 1:05d}.jpg", label)
     savemat(folder / "imagelabels.mat", {"labels": np.array([labels], dtype=np.uint8) + 1})
     names = {str(label + 1): words for label, (words, _) in enumerate(CLASSES["oxford_flowers"])}
     (folder / "cat_to_name.json").write_text(json.dumps(names), encoding="utf-8")
@@ -252,4 +252,4 @@ def _cars(folder: Path) -> None:
         ]
         savemat(folder / file, {"annotations": np.array([rows], dtype=kind)})
         for _, label, image in rows:  # here the last images are the test's, in split_entries any
-            write_picture(folder / ("cars_train" if part == "trainval" else "cars_test") / image, label - 1)
+            write_image(folder / ("cars_train" if part == "trainval" else "cars_test") / image, label - 1)

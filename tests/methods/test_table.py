@@ -19,9 +19,9 @@ from blocklora.training import Checkpoint
 
 OPEN = {
     "zero-shot", "block-lora", "clip-lora", "peft", "clip-adapter", "layer-norm", "full", "2sfs", "coop", "kgcoop",
-    "prograd", "cocoop", "maple", "promptsrc",
+    "prograd", "cocoop", "maple", "promptsrc", "prolip",
 }  # fmt: skip
-OF_CLIP_ALONE = {"coop", "kgcoop", "prograd", "cocoop", "maple", "promptsrc"}
+PROMPT_LEARNERS = {"coop", "kgcoop", "prograd", "cocoop", "maple", "promptsrc"}
 LONG = {
     "layer-norm": {"iterations": 6, "lr": 1e-2},
     "2sfs": {"iterations": 6, "lr": 1e-2},
@@ -55,7 +55,7 @@ def assert_same(one: FitResult, other: FitResult) -> None:
 
 def test_what_the_table_says() -> None:
     assert {name for name, method in METHODS.items() if method.open} == OPEN
-    assert {name for name, method in METHODS.items() if method.families} == OF_CLIP_ALONE
+    assert {name for name, method in METHODS.items() if method.families} == PROMPT_LEARNERS | {"prolip"}
     assert set(QUICK) == set(METHODS)
 
 
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 @pytest.mark.parametrize("name", LONG)
 def test_training_in_16_bits_is_near_that_in_32(job: Job, name: str) -> None:
-    settings = LONG[name] | ({"augment": "none"} if name in OF_CLIP_ALONE else {})
+    settings = LONG[name] | ({"augment": "none"} if name in PROMPT_LEARNERS else {})
     found = []
     for precision in ("fp32", "bf16"):
         fitted = fit(replace(job, compute=Compute(CPU, precision)), name, **settings)

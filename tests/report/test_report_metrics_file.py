@@ -150,7 +150,7 @@ def old_facts():
     return facts | {
         "confusion": confusion.tolist(),
         "files": {"train": ["a.jpg"], "val": None, "test": 60},
-        "selection": {"C": "31.6, given beforehand", "test pictures": "looked at once"},
+        "selection": {"C": "31.6, given beforehand", "test images": "looked at once"},
         "selected_by": {"C": "fixed"},
     }
 

@@ -36,5 +36,5 @@ def test_recipes_name_their_source_and_selection() -> None:
     recipes = {recipe.method: recipe for recipe in published_recipes()}
     assert len(recipes) == 12
     assert recipes["CLIP-LoRA"].selection == "last step"
-    assert "looks at test pictures" in recipes["Tip-Adapter-F"].selection
+    assert "looks at test images" in recipes["Tip-Adapter-F"].selection
     assert all(recipe.source and recipe.settings for recipe in recipes.values())

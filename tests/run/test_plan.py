@@ -111,9 +111,9 @@ def test_the_command() -> None:
         "Peak memory is that of the whole process",
     ):
         assert text in " ".join(done.stdout.split())
-    done = RUN.invoke(app, ["plan", "--model", "tiny", "--memory", "1GB", "--json"])
+    done = RUN.invoke(app, ["plan", "--model", "tiny", "--memory", "8GB", "--json"])
     found = json.loads(done.stdout)
-    assert found["limit_bytes"] == 10**9
+    assert found["limit_bytes"] == 8 * 10**9
     needs = {"peak_bytes", "flops", "saved", "step", "host"}
     assert found.keys() == needs | {
         "model", "device", "classes", "batch_size", "bytes_a_number", "trained_numbers", "limit_bytes", "plan",

@@ -39,7 +39,7 @@ def test_answers_are_those_of_the_classifier(
 ) -> None:
     monkeypatch.setattr(predict, "_FIRST", 3)
     monkeypatch.setattr(predict, "_MOST", 10)
-    (broken := tmp_path / "broken.png").write_text("no picture", encoding="utf-8")
+    (broken := tmp_path / "broken.png").write_text("no image", encoding="utf-8")
     files = sorted(photos.glob("*/*.png"))
     classifier = FewShotClassifier.load(run, device="cpu")
     told: list[int] = []
@@ -125,7 +125,7 @@ def test_what_cannot_be_answered_is_named_and_the_rest_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     good = photos / "red_square" / "1.png"
-    (tmp_path / "note.jpg").write_text("not a picture", encoding="utf-8")
+    (tmp_path / "note.jpg").write_text("not an image", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     bad = ["note.jpg", "gone.png", "empty"]
     if sys.platform != "win32":

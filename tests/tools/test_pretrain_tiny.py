@@ -55,12 +55,12 @@ def test_every_class_has_16_to_train_and_4_to_validate() -> None:
     assert sum(row["split"] == "test" for row in rows) >= 200
 
 
-def test_the_task_loads_small_and_without_the_same_picture_twice() -> None:
+def test_the_task_loads_small_and_without_the_same_image_twice() -> None:
     task = load_dataset("twemoji")
     examples = [*task.train, *task.val, *task.test]
     assert len(examples) == len(manifest())
-    pictures = {open_image(e.source).tobytes() for e in examples}
-    assert len(pictures) == len(examples)
+    images = {open_image(e.source).tobytes() for e in examples}
+    assert len(images) == len(examples)
     assert sum(f.stat().st_size for f in TASK.rglob("*") if f.is_file()) <= 4_000_000
 
 
@@ -121,8 +121,8 @@ def test_no_creator_of_clipart_stands_on_two_sides() -> None:
             True,
         ) * 3
     task = load_dataset("clipart")
-    pictures = {open_image(e.source).tobytes() for e in (*task.train, *task.val, *task.test)}
-    assert len(pictures) == len(rows) >= 500
+    images = {open_image(e.source).tobytes() for e in (*task.train, *task.val, *task.test)}
+    assert len(images) == len(rows) >= 500
     assert len({row["source"].rpartition(" by ")[2] for row in rows if row["split"] == "test"}) >= 100
     size = sum(f.stat().st_size for f in TASK.with_name("clipart").rglob("*") if f.is_file())
     assert size <= 2_000_000

@@ -20,7 +20,7 @@ def processor(clip_folder: Path) -> object:
 
 
 def examples(n: int) -> list[Example]:
-    """Pictures whose left half is black and right half white; labels count up."""
+    """Images whose left half is black and right half white; labels count up."""
     halves = np.zeros((40, 40, 3), np.uint8)
     halves[:, 20:] = 255
     return [Example(str(index), index, Image.fromarray(halves)) for index in range(n)]
@@ -31,7 +31,7 @@ def make(processor: object, n: int = 10, **changes: Any) -> TrainingImages:
     return TrainingImages(examples(n), processor, **settings)
 
 
-def test_every_epoch_shows_every_picture_once(processor: object) -> None:
+def test_every_epoch_shows_every_image_once(processor: object) -> None:
     batches = make(processor)
     epochs = [[batches.indices(step) for step in range(3 * epoch, 3 * epoch + 3)] for epoch in range(4)]
     for epoch in epochs:
@@ -51,14 +51,14 @@ def test_a_batch_follows_from_seed_and_step(processor: object) -> None:
     assert not torch.equal(values, make(processor).batch(8)[0])
 
 
-def test_fewer_pictures_than_a_batch(processor: object) -> None:
+def test_fewer_images_than_a_batch(processor: object) -> None:
     values, labels = make(processor, n=3).batch(0)
     assert len(values) == 3
     assert sorted(labels.tolist()) == [0, 1, 2]
 
 
 def brighter_on_the_left(values: torch.Tensor) -> torch.Tensor:
-    """Tell which pictures were mirrored; a crop of one colour is neither."""
+    """Tell which images were mirrored; a crop of one colour is neither."""
     left, right = values[..., :4].mean(dim=(1, 2, 3)), values[..., -4:].mean(dim=(1, 2, 3))
     return left > right + 0.1
 
@@ -72,13 +72,13 @@ def test_mirroring(processor: object) -> None:
     assert not brighter_on_the_left(crops).any()
 
 
-def test_none_is_what_a_test_picture_gets(processor: object) -> None:
+def test_none_is_what_a_test_image_gets(processor: object) -> None:
     values, _ = make(processor, augment="none").batch(0)
     expected = pixels(examples(1)[0].source, processor)
     assert all(torch.equal(value, expected) for value in values)
 
 
-def test_pictures_are_kept_within_a_budget(processor: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_kept_within_a_budget(processor: object, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
     def count(source: Image.Image, min_side: int) -> Image.Image:

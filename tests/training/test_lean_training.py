@@ -32,8 +32,8 @@ PLANS = (Plan(), Plan("no-mlp", "no-mlp"), Plan("inputs", "inputs"), Plan("input
 STEPS, LR, SEED = 6, 1e-2, 3
 
 
-class Pictures:
-    """Seven pictures in batches of three, as ``TrainingImages`` gives them."""
+class Images:
+    """Seven images in batches of three, as ``TrainingImages`` gives them."""
 
     batch_size = 3
 
@@ -58,13 +58,13 @@ class Recording(LeanTowers):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self.pictures: list[int] = []
+        self.image_counts: list[int] = []
         self.prompts: list[int] = []
         self.keeps: list[str] = []
         self.fail: Callable[[str, Any], None] = lambda tower, keep: None
 
     def images(self, pixel_values: Tensor, **more: Any) -> Tensor:
-        self.pictures.append(len(pixel_values))
+        self.image_counts.append(len(pixel_values))
         self.keeps.append(more.get("keep", "all"))
         self.fail("vision", more.get("keep"))
         return super().images(pixel_values, **more)
@@ -82,13 +82,13 @@ class Job:
         config = config or LoraConfig(r=2, lora_dropout=0.25, target_modules=["q_proj", "v_proj", "fc2"])
         self.case = random_clip(config, dtype=torch.float32)
         self.towers = Recording(self.case.model)
-        self.pictures = Pictures(self.case.pixels, fixed)
+        self.images = Images(self.case.pixels, fixed)
 
     def run(self, plans: Any = PLANS, **more: Any) -> Training:
         compute = Compute(torch.device("cpu"), "fp32")
         groups = param_groups(self.case.model, lr=LR, weight_decay=0.0)
         return train(
-            self.towers, groups, self.case.tokens, self.pictures, compute,
+            self.towers, groups, self.case.tokens, self.images, compute,
             iterations=STEPS, lr=LR, seed=SEED, plans=plans, **more,
         )  # fmt: skip
 
@@ -214,16 +214,14 @@ def only(tower: str) -> BlockLoraConfig:
 
 
 @pytest.mark.parametrize("plan", [Plan(), Plan(chunk=2, micro_batch=2)])
-def test_an_image_tower_that_is_not_trained_sees_every_fixed_picture_once(
-    random_clip: Any, plan: Plan
-) -> None:
+def test_an_image_tower_that_is_not_trained_sees_every_fixed_image_once(random_clip: Any, plan: Plan) -> None:
     job = Job(random_clip, only("text"), fixed=True)
     result = job.run([plan])
-    assert sum(job.towers.pictures) == 7
-    assert max(job.towers.pictures) <= (plan.micro_batch or 3)  # no more at a time than in a step
+    assert sum(job.towers.image_counts) == 7
+    assert max(job.towers.image_counts) <= (plan.micro_batch or 3)  # no more at a time than in a step
     moving = Job(random_clip, only("text"), fixed=False)
     torch.testing.assert_close(result.losses, moving.run([plan]).losses, rtol=1e-5, atol=1e-6)
-    assert sum(moving.towers.pictures) == STEPS // 3 * 7
+    assert sum(moving.towers.image_counts) == STEPS // 3 * 7
 
 
 @pytest.mark.parametrize("plan", [Plan(), Plan(chunk=2)])
@@ -231,11 +229,11 @@ def test_a_text_tower_that_is_not_trained_reads_every_prompt_once(random_clip: A
     job = Job(random_clip, only("vision"), fixed=True)
     job.run([plan])
     assert sum(job.towers.prompts) == len(job.case.tokens)
-    assert sum(job.towers.pictures) == STEPS // 3 * 7  # it is trained: no cache
+    assert sum(job.towers.image_counts) == STEPS // 3 * 7  # it is trained: no cache
 
 
 def test_a_trained_tower_is_run_in_every_step(random_clip: Any) -> None:
     job = Job(random_clip, fixed=True)
     job.run([Plan()])
     assert job.towers.prompts == [6] * STEPS
-    assert job.towers.pictures == [3, 3, 1] * 2
+    assert job.towers.image_counts == [3, 3, 1] * 2

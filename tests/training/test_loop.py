@@ -60,7 +60,7 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
         for i in range(3)
         for label, colour in enumerate(colours)
     ]
-    pictures = TrainingImages(examples, clip.processor, batch_size=4, augment=augment, seed=SEED)
+    images = TrainingImages(examples, clip.processor, batch_size=4, augment=augment, seed=SEED)
     tokens, _ = tokenize([f"a photo of a {c}." for c in colours], clip.tokenizer, clip.context_length)
     groups = param_groups(model, lr=LR, weight_decay=DECAY)
     return Job(
@@ -69,7 +69,7 @@ def make_job(folder: Path, kind: str = "blocks", dropout: float = 0.25, augment:
             make_towers(model.get_base_model()),
             groups,
             tokens,
-            pictures,
+            images,
             Compute(torch.device("cpu"), "fp32"),
         ),
     )
@@ -85,13 +85,13 @@ def test_the_loop_is_the_formula(clip_folder: Path, kind: str) -> None:
     job = make_job(clip_folder, kind, dropout=0.0)
     losses = job.run()
     reference = make_job(clip_folder, kind, dropout=0.0)
-    towers, _, tokens, pictures, _ = reference.arguments
+    towers, _, tokens, images, _ = reference.arguments
     model = towers.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=DECAY, betas=(0.9, 0.999))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS, eta_min=1e-6)
     for step in range(STEPS):
-        values, labels = pictures.batch(step)
+        values, labels = images.batch(step)
         image = model.get_image_features(pixel_values=values).pooler_output
         text = model.get_text_features(input_ids=tokens).pooler_output
         image, text = image / image.norm(dim=1, keepdim=True), text / text.norm(dim=1, keepdim=True)

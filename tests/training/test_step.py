@@ -86,7 +86,7 @@ def test_the_ordinary_engine_too(random_clip: Any) -> None:
         assert_same(run(case, plan, towers=towers), (F.cross_entropy(logits, case.labels), gradients))
 
 
-def test_pictures_that_come_as_features(random_clip: Any) -> None:
+def test_images_that_come_as_features(random_clip: Any) -> None:
     case = random_clip(block_lora(target_modules=r".*text_model.*q_proj"))
     logits, gradients = case.reference()
     with torch.no_grad():

@@ -199,7 +199,7 @@ def _read_processor(source: Source, family: Family, config: Any) -> Any:
     side = config.vision_config.image_size
     if (made["height"], made["width"]) != ((side, side) if isinstance(side, int) else tuple(side)):
         raise ModelError(
-            f"{source.name}: its image processor makes pictures of size {dict(made)}, but the model reads {side} "
+            f"{source.name}: its image processor makes images of size {dict(made)}, but the model reads {side} "
             "pixels a side; expected preprocessor_config.json and config.json of one checkpoint."
         )
     return processor

@@ -4,8 +4,8 @@ from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.classes import label_notes, number_notes, same_words, words_of
 from blocklora.data.from_lists import dataset_from_lists, labels_to_compare, named_sources
-from blocklora.data.given import Picture, check_images, check_labels, image_from_array, name_of, source_of
-from blocklora.data.images import IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
+from blocklora.data.given import ImageLike, check_images, check_labels, image_from_array, name_of, source_of
+from blocklora.data.images import DECODING, IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
 from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
 from blocklora.data.literature.benchmarks import (
     BENCHMARKS,
@@ -34,6 +34,7 @@ from blocklora.data.types import Dataset, Example, FewShotSplit, Source, Unreada
 
 __all__ = [
     "BENCHMARKS",
+    "DECODING",
     "ENSEMBLES",
     "IMAGE_ENDINGS",
     "SHIFTS",
@@ -44,9 +45,9 @@ __all__ = [
     "Example",
     "FewShotSplit",
     "Half",
+    "ImageLike",
     "Inventory",
     "LabelledImages",
-    "Picture",
     "SamplingProtocol",
     "SealedTest",
     "Source",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blocklora.core.errors import DataError
 from blocklora.data.classes import label_notes, number_notes, words_of
-from blocklora.data.given import Picture, check_images, check_labels, name_of, source_of
+from blocklora.data.given import ImageLike, check_images, check_labels, name_of, source_of
 from blocklora.data.types import Dataset, Example, Source
 
 __all__ = ["dataset_from_lists", "labels_to_compare", "named_sources"]
@@ -20,7 +20,7 @@ _SHOWN = 3  # labels that a message names
 
 
 def dataset_from_lists(
-    images: Iterable[Picture], labels: Iterable[Any], class_names: Mapping[Any, str] | None, prompt: str
+    images: Iterable[ImageLike], labels: Iterable[Any], class_names: Mapping[Any, str] | None, prompt: str
 ) -> tuple[Dataset, list[Any]]:
     """Return labelled images as a data set without a test part, and its N labels in the order of its classes.
 
@@ -48,7 +48,7 @@ def dataset_from_lists(
     return Dataset("images", words, train, val=(), test=(), prompt=prompt, notes=notes), classes
 
 
-def named_sources(images: Iterable[Picture]) -> list[tuple[str, Source]]:
+def named_sources(images: Iterable[ImageLike]) -> list[tuple[str, Source]]:
     """Return what messages call each image, and where its pixels are.
 
     Args:

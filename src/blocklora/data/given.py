@@ -20,9 +20,9 @@ from blocklora.core.files import user_path
 from blocklora.core.words import count, printable
 from blocklora.data.types import Source
 
-__all__ = ["Picture", "check_images", "check_labels", "image_from_array", "name_of", "source_of"]
+__all__ = ["ImageLike", "check_images", "check_labels", "image_from_array", "name_of", "source_of"]
 
-Picture: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
 """What a user gives as one image: a path, a file's bytes, an open file, a PIL image, an array or a tensor."""
 
 _KINDS = "a path, a file's bytes, an open binary file, a PIL image, an array or a tensor"
@@ -30,7 +30,7 @@ _CHANNELS = (1, 3, 4)
 _SHAPES = "(height, width), (height, width, 3) or (3, height, width)"
 
 
-def check_images(images: Iterable[Picture]) -> list[Picture]:
+def check_images(images: Iterable[ImageLike]) -> list[ImageLike]:
     """Return a list of images, after checking that it is one: a single image in its place is refused.
 
     Args:
@@ -62,12 +62,12 @@ def _not_a_list(what: str) -> DataError:
     )
 
 
-def name_of(image: Picture, place: int) -> str:
+def name_of(image: ImageLike, place: int) -> str:
     """Return what messages call the image at a place of a list: its path, or "image 3", counted from 0."""
     return printable(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else f"image {place}"
 
 
-def source_of(image: Picture, name: str = "image") -> Source:
+def source_of(image: ImageLike, name: str = "image") -> Source:
     """Return where an image's pixels are.
 
     Args:

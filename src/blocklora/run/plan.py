@@ -190,7 +190,7 @@ def _planned(
         model=model,
         device=device.type,
         classes=classes,
-        batch_size=work.pictures,
+        batch_size=work.images,
         bytes_a_number=work.number,
         trained_numbers=work.model.trained,
         limit_bytes=limit,
@@ -248,7 +248,7 @@ def _workload(
     )
     return Workload(
         model=model_shape(config, adapted, trained),
-        pictures=batch_size,
+        images=batch_size,
         lengths=_prompt_lengths(classes),
         opening=_OPENING if options.prefix_sharing == "on" and classes > 1 else 0,
         number=number,

@@ -9,7 +9,7 @@ from typing import Any
 from blocklora.core.choices import Choice
 from blocklora.core.device import peak_memory_bytes
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.data import DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
+from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
 from blocklora.methods import Fit, FitConfig, Prepared, model_defaults, settings_json
 from blocklora.report import PartFiles, RunMetrics, leak_note
 
@@ -73,7 +73,7 @@ def run_metrics(
             part: PartFiles.of([example.image for example in getattr(split, part)])
             for part in ("train", "val", "test")
         },
-        versions=recorded_versions(),
+        versions=recorded_versions() | {"decoding": DECODING},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

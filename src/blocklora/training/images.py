@@ -61,7 +61,7 @@ class TrainingImages:
     def expected_bytes(self) -> int:
         """Estimate what the kept images will take, from the first few, which are opened for it."""
         few = range(min(_FEW, len(self._examples)))
-        sizes = [3 * picture.width * picture.height for picture in map(self._open, few)]
+        sizes = [3 * image.width * image.height for image in map(self._open, few)]
         return min(sum(sizes) * len(self._examples) // len(sizes), self.budget)
 
     @property
@@ -101,11 +101,11 @@ class TrainingImages:
 
     def _pixels(self, index: int, step: int, place: int) -> torch.Tensor:
         """Return the pixel values (3, S, S) of one example at one place of one step."""
-        picture = self._open(index)
+        image = self._open(index)
         if self._augment == "none":
-            return pixels(picture, self._processor)
+            return pixels(image, self._processor)
         draw = generator(self._seed, Stream.CROP, step, place)
-        cut = random_crop(picture, self._size, draw)
+        cut = random_crop(image, self._size, draw)
         if self._augment == "crop-flip" and draw.random() < 0.5:
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return pixels(cut, self._processor, resized=True)
@@ -116,14 +116,14 @@ class TrainingImages:
         if kept is not None:
             return kept
         source = self._examples[index].source
-        picture = (
+        image = (
             open_for_model(source, self._size)
             if self.fixed
             else open_image(source, min_side=_LARGER * self._size)
         )
-        size = 3 * picture.width * picture.height
+        size = 3 * image.width * image.height
         with self._lock:
             if index not in self._kept and self._kept_bytes + size <= self.budget:
-                self._kept[index] = picture
+                self._kept[index] = image
                 self._kept_bytes += size
-        return picture
+        return image

@@ -48,7 +48,7 @@ def train(
     towers: Towers,
     groups: Sequence[Mapping[str, Any]],
     tokens: Tensor,
-    pictures: TrainingImages,
+    images: TrainingImages,
     compute: Compute,
     *,
     iterations: int,
@@ -66,7 +66,7 @@ def train(
         towers: A model on the compute's device, with an adapter in its layers.
         groups: Parameter groups for AdamW, with their learning rates and weight decays.
         tokens: Token ids of the class prompts (N, L).
-        pictures: The batches.
+        images: The batches.
         compute: Device and precision.
         iterations: Steps in all.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
@@ -92,7 +92,7 @@ def train(
             steps,
             torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS),
             step_cosine(iterations, last=min(_LAST_LR / lr, 1.0)),
-            _batches(towers, pictures, plans[0]),
+            _batches(towers, images, plans[0]),
             compute,
             steps=iterations,
             state={name: value for name, value in model.named_parameters() if value.requires_grad},
@@ -114,11 +114,11 @@ def _training_mode(model: Any) -> None:
             tower.eval()
 
 
-def _batches(towers: Towers, pictures: TrainingImages, plan: Plan) -> Batches:
+def _batches(towers: Towers, images: TrainingImages, plan: Plan) -> Batches:
     """Return the images; or their features, where neither they nor the image tower ever change."""
-    if trains(towers.model.vision_model) or not pictures.fixed:
-        return pictures
-    return _Features(towers, pictures, plan.micro_batch or pictures.batch_size)
+    if trains(towers.model.vision_model) or not images.fixed:
+        return images
+    return _Features(towers, images, plan.micro_batch or images.batch_size)
 
 
 def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
@@ -189,16 +189,16 @@ class _Gradients:
 class _Features:
     """Batches of the features of images that never change, encoded ``size`` at a time by a tower not trained."""
 
-    def __init__(self, towers: Towers, pictures: TrainingImages, size: int) -> None:
-        self._pictures = pictures
+    def __init__(self, towers: Towers, images: TrainingImages, size: int) -> None:
+        self._images = images
         device = next(towers.model.parameters()).device
         with torch.no_grad():
-            parts = [towers.images(part.to(device)) for part in pictures.all_pixels(size)]
+            parts = [towers.images(part.to(device)) for part in images.all_pixels(size)]
         self._features = torch.cat(parts)  # (M, D)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D) and labels (B,)."""
-        return self._features[self._pictures.indices(step)], self._pictures.labels(step)
+        return self._features[self._images.indices(step)], self._images.labels(step)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -102,7 +102,7 @@ class ClassFeatures:
 
 def gradient(
     towers: Towers,
-    pictures: Tensor,
+    inputs: Tensor,
     labels: Tensor,
     text: ClassFeatures,
     scale: Tensor,
@@ -116,7 +116,7 @@ def gradient(
 
     Args:
         towers: The model, in training mode.
-        pictures: Pixel values (B, 3, S, S), or unit features (B, D) of an image tower that is not trained.
+        inputs: Pixel values (B, 3, S, S), or unit features (B, D) of an image tower that is not trained.
         labels: (B,).
         text: The classes.
         scale: What cosines are multiplied by.
@@ -131,9 +131,9 @@ def gradient(
     features, send_back = text.at(seed, step)
     classes = features.detach().requires_grad_(text.trained)
     total = torch.zeros((), device=classes.device, dtype=classes.dtype)
-    size = plan.micro_batch or len(pictures)
+    size = plan.micro_batch or len(inputs)
     for place, (part, wanted) in enumerate(
-        zip(torch.split(pictures, size), torch.split(labels, size), strict=True)
+        zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
     ):
         images = part
         if part.dim() == 4:
@@ -141,7 +141,7 @@ def gradient(
                 part, seed=torch_seed(seed, Stream.DROPOUT, step, _IMAGES, place), keep=plan.images
             )
         logits = scale * images @ classes.T  # (B, N)
-        loss = F.cross_entropy(logits, wanted, reduction="sum") / len(pictures)
+        loss = F.cross_entropy(logits, wanted, reduction="sum") / len(inputs)
         backward(loss)
         total += loss.detach()
     if classes.grad is not None:

@@ -315,7 +315,7 @@ def test_imagenet_without_its_list_of_names_takes_the_bundled_one(tmp_path):
 
 def test_imagenetv2_with_the_bundled_names_has_a_thousand_classes(tmp_path):
     v2 = tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val"
-    mini.write_picture(v2 / "7" / "a.jpeg")
+    mini.write_image(v2 / "7" / "a.jpeg")
     dataset = load(tmp_path, "imagenetv2")
     assert (len(dataset.class_names), dataset.class_names[7], dataset.test[0].label) == (1000, "rooster", 7)
     assert "999 classes without a folder" in dataset.notes[0]
@@ -407,7 +407,7 @@ def test_broken_labels_of_cars(rows, message, without_split):
 
 def test_a_class_too_small_to_split(tmp_path):
     for i in range(2):
-        mini.write_picture(tmp_path / "dtd" / "images" / "banded" / f"{i}.jpg")
+        mini.write_image(tmp_path / "dtd" / "images" / "banded" / f"{i}.jpg")
     with pytest.raises(DataError, match="class 'banded' has 2 images, too few to split 5 : 2 : 3"):
         load(tmp_path, "dtd")
 

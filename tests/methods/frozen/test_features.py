@@ -15,14 +15,8 @@ from blocklora.clip import class_features, image_features, tokenize
 from blocklora.core.choices import Choice
 from blocklora.methods import Job
 from blocklora.methods.frozen import features as features_module
-from blocklora.methods.frozen.features import (
-    FeatureBatches,
-    Keeper,
-    accuracy,
-    class_embeddings,
-    frozen_features,
-    labels_of,
-)
+from blocklora.methods.frozen.batches import FeatureBatches, Keeper
+from blocklora.methods.frozen.features import accuracy, class_embeddings, frozen_features, labels_of
 
 
 def test_plain_features_are_those_of_the_tower(job: Job) -> None:

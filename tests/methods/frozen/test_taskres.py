@@ -11,7 +11,8 @@ from small_task import classes_of, fit, make_task
 
 from blocklora.clip import Clip
 from blocklora.methods import Job
-from blocklora.methods.frozen.features import class_embeddings, frozen_features, training_batches
+from blocklora.methods.frozen.batches import training_batches
+from blocklora.methods.frozen.features import class_embeddings, frozen_features
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 0.0, "epochs": 3}, {"lr": 1e-30, "epochs": 1}])

@@ -10,7 +10,8 @@ import torch
 from small_task import classes_of, fit
 
 from blocklora.methods import Job
-from blocklora.methods.frozen.features import class_embeddings, frozen_features, training_batches
+from blocklora.methods.frozen.batches import training_batches
+from blocklora.methods.frozen.features import class_embeddings, frozen_features
 
 
 def test_it_starts_at_zero_shot(job: Job) -> None:

@@ -11,7 +11,8 @@ from small_task import classes_of, fit
 
 from blocklora.clip import class_features
 from blocklora.methods import Job
-from blocklora.methods.frozen.features import frozen_features, training_batches
+from blocklora.methods.frozen.batches import training_batches
+from blocklora.methods.frozen.features import frozen_features
 
 
 def test_with_the_words_as_frozen_context_it_is_zero_shot(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ class Towers:
             *(2 * (n in targets) for n in ("out", "fc1", "fc2")),
         )
         self.shape = TowerShape(width, 2 * width, layers, width // 16, first, ranks)
-        self.embedding = 2 * 3 * 25 * 48 * width  # FLOPs of cutting pictures into patches
+        self.embedding = 2 * 3 * 25 * 48 * width  # FLOPs of cutting images into patches
 
     def head(self, wanted: int) -> int:
         """FLOPs of the projection of features."""
@@ -122,7 +122,7 @@ def check(
 
 
 # Hard targets at ViT-B/16: r = 2 on q, k and v of both towers, against CLIP-LoRA's released code.
-# (pictures, classes) -> its GFLOP, its saved MB, and the GFLOP of a bare frozen forward; and the least gains.
+# (images, classes) -> its GFLOP, its saved MB, and the GFLOP of a bare frozen forward; and the least gains.
 RELEASED = {
     (16, 5): (1615.6, 2476.6, 563.99, 1.45, 2.2),
     (4, 12): (578.9, 1083.3, 144.29, 2.05, 3.7),
@@ -130,7 +130,7 @@ RELEASED = {
 }
 VISION = TowerShape(768, 3072, 12, 12, 0, (6, 0, 0, 0))
 TEXT = TowerShape(512, 2048, 12, 8, 0, (6, 0, 0, 0))
-EMBEDDING = 2 * 196 * 768 * 768  # FLOPs of cutting a picture into patches
+EMBEDDING = 2 * 196 * 768 * 768  # FLOPs of cutting an image into patches
 TOKENS = [
     9,
     8,
@@ -182,48 +182,48 @@ def imagenet_prompts(classes: int) -> Tensor:
     return tokens
 
 
-def step(pictures: int, classes: int, keep: Any) -> tuple[float, float]:
+def step(n_images: int, classes: int, keep: Any) -> tuple[float, float]:
     """FLOPs and saved bytes of one step at ViT-B/16, the features' own part included."""
     plan = text_plan(imagenet_prompts(classes), 49407, share=True)
     assert plan.opening == 5
-    images = tower_cost(VISION, image_rows(pictures, 197), keep, 4)
+    images = tower_cost(VISION, image_rows(n_images, 197), keep, 4)
     texts = tower_cost(TEXT, text_rows(plan.opening, plan.groups), keep, 4)
-    heads = 2 * 2 * 512 * (pictures * 768 + classes * 512 + pictures * classes)
+    heads = 2 * 2 * 512 * (n_images * 768 + classes * 512 + n_images * classes)
     flops = images.forward + images.backward + texts.forward + texts.backward
-    features = 4 * (pictures * (768 + 516) + classes * (512 + 516)) + 8 * (pictures + 2 * classes)
-    logits = 4 * (512 * (pictures + classes) + 3 * pictures * classes)
-    return flops + heads + EMBEDDING * pictures, images.saved + texts.saved + features + logits
+    features = 4 * (n_images * (768 + 516) + classes * (512 + 516)) + 8 * (n_images + 2 * classes)
+    logits = 4 * (512 * (n_images + classes) + 3 * n_images * classes)
+    return flops + heads + EMBEDDING * n_images, images.saved + texts.saved + features + logits
 
 
-@pytest.mark.parametrize(("pictures", "classes"), list(RELEASED))
-def test_the_targets_at_full_size(pictures: int, classes: int) -> None:
-    released, saved_by_it, frozen, fewer_flops, fewer_bytes = RELEASED[pictures, classes]
-    flops, saved = step(pictures, classes, "all")
+@pytest.mark.parametrize(("n_images", "classes"), list(RELEASED))
+def test_the_targets_at_full_size(n_images: int, classes: int) -> None:
+    released, saved_by_it, frozen, fewer_flops, fewer_bytes = RELEASED[n_images, classes]
+    flops, saved = step(n_images, classes, "all")
     assert released * 1e9 / flops >= fewer_flops
     assert saved_by_it * 1e6 / saved >= fewer_bytes
     assert flops / (frozen * 1e9) <= 1.95
     if classes == 63:
-        assert saved_by_it * 1e6 / step(pictures, classes, "inputs")[1] >= 100
+        assert saved_by_it * 1e6 / step(n_images, classes, "inputs")[1] >= 100
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize(("pictures", "classes"), list(RELEASED))
-def test_the_full_size_is_as_counted(pictures: int, classes: int) -> None:
+@pytest.mark.parametrize(("n_images", "classes"), list(RELEASED))
+def test_the_full_size_is_as_counted(n_images: int, classes: int) -> None:
     text = {"bos_token_id": 49406, "eos_token_id": 49407}
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config={"patch_size": 16}, projection_dim=512))
     lora = LoraConfig(r=2, lora_dropout=0.25, target_modules=[LEAVES[name] for name in "qkv"])
     model = get_peft_model(clip, lora).get_base_model().train()
     towers = LeanTowers(model)
-    pixels = torch.randn(pictures, 3, 224, 224)
+    pixels = torch.randn(n_images, 3, 224, 224)
     ((_, one_pass),) = towers.passes(imagenet_prompts(classes))
     for keep in ("all", "inputs"):
 
         def forward(keep: Any = keep) -> Tensor:
             logits = 100 * towers.images(pixels, keep=keep) @ towers.texts(one_pass, keep=keep).T
-            return torch.nn.functional.cross_entropy(logits, torch.arange(pictures) % classes)
+            return torch.nn.functional.cross_entropy(logits, torch.arange(n_images) % classes)
 
         ahead, back, saved = measure(forward, model)
-        flops, counted = step(pictures, classes, keep)
+        flops, counted = step(n_images, classes, keep)
         assert ahead + back == pytest.approx(flops, rel=1e-3)
         assert saved == pytest.approx(counted, rel=0.02)

@@ -35,7 +35,7 @@ def towers(random_clip: Any) -> LeanTowers:
 
 
 @pytest.fixture
-def pictures() -> TrainingImages:
+def training_images() -> TrainingImages:
     class Processor:
         do_center_crop = True
         size = {"shortest_edge": 16}  # noqa: RUF012
@@ -103,10 +103,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_a_plan_for_what_is_free(
-    towers: Any, pictures: TrainingImages, caplog: pytest.LogCaptureFixture, machine: dict[str, int]
+    towers: Any, training_images: TrainingImages, caplog: pytest.LogCaptureFixture, machine: dict[str, int]
 ) -> None:
     caplog.set_level(logging.INFO)
-    plan = plan_memory(towers, towers.tokens, pictures, CPU, None)
+    plan = plan_memory(towers, towers.tokens, training_images, CPU, None)
     assert plan.plans[0] == Plan()
     assert plan.limit == int(machine["used"] + 0.9 * machine["free"])
     assert plan.need is not None
@@ -120,67 +120,67 @@ def test_a_plan_for_what_is_free(
 
 
 def test_freed_memory_goes_back_where_it_is_scarce(
-    towers: Any, pictures: TrainingImages, machine: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    towers: Any, training_images: TrainingImages, machine: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     monkeypatch.setattr(memory, "give_back_freed_memory", lambda: calls.append(1))
-    plan_memory(towers, towers.tokens, pictures, CPU, None)
+    plan_memory(towers, towers.tokens, training_images, CPU, None)
     assert not calls
-    whole = plan_memory(towers, towers.tokens, pictures, CPU, "8GB")
+    whole = plan_memory(towers, towers.tokens, training_images, CPU, "8GB")
     assert len(calls) == 1
     assert whole.need is not None
     machine["free"] = int((1.5 * whole.need.step + FIRST) / 0.9)  # the step takes two thirds of it
-    plan_memory(towers, towers.tokens, pictures, CPU, None)
+    plan_memory(towers, towers.tokens, training_images, CPU, None)
     assert len(calls) == 2
 
 
-def test_a_limit_is_obeyed(towers: Any, pictures: TrainingImages, machine: dict[str, int]) -> None:
-    whole = plan_memory(towers, towers.tokens, pictures, CPU, None)
+def test_a_limit_is_obeyed(towers: Any, training_images: TrainingImages, machine: dict[str, int]) -> None:
+    whole = plan_memory(towers, towers.tokens, training_images, CPU, None)
     assert whole.need is not None
     limit = whole.predicted - whole.need.step // 3
-    tight = plan_memory(towers, towers.tokens, pictures, CPU, str(limit))
+    tight = plan_memory(towers, towers.tokens, training_images, CPU, str(limit))
     assert tight.limit == limit
     assert tight.predicted <= limit
     assert tight.plans[0] != Plan()
     assert tight.plans[0] != tight.plans[-1]
     machine["peak"] = 10**12  # loading the model took more than training will
-    assert plan_memory(towers, towers.tokens, pictures, CPU, None).predicted == 10**12
+    assert plan_memory(towers, towers.tokens, training_images, CPU, None).predicted == 10**12
     with pytest.raises(ConfigError, match=r"the smallest plan needs \d+ kB beside .*, and 0 B is left"):
-        plan_memory(towers, towers.tokens, pictures, CPU, "600MB")
+        plan_memory(towers, towers.tokens, training_images, CPU, "600MB")
 
 
-def test_pictures_are_kept_within_a_share(
-    towers: Any, pictures: TrainingImages, machine: dict[str, int]
+def test_images_are_kept_within_a_share(
+    towers: Any, training_images: TrainingImages, machine: dict[str, int]
 ) -> None:
     machine["free"] = 10**9
-    before = pictures.budget
-    plan_memory(towers, towers.tokens, pictures, CPU, None)
-    assert pictures.budget == int(0.25 * int(0.9 * 10**9)) < before
-    plan_memory(towers, towers.tokens, pictures, CPU, "100GB")
-    assert pictures.budget == int(0.25 * int(0.9 * 10**9))  # never more again
+    before = training_images.budget
+    plan_memory(towers, towers.tokens, training_images, CPU, None)
+    assert training_images.budget == int(0.25 * int(0.9 * 10**9)) < before
+    plan_memory(towers, towers.tokens, training_images, CPU, "100GB")
+    assert training_images.budget == int(0.25 * int(0.9 * 10**9))  # never more again
     with pytest.raises(ConfigError, match="the smallest plan needs"):
-        plan_memory(towers, towers.tokens, pictures, CPU, "1MB")
-    assert pictures.budget == 0
+        plan_memory(towers, towers.tokens, training_images, CPU, "1MB")
+    assert training_images.budget == 0
 
 
 def test_the_ordinary_forward(
-    towers: Any, pictures: TrainingImages, caplog: pytest.LogCaptureFixture
+    towers: Any, training_images: TrainingImages, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     plain = PlainTowers(towers.model, why="it is old")
-    plan = plan_memory(plain, towers.tokens, pictures, CPU, None)
+    plan = plan_memory(plain, towers.tokens, training_images, CPU, None)
     halves = [(2, 3), (1, 2), (1, 1)]
     assert plan.plans == (Plan(), *(Plan(micro_batch=size, chunk=chunk) for size, chunk in halves))
     assert (plan.need, plan.predicted) == (None, 0)
     assert caplog.messages == ["engine: plain (it is old); plan: each block keeps everything"]
     with pytest.raises(ConfigError) as caught:
-        plan_memory(plain, towers.tokens, pictures, CPU, "8GB")
+        plan_memory(plain, towers.tokens, training_images, CPU, "8GB")
     assert str(caught.value) == (
         "memory_limit '8GB': only the lean engine keeps to a limit, and this model runs on the ordinary forward: "
         "it is old; leave --memory-limit out."
     )
     with pytest.raises(ConfigError, match="the ordinary forward; leave --memory-limit out"):
-        plan_memory(PlainTowers(towers.model), towers.tokens, pictures, CPU, "8GB")
+        plan_memory(PlainTowers(towers.model), towers.tokens, training_images, CPU, "8GB")
 
 
 def test_what_came_of_it(caplog: pytest.LogCaptureFixture, machine: dict[str, int]) -> None:
@@ -209,10 +209,12 @@ def test_what_came_of_it(caplog: pytest.LogCaptureFixture, machine: dict[str, in
     assert caplog.messages == []
 
 
-def test_a_share_of_the_machine(towers: Any, pictures: TrainingImages, machine: dict[str, int]) -> None:
+def test_a_share_of_the_machine(
+    towers: Any, training_images: TrainingImages, machine: dict[str, int]
+) -> None:
     """Each of several workers plans with its own share, and counts the batches that its own cores read ahead."""
-    whole = plan_memory(towers, towers.tokens, pictures, CPU, None, Resources(16, 8 * 10**9))
-    quarter = plan_memory(towers, towers.tokens, pictures, CPU, None, Resources(4, 2 * 10**9))
+    whole = plan_memory(towers, towers.tokens, training_images, CPU, None, Resources(16, 8 * 10**9))
+    quarter = plan_memory(towers, towers.tokens, training_images, CPU, None, Resources(4, 2 * 10**9))
     assert whole.limit == machine["used"] + int(0.9 * 8 * 10**9)
     assert quarter.limit == machine["used"] + int(0.9 * 2 * 10**9)
     side = towers.model.config.vision_config.image_size
@@ -222,15 +224,15 @@ def test_a_share_of_the_machine(towers: Any, pictures: TrainingImages, machine: 
 
 
 def test_on_a_gpu_host_memory_is_apart(
-    towers: Any, pictures: TrainingImages, monkeypatch: pytest.MonkeyPatch
+    towers: Any, training_images: TrainingImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**9)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * 10**9)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * 10**9, 40 * 10**9))
-    plan = plan_memory(towers, towers.tokens, pictures, gpu, None, Resources(16, 4 * 10**9))
+    plan = plan_memory(towers, towers.tokens, training_images, gpu, None, Resources(16, 4 * 10**9))
     assert plan.limit == 10**9 + int(0.9 * 22 * 10**9)
-    assert pictures.budget == 10**9
+    assert training_images.budget == 10**9
     assert plan.need is not None
     assert plan.predicted == 10**9 + plan.need.step  # neither decoded images nor those read ahead
     assert plan.need.host == 10 * 4 * 3 * 4 * towers.model.config.vision_config.image_size**2

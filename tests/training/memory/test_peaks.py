@@ -22,7 +22,7 @@ from blocklora.training.memory.planner import price
 from blocklora.training.memory.shapes import workload
 from blocklora.training.step import ClassFeatures, Plan, gradient
 
-PICTURES, NAMES = 8, 150
+IMAGES, NAMES = 8, 150
 PLANS = [
     Plan(),
     Plan("no-mlp", "no-mlp"),
@@ -75,7 +75,7 @@ def job(
     tokens[:, :5] = torch.tensor([498, 1, 2, 3, 4])
     for row, place in zip(tokens, range(NAMES), strict=True):
         row[5 : 7 + place % 5] = torch.randint(10, 490, (2 + place % 5,), generator=draw)
-    return LeanTowers(model.train()), tokens, torch.randn(PICTURES, 3, 56, 56, generator=draw)
+    return LeanTowers(model.train()), tokens, torch.randn(IMAGES, 3, 56, 56, generator=draw)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -87,14 +87,14 @@ def job(
 def test_a_step_holds_no_more_than_its_price(targets: list[str]) -> None:
     towers, tokens, pixels = job(targets)
     work = workload(
-        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda"), cores=2
+        towers, tokens, SimpleNamespace(batch_size=IMAGES, fixed=False), torch.device("cuda"), cores=2
     )  # where tensors count, and not a process
     beside = 4 * 4 * work.model.trained + 4 * pixels.numel()  # moments of AdamW, the batch
     for plan in PLANS:
         text = ClassFeatures(towers, tokens, trained=True, plan=plan)
         with Held(towers.model) as held:
             gradient(
-                towers, pixels, torch.arange(PICTURES), text, towers.model.logit_scale.detach().exp(), plan,
+                towers, pixels, torch.arange(IMAGES), text, towers.model.logit_scale.detach().exp(), plan,
                 lambda loss: loss.backward(), seed=0, step=0,
             )  # fmt: skip
         towers.model.zero_grad()
@@ -110,12 +110,12 @@ def test_a_tower_holds_no_more_than_its_cost(targets: list[str], activation: str
     """With narrow MLPs the gradients of q, k and v come to most, with wide ones the MLP's inside."""
     towers, tokens, pixels = job(targets, times, activation)
     shape = workload(
-        towers, tokens, SimpleNamespace(batch_size=PICTURES, fixed=False), torch.device("cuda"), cores=2
+        towers, tokens, SimpleNamespace(batch_size=IMAGES, fixed=False), torch.device("cuda"), cores=2
     ).model
     plan = text_plan(tokens, 499, share=True)
     runs: list[tuple[Any, Any, Any]] = [
         (shape.text, text_rows(plan.opening, plan.groups), partial(towers._texts.texts, plan)),
-        (shape.vision, image_rows(PICTURES, shape.tokens), partial(towers.images, pixels)),
+        (shape.vision, image_rows(IMAGES, shape.tokens), partial(towers.images, pixels)),
     ]
     for tower, rows, run in runs:
         for keep in ("all", "no-mlp", "inputs"):

@@ -28,9 +28,9 @@ MODEL = ModelShape(
 LENGTHS = [8] * 246 + [9] * 508 + [10] * 155 + [11] * 49 + [12] * 24 + [13] * 9 + [14] * 7 + [15] + [18]
 
 
-def work(classes: int = 1000, pictures: int = 32, **more: object) -> Workload:
+def work(classes: int = 1000, images: int = 32, **more: object) -> Workload:
     lengths = tuple((LENGTHS * (-(-classes // 1000)))[:classes])
-    return Workload(MODEL, pictures, lengths, 5, **more)
+    return Workload(MODEL, images, lengths, 5, **more)
 
 
 def untrained(tower: str) -> Workload:
@@ -126,7 +126,7 @@ def test_a_text_tower_that_is_not_trained() -> None:
     assert choose_plans(job, 2 * 10**9)[0].plan.chunk  # all prompts at once would not fit
 
 
-def test_pictures_that_come_as_features() -> None:
+def test_images_that_come_as_features() -> None:
     """They are computed once, and that must fit too."""
     job = untrained("vision")
     few = Plan("all", "inputs", 1, 8)
@@ -142,12 +142,12 @@ def test_twenty_thousand_classes() -> None:
     assert price(job, plan).step < 4 * 10**9
 
 
-@pytest.mark.parametrize(("pictures", "classes"), [(1, 1), (1, 2), (3, 1), (2, 9)])
-def test_very_small_jobs(pictures: int, classes: int) -> None:
-    job = work(classes, pictures)
+@pytest.mark.parametrize(("images", "classes"), [(1, 1), (1, 2), (3, 1), (2, 9)])
+def test_very_small_jobs(images: int, classes: int) -> None:
+    job = work(classes, images)
     plans = choose_plans(job, 10**12)
     assert plans[0].plan == Plan()
-    assert all(one.plan.micro_batch is None or one.plan.micro_batch <= pictures for one in plans)
+    assert all(one.plan.micro_batch is None or one.plan.micro_batch <= images for one in plans)
 
 
 def test_a_process_is_larger_than_its_tensors() -> None:

@@ -40,7 +40,7 @@ def counted(run: Callable[[], Tensor], model: Any) -> tuple[int, int]:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_pefts_lora_is_counted_again() -> None:
-    width, wide, tokens, pictures = 64, 192, 26, 4
+    width, wide, tokens, n_images = 64, 192, 26, 4
     found = []
     for layers in (2, 3):  # their difference is one block
         tower = {"hidden_size": width, "intermediate_size": wide, "num_attention_heads": 4}
@@ -54,9 +54,9 @@ def test_pefts_lora_is_counted_again() -> None:
         lora = LoraConfig(r=1, lora_dropout=0.25, target_modules=["q_proj", "k_proj", "v_proj"])
         model = get_peft_model(CLIPModel(config), lora).train().get_base_model()
         towers = PlainTowers(model)
-        pixels = torch.randn(pictures, 3, 20, 20)
+        pixels = torch.randn(n_images, 3, 20, 20)
         found.append(counted(lambda towers=towers, pixels=pixels: towers.images(pixels), model))
-    cost = _peft(TowerShape(width, wide, 1, 4, 0, (3, 0, 0, 0)), image_rows(pictures, tokens), 4)
+    cost = _peft(TowerShape(width, wide, 1, 4, 0, (3, 0, 0, 0)), image_rows(n_images, tokens), 4)
     flops, saved = (one - other for one, other in zip(found[1], found[0], strict=True))
     assert cost.saved == pytest.approx(saved, rel=0.03)
     assert cost.forward + cost.backward == pytest.approx(
@@ -65,13 +65,13 @@ def test_pefts_lora_is_counted_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "classes", "gflop", "megabytes"),
+    ("n_images", "classes", "gflop", "megabytes"),
     [(16, 5, 1615.6, 2476.6), (4, 12, 578.9, 1083.3), (2, 63, 1216.2, 2629.5)],
 )
-def test_clip_loras_released_code(pictures: int, classes: int, gflop: float, megabytes: float) -> None:
+def test_clip_loras_released_code(n_images: int, classes: int, gflop: float, megabytes: float) -> None:
     shape = TowerShape(768, 3072, 12, 12, 0, (6, 0, 0, 0)), TowerShape(512, 2048, 12, 8, 0, (6, 0, 0, 0))
     model = ModelShape(*shape, tokens=197, side=224, space=512, parameters=149_620_737, trained=184_320)
-    work = Workload(model, pictures, (9,) * classes, opening=5)
+    work = Workload(model, n_images, (9,) * classes, opening=5)
     need = clip_lora_need(work, 77)
     assert need.flops / 1e9 == pytest.approx(gflop, rel=0.02)
     assert need.saved / 1e6 == pytest.approx(megabytes, rel=0.02)

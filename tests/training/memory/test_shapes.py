@@ -19,7 +19,7 @@ NONE = ([], (0, 0, 0, 0))
 CPU = torch.device("cpu")
 
 
-def pictures(fixed: bool) -> Any:
+def images(fixed: bool) -> Any:
     return SimpleNamespace(batch_size=5, fixed=fixed)
 
 
@@ -62,11 +62,11 @@ def test_the_work_of_a_step(random_clip: Any) -> None:
         BlockLoraConfig(r=4, n_blocks=2, target_modules=r".*text_model.*layers\.[12].*(q|v)_proj")
     )
     towers = LeanTowers(case.model)
-    found = workload(towers, case.tokens, pictures(fixed=True), CPU, 2)
+    found = workload(towers, case.tokens, images(fixed=True), CPU, 2)
     trained = sum(value.numel() for value in case.trained().values())
     assert found == Workload(
         model=found.model,
-        pictures=5,
+        images=5,
         lengths=(10, 12, 10, 8, 16, 10),
         opening=4,
         number=8,
@@ -85,8 +85,8 @@ def test_the_work_of_a_step(random_clip: Any) -> None:
 def test_what_changes_the_work(random_clip: Any) -> None:
     case = random_clip(LoraConfig(r=2, target_modules=r".*vision_model.*fc1"), dtype=torch.float32)
     half = LeanTowers(case.model, dtype=torch.bfloat16, prefix_sharing=False)
-    found = workload(half, case.tokens, pictures(fixed=True), CPU, 2)
+    found = workload(half, case.tokens, images(fixed=True), CPU, 2)
     assert (found.number, found.opening, found.image_features, found.trains_text) == (2, 0, False, False)
     case.model.requires_grad_(False)
-    assert workload(half, case.tokens, pictures(fixed=True), CPU, 2).image_features
-    assert not workload(half, case.tokens, pictures(fixed=False), CPU, 2).image_features
+    assert workload(half, case.tokens, images(fixed=True), CPU, 2).image_features
+    assert not workload(half, case.tokens, images(fixed=False), CPU, 2).image_features

@@ -22,13 +22,8 @@ from blocklora.classifier.heads import adapted_logits
 from blocklora.core.choices import Choice
 from blocklora.core.schedules import epoch_cosine
 from blocklora.core.seeds import start_generator
-from blocklora.methods.frozen.features import (
-    FeatureSettings,
-    Keeper,
-    training_batches,
-    training_features,
-    validation_features,
-)
+from blocklora.methods.frozen.batches import Keeper, training_batches
+from blocklora.methods.frozen.features import FeatureSettings, training_features, validation_features
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need, need_positive, need_whole
 from blocklora.training import minimise

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from blocklora.classifier import Head
 from blocklora.core.choices import Choice
+from blocklora.methods.frozen.batches import FeatureBatches, Keeper
 from blocklora.methods.frozen.features import (
-    FeatureBatches,
     FeatureSettings,
-    Keeper,
     labels_of,
     training_features,
     validation_features,

@@ -21,7 +21,8 @@ from blocklora.classifier import ImageChange, TextChange
 from blocklora.classifier.heads import cosine_logits
 from blocklora.clip import shared_view
 from blocklora.core.schedules import step_cosine
-from blocklora.methods.frozen.features import FeatureSettings, training_batches, training_features
+from blocklora.methods.frozen.batches import training_batches
+from blocklora.methods.frozen.features import FeatureSettings, training_features
 from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.settings import need_positive, need_whole
 from blocklora.training import minimise

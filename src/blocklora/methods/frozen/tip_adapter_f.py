@@ -17,13 +17,8 @@ from torch import Tensor
 
 from blocklora.classifier.heads import cache_logits
 from blocklora.core.schedules import step_cosine
-from blocklora.methods.frozen.features import (
-    FeatureSettings,
-    Keeper,
-    training_batches,
-    training_features,
-    validation_features,
-)
+from blocklora.methods.frozen.batches import Keeper, training_batches
+from blocklora.methods.frozen.features import FeatureSettings, training_features, validation_features
 from blocklora.methods.frozen.tip_adapter import cache_head, cache_of, choose
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive, need_whole

@@ -16,12 +16,8 @@ from torch import Tensor
 
 from blocklora.classifier.heads import cosine_logits
 from blocklora.core.schedules import epoch_cosine
-from blocklora.methods.frozen.features import (
-    FeatureSettings,
-    class_embeddings,
-    training_batches,
-    training_features,
-)
+from blocklora.methods.frozen.batches import training_batches
+from blocklora.methods.frozen.features import FeatureSettings, class_embeddings, training_features
 from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.settings import need, need_positive, need_whole
 from blocklora.training import minimise

@@ -16,7 +16,8 @@ from blocklora.classifier import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.clip import image_features, token_embeddings
 from blocklora.core.schedules import epoch_cosine
 from blocklora.core.seeds import Stream, torch_seed
-from blocklora.methods.frozen.features import frozen_features, training_batches, training_images
+from blocklora.methods.frozen.batches import training_batches
+from blocklora.methods.frozen.features import frozen_features, training_images
 from blocklora.methods.method import Job, Task
 from blocklora.training import Batches, Curve, minimise
 from blocklora.training.images import Augment

@@ -41,7 +41,7 @@ class WeightSettings:
         iterations: Steps in all; None is 300 for every shot (of the largest class, 16 at most).
         lr: Learning rate of AdamW; falls to 1e-6 along half a cosine.
         weight_decay: Of AdamW.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         augment: ``crop-flip``, ``crop``, ``none``; None is ``crop-flip``, or ``crop`` where mirroring changes the
             class.
     """

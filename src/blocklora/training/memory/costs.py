@@ -96,10 +96,10 @@ class Cost:
     peak: int
 
 
-def image_rows(pictures: int, tokens: int) -> Rows:
+def image_rows(images: int, tokens: int) -> Rows:
     """Return the rows of images that have so many tokens each, the class token included."""
-    total = pictures * tokens
-    return Rows(total, pictures, total * tokens, total, light=False)
+    total = images * tokens
+    return Rows(total, images, total * tokens, total, light=False)
 
 
 def text_rows(opening: int, groups: Iterable[Group]) -> Rows:

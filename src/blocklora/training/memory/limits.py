@@ -111,7 +111,7 @@ class MemoryPlan:
 def plan_memory(
     towers: Towers,
     tokens: Tensor,
-    pictures: TrainingImages,
+    images: TrainingImages,
     device: torch.device,
     limit: str | None,
     resources: Resources | None = None,
@@ -121,7 +121,7 @@ def plan_memory(
     Args:
         towers: The model, on the device already.
         tokens: Token ids of the class prompts (N, L).
-        pictures: The batches.
+        images: The batches.
         device: Where training runs.
         limit: The most memory to use, such as "24GB"; None: nine tenths of what is free now.
         resources: Cores and host memory of this process; None is all that it may use.
@@ -134,10 +134,10 @@ def plan_memory(
     used = used_memory(device)
     most = parse_bytes(limit) if limit else free_memory(device, resources)
     host = resources.memory_bytes if device.type == "cuda" else most - used
-    pictures.budget = min(pictures.budget, image_budget(host))
+    images.budget = min(images.budget, image_budget(host))
     if isinstance(towers, LeanTowers):
-        work = workload(towers, tokens, pictures, device, resources.cores)
-        forecast = plan_within(work, most, used, pictures.expected_bytes())
+        work = workload(towers, tokens, images, device, resources.cores)
+        forecast = plan_within(work, most, used, images.expected_bytes())
         plan = _chosen(forecast, device, most, limited=bool(limit))
     elif limit:
         raise ConfigError(
@@ -145,7 +145,7 @@ def plan_memory(
             f"forward{f': {towers.why}' if towers.why else ''}; leave --memory-limit out."
         )
     else:
-        plan = MemoryPlan(_halved(pictures.batch_size, len(tokens)), None, most, 0, device)
+        plan = MemoryPlan(_halved(images.batch_size, len(tokens)), None, most, 0, device)
     _LOG.info("engine: %s%s; %s", towers.engine, f" ({towers.why})" if towers.why else "", plan)
     return plan
 
@@ -198,12 +198,12 @@ def _chosen(forecast: Forecast, device: torch.device, most: int, *, limited: boo
     return MemoryPlan(tuple(one.plan for one in forecast.plans), need, most, predicted, device)
 
 
-def _halved(pictures: int, classes: int) -> tuple[Plan, ...]:
+def _halved(images: int, classes: int) -> tuple[Plan, ...]:
     """The whole batch at once, then halves of it and of the classes."""
     plans = [Plan()]
-    while pictures > 1 or classes > 1:
-        pictures, classes = -(-pictures // 2), -(-classes // 2)
-        plans.append(Plan(micro_batch=pictures, chunk=classes))
+    while images > 1 or classes > 1:
+        images, classes = -(-images // 2), -(-classes // 2)
+        plans.append(Plan(micro_batch=images, chunk=classes))
     return tuple(plans)
 
 

@@ -61,7 +61,7 @@ class Workload:
 
     Attributes:
         model: The model's shape.
-        pictures: Images of a batch.
+        images: Images of a batch.
         lengths: Tokens of every class prompt, both special tokens included.
         opening: Tokens that all prompts begin with, computed once; 0 where that is switched off.
         number: Bytes of a number in activations: 4, or 2 in 16-bit precision.
@@ -71,7 +71,7 @@ class Workload:
     """
 
     model: ModelShape
-    pictures: int
+    images: int
     lengths: tuple[int, ...]
     opening: int
     number: int = 4
@@ -112,11 +112,11 @@ class Priced:
 
 def price(work: Workload, plan: Plan) -> Need:
     """Count what a step needs under a plan."""
-    model, size = work.model, min(plan.micro_batch or work.pictures, work.pictures)
+    model, size = work.model, min(plan.micro_batch or work.images, work.images)
     texts = _text_costs(work, plan.texts, plan.chunk or len(work.lengths))
     saved, text_peak = max(cost.saved for cost in texts), max(cost.peak for cost in texts)
     image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
-    flops, before = (image.forward + image.backward) * work.pictures / size, 0
+    flops, before = (image.forward + image.backward) * work.images / size, 0
     if work.image_features:  # so are the images' own; that is over before a step begins
         flops, before, image = 0.0, image.peak, Cost(0, 0, 0, 0)
     if not work.trains_text:  # its features are computed once, before the first step
@@ -139,8 +139,8 @@ def _pixel_bytes(work: Workload, size: int) -> tuple[int, int]:
     one = 4 * 3 * work.model.side**2
     if work.image_features:  # encoded before the first step, and not read ahead
         return one * size, 0 if work.on_cpu else one * size
-    ahead = one * work.pictures * work.read_ahead
-    return (ahead, 0) if work.on_cpu else (one * work.pictures, ahead)
+    ahead = one * work.images * work.read_ahead
+    return (ahead, 0) if work.on_cpu else (one * work.images, ahead)
 
 
 def _slack(work: Workload, plan: Plan) -> float:
@@ -180,8 +180,8 @@ def choose_plans(work: Workload, room: int) -> list[Priced]:
 
 def _seconds(work: Workload, one: Priced) -> float:
     """Return what to compare plans by: FLOPs, and something for every pass."""
-    size, chunk = one.plan.micro_batch or work.pictures, one.plan.chunk or len(work.lengths)
-    passes = -(-work.pictures // size)
+    size, chunk = one.plan.micro_batch or work.images, one.plan.chunk or len(work.lengths)
+    passes = -(-work.images // size)
     if work.trains_text:
         passes += -(-len(work.lengths) // chunk) * (2 if one.plan.chunk else 1)
     return one.need.flops + _PASS_FLOPS * passes
@@ -189,7 +189,7 @@ def _seconds(work: Workload, one: Priced) -> float:
 
 def _candidates(work: Workload) -> Iterator[Plan]:
     """Every sensible plan: halves of the batch down to one image, halves of the classes down to a few."""
-    sizes = [None, *_halves(work.pictures, 1)]
+    sizes = [None, *_halves(work.images, 1)]
     chunks = [None, *_halves(len(work.lengths), _SMALLEST_CHUNK)]
     for images, texts, size, chunk in itertools.product(_KEEPS, _KEEPS, sizes, chunks):
         yield Plan(images, texts, size, chunk)

@@ -21,7 +21,7 @@ _ATTENTION_BACKWARD = 2.5
 def peft_need(work: Workload) -> Need:
     """Return what transformers with PEFT's LoRA needs for the same step, prompts padded to the longest."""
     count, longest = len(work.lengths), max(work.lengths)
-    rows = _padded(count, longest), image_rows(work.pictures, work.model.tokens)
+    rows = _padded(count, longest), image_rows(work.images, work.model.tokens)
     return _sum([_peft(shape, part, work.number) for shape, part in zip(_towers(work), rows, strict=True)])
 
 
@@ -32,7 +32,7 @@ def clip_lora_need(work: Workload, context: int) -> Need:
         work: The step.
         context: Tokens that every prompt is padded to.
     """
-    rows = _padded(len(work.lengths), context), image_rows(work.pictures, work.model.tokens)
+    rows = _padded(len(work.lengths), context), image_rows(work.images, work.model.tokens)
     return _sum(
         [_clip_lora(shape, part, work.number) for shape, part in zip(_towers(work), rows, strict=True)]
     )

@@ -22,14 +22,14 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 
 
 def workload(
-    towers: LeanTowers, tokens: Tensor, pictures: TrainingImages, device: torch.device, cores: int
+    towers: LeanTowers, tokens: Tensor, images: TrainingImages, device: torch.device, cores: int
 ) -> Workload:
     """Describe one training step.
 
     Args:
         towers: The model, with its adapters.
         tokens: Token ids of the class prompts (N, L).
-        pictures: The batches.
+        images: The batches.
         device: Where training runs.
         cores: Cores that read images ahead.
     """
@@ -37,12 +37,12 @@ def workload(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Workload(
         model=model_shape(model.config, towers.trained, trained),
-        pictures=pictures.batch_size,
+        images=images.batch_size,
         lengths=tuple(prompt_lengths(tokens, end).tolist()),
         opening=text_plan(tokens, end, share=towers.prefix_sharing).opening,
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
-        image_features=pictures.fixed and not trains(model.vision_model),
+        image_features=images.fixed and not trains(model.vision_model),
         read_ahead=results_held(cores),
     )
 
