@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from small_task import CPU, QUICK, fit, make_task, train_pixels
 
 from blocklora.classifier import Classifier, read_both_towers, read_classifier, write_classifier
@@ -196,6 +197,18 @@ def test_damaged_files_are_named(
     message = r"holds no classifier\.json" if (file, how) == ("classifier.json", "gone") else message
     with pytest.raises(RunError, match=message):
         read_classifier(kept)
+
+
+@pytest.mark.parametrize("file", ["image_tower.safetensors", "text_tower.safetensors"])
+def test_one_missing_tensor_is_noticed(job: Job, tmp_path: Path, file: str) -> None:
+    kept = write(tmp_path / "kept", fit(job, "full", **QUICK["full"]).classifier)
+    tensors = load_file(kept / file)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, kept / file)
+    with pytest.raises(
+        RunError, match=rf"it holds {len(tensors)} tensors, where {len(tensors) + 1} were written"
+    ):
+        read_both_towers(kept)
 
 
 def test_a_file_in_the_way(job: Job, tmp_path: Path) -> None:

@@ -28,13 +28,7 @@ from blocklora.adapter import changes_base, load_adapter
 from blocklora.classifier.changes import ImageChange, TextChange
 from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.heads import CONDITIONAL, Head
-from blocklora.classifier.record import (
-    CLASSIFIER,
-    ClassifierRecord,
-    HeadRecord,
-    Label,
-    TextRecord,
-)
+from blocklora.classifier.record import CLASSIFIER, ClassifierRecord, HeadRecord, Label, TextRecord
 from blocklora.clip import Clip, ImageTower, load_clip, load_image_tower, shared_view, text_tower_hash
 from blocklora.core.errors import ModelError, RunError
 from blocklora.core.files import replace_in_folder, write_bytes
@@ -157,6 +151,8 @@ def _record(
         precision=classifier.precision,
         parameters=dict(parameters),
         found_names=tuple(found),
+        image_tensors=len(classifier.image.tensors()),
+        text_tensors=0 if text is None else len(text.tensors()),
     )
 
 
@@ -166,9 +162,9 @@ def _classifier(folder: Path, record: ClassifierRecord, base: Clip | ImageTower,
     head, zero_shot = _read_head(folder / _FEATURES, record, base.model)
     image, text = ImageChange(), None
     if record.image_tower_changed:
-        image = _read_file(folder / _IMAGE, ImageChange.from_tensors).to(device)
+        image = _read_file(folder / _IMAGE, ImageChange.from_tensors, record.image_tensors).to(device)
     if record.text_side:
-        text = _read_text_change(folder / _TEXT, record.text_side)
+        text = _read_text_change(folder / _TEXT, record.text_side, record.text_tensors)
     try:
         image.check(base.model)
     except ValueError as error:
@@ -254,17 +250,19 @@ def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, 
     return _read_file(path, of)
 
 
-def _read_text_change(path: Path, text: TextRecord) -> TextChange:
+def _read_text_change(path: Path, text: TextRecord, expected: int | None) -> TextChange:
     """Read what was learned about class names."""
     if not text.changed:
         return TextChange(words=text.words)
-    return _read_file(path, lambda tensors: TextChange.from_tensors(tensors, text.words))
+    return _read_file(path, lambda tensors: TextChange.from_tensors(tensors, text.words), expected)
 
 
-def _read_file(path: Path, of: Callable[[dict[str, Tensor]], _Read]) -> _Read:
-    """Read a file of tensors and return what they are."""
+def _read_file(path: Path, of: Callable[[dict[str, Tensor]], _Read], expected: int | None = None) -> _Read:
+    """Read a file of tensors, of which there are ``expected``, and return what they are."""
     try:
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # the file may go
+        if expected is not None and len(tensors) != expected:
+            raise ValueError(f"it holds {len(tensors)} tensors, where {expected} were written")
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"the tensor '{name}' has values that are NaN or infinite")

@@ -59,6 +59,9 @@ class ClassifierRecord:
         precision: What it was fitted in.
         parameters: Those of the fit beside model and method, by the names that ``FewShotClassifier`` has for them.
         found_names: The classes as the data named them, where they got other words; else empty.
+        image_tensors: How many tensors image_tower.safetensors holds, so that a missing one is noticed; None in files
+            of earlier versions.
+        text_tensors: The same of text_tower.safetensors.
     """
 
     method: str
@@ -78,6 +81,8 @@ class ClassifierRecord:
     precision: str = "fp32"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     found_names: Sequence[str] = ()
+    image_tensors: int | None = None
+    text_tensors: int | None = None
 
     def write(self, folder: Path, versions: Mapping[str, str]) -> None:
         """Write classifier.json, with the versions of the packages that the classifier was made with."""
