@@ -20,6 +20,7 @@ from blocklora.classifier import (
 )
 from blocklora.clip import Engine
 from blocklora.core.choices import Choice
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
@@ -64,6 +65,7 @@ def fit_classifier(
     resources: Resources | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
+    deadline: Deadline | None = None,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -74,6 +76,7 @@ def fit_classifier(
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
+        deadline: When the fit is to be done; None: it takes as long as it takes.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
@@ -81,7 +84,17 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine
+            task,
+            clip,
+            compute,
+            config.seed,
+            config.method,
+            store,
+            resources,
+            checkpoint,
+            on_step,
+            engine,
+            deadline,
         )
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, config.settings)

@@ -28,6 +28,7 @@ from blocklora.classifier import (
 )
 from blocklora.clip import Clip, Engine
 from blocklora.core.choices import Choice
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
@@ -103,6 +104,7 @@ class Job:
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         engine: Which engine computes features, for methods that let one choose.
+        deadline: When the fit is to be done, and the evaluation after it; None: it takes as long as it takes.
     """
 
     task: Task
@@ -115,6 +117,7 @@ class Job:
     checkpoint: Checkpoint | None = None
     on_step: OnStep | None = None
     engine: Engine = "auto"
+    deadline: Deadline | None = None
 
     @property
     def device(self) -> torch.device:
