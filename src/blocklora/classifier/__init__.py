@@ -5,7 +5,7 @@ from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_t
 from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
-from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
+from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, Member, cosine_head, mixture_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
@@ -22,6 +22,7 @@ __all__ = [
     "FeatureStore",
     "Head",
     "ImageChange",
+    "Member",
     "TextChange",
     "at_once",
     "cosine_head",
@@ -32,6 +33,7 @@ __all__ = [
     "in_halves",
     "is_of_image_tower",
     "mean_features",
+    "mixture_head",
     "other_classes",
     "prompt_tokens",
     "read_both_towers",

@@ -25,7 +25,7 @@ from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.methods.config import FitConfig
-from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
+from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job, OnPart
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
 from blocklora.metrics import fit_temperature
@@ -66,6 +66,7 @@ def fit_classifier(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     deadline: Deadline | None = None,
+    on_part: OnPart | None = None,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -77,6 +78,7 @@ def fit_classifier(
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         deadline: When the fit is to be done; None: it takes as long as it takes.
+        on_part: Told what the progress from now on belongs to, by methods that fit several times.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
@@ -95,18 +97,22 @@ def fit_classifier(
             on_step,
             engine,
             deadline,
+            on_part,
         )
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, config.settings)
         seconds = time.monotonic() + store.seconds_spared - began
         if result.training:  # a resumed run began in another process
             seconds = max(seconds, result.training.seconds)
+        seconds = max(seconds, sum(candidate.seconds for candidate in result.candidates))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        judged = _judged(classifier, task.val, compute, size, store) if task.val else result.held_out
-    temperature, choice = _temperature(judged, "" if task.val else CROSS_VALIDATED)
+        judged = result.held_out
+        if judged is None and task.val:
+            judged = _judged(classifier, task.val, compute, size, store)
+    temperature, choice = _temperature(judged, CROSS_VALIDATED if result.held_out else "")
     return Fit(
         classifier=classifier.with_temperature(temperature),
         result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,11 +27,13 @@ from blocklora.classifier import (
     mean_features,
 )
 from blocklora.clip import Clip, Engine
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
+from blocklora.methods.bank import FeatureBank
 from blocklora.training import Checkpoint, Curve, OnStep
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "HeldOut",
     "Job",
     "Method",
+    "OnPart",
     "PromptUse",
     "Task",
     "last_step",
@@ -52,6 +55,9 @@ and the mean predicts."""
 
 CROSS_VALIDATED = "cross-validated on the training images"
 """The reason of a choice by training images, each judged by a classifier that was fitted without it."""
+
+OnPart = Callable[[str], None]
+"""Told what the progress from now on belongs to."""
 
 MOST_SHOTS = 16
 """Recipes that say "so many steps a shot" mean at most so many shots."""
@@ -105,6 +111,8 @@ class Job:
         on_step: Called with the progress of training.
         engine: Which engine computes features, for methods that let one choose.
         deadline: When the fit is to be done, and the evaluation after it; None: it takes as long as it takes.
+        on_part: Told what the progress from now on belongs to, in a few words, by methods that fit several times.
+        bank: Features in memory, where a method is fitted to several parts of the same images.
     """
 
     task: Task
@@ -118,6 +126,8 @@ class Job:
     on_step: OnStep | None = None
     engine: Engine = "auto"
     deadline: Deadline | None = None
+    on_part: OnPart | None = None
+    bank: FeatureBank | None = None
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +143,14 @@ class Job:
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
         return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
+
+    def on_images(self, train: tuple[Example, ...], val: tuple[Example, ...], **changes: Any) -> Job:
+        """Return the same job on some of its images; what is known of its classes is not computed again."""
+        other = replace(self, task=replace(self.task, train=train, val=val), **changes)
+        for name in ("scale", "written_classes"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
 
     def classifier(
         self,
@@ -212,7 +230,8 @@ class FitResult:
         training: What the loop left behind; None where nothing was trained.
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
-        held_out: What sets the temperature where there are no validation images; None where nothing does.
+        held_out: What sets the temperature; None leaves it to the validation images, if there are any.
+        candidates: What was tried, for a method that chooses among several; else nothing.
     """
 
     classifier: Classifier
@@ -222,6 +241,7 @@ class FitResult:
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from blocklora.metrics.calibration import (
 )
 from blocklora.metrics.choose import Winner, choose_candidate
 from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
+from blocklora.metrics.mixing import mixture_weights
 from blocklora.metrics.paired import PairedAnswers, holm, pair_answers
 from blocklora.metrics.summary import Difference, Evaluation, evaluate
 
@@ -38,6 +39,7 @@ __all__ = [
     "log_loss",
     "mcnemar_exact",
     "mean_class_accuracy",
+    "mixture_weights",
     "negative_log_likelihood",
     "pair_answers",
     "paired_difference_interval",

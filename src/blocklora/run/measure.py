@@ -84,7 +84,7 @@ def measure(
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
     kept = [test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    probabilities = what.classifier.probabilities(encoded.features[:, 0])
+    probabilities = what.classifier.probabilities(encoded.features)
     zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
     names = list(what.classifier.class_names)
     if predictions:

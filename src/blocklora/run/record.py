@@ -60,6 +60,7 @@ def run_metrics(
         engine=used,
         history=tuple(training.history()) if training else (),
         choices=_choices(choice, config, fit),
+        candidates=fit.result.candidates,
         notes=(
             *dataset.notes,
             *prepared.notes,
