@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 from blocklora.clip import Clip
 from blocklora.clip.lean import LeanTower, why_not_lean
 from blocklora.clip.prompted import end_of_text, prompted_text_features, token_embeddings
@@ -88,9 +87,7 @@ def conditional_logits(
     """
     shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
     pairs = zip(features, shifts, strict=True)
-    return torch.stack(
-        [scale * feature @ prompts.features(context + shift).T for feature, shift in pairs]
-    )
+    return torch.stack([scale * feature @ prompts.features(context + shift).T for feature, shift in pairs])
 
 
 def prompt_tokens(

@@ -110,7 +110,9 @@ def mixed_logits(each: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         each: Logits (M, N) of every member, divided by its temperature.
         weights: One each, above 0, with the sum 1.
     """
-    parts = [math.log(weight) + logits.log_softmax(dim=1) for logits, weight in zip(each, weights, strict=True)]
+    parts = [
+        math.log(weight) + logits.log_softmax(dim=1) for logits, weight in zip(each, weights, strict=True)
+    ]
     return torch.logsumexp(torch.stack(parts), dim=0)
 
 
@@ -262,7 +264,9 @@ def _check_members(members: Sequence[Member], n_classes: int, width: int) -> Non
         if member.head.kind in (MIXTURE, CONDITIONAL):
             raise ValueError(f"member {place} of the mixture is a head of the kind {member.head.kind}")
         if not 0 < member.temperature < math.inf:
-            raise ValueError(f"the temperature of member {place} is {member.temperature}; expected it above 0")
+            raise ValueError(
+                f"the temperature of member {place} is {member.temperature}; expected it above 0"
+            )
         if not 0 < member.weight <= 1:
             raise ValueError(f"the weight of member {place} is {member.weight}; expected it above 0, up to 1")
         try:

@@ -1,4 +1,4 @@
-"""What was known of one way to fit a classifier when it was kept, or passed over: a fact that results carry with them."""
+"""What was known of one way to fit when it was kept or passed over: a fact that results carry with them."""
 
 from __future__ import annotations
 

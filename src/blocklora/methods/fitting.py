@@ -25,7 +25,7 @@ from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.methods.config import FitConfig
-from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job, OnPart
+from blocklora.methods.method import FitResult, HeldOut, Job, OnPart
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
 from blocklora.metrics import fit_temperature
@@ -86,33 +86,21 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task,
-            clip,
-            compute,
-            config.seed,
-            config.method,
-            store,
-            resources,
-            checkpoint,
-            on_step,
-            engine,
-            deadline,
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
             on_part,
-        )
+        )  # fmt: skip
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, config.settings)
         seconds = time.monotonic() + store.seconds_spared - began
         if result.training:  # a resumed run began in another process
             seconds = max(seconds, result.training.seconds)
-        seconds = max(seconds, sum(candidate.seconds for candidate in result.candidates))
+        seconds = max(seconds, sum(one.seconds for one in result.candidates))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        judged = result.held_out
-        if judged is None and task.val:
-            judged = _judged(classifier, task.val, compute, size, store)
-    temperature, choice = _temperature(judged, CROSS_VALIDATED if result.held_out else "")
+        judged = result.held_out or _judged(classifier, task.val, compute, size, store)
+    temperature, choice = _temperature(judged)
     return Fit(
         classifier=classifier.with_temperature(temperature),
         result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
@@ -147,17 +135,19 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
 
 def _judged(
     classifier: Classifier, val: Sequence[Example], compute: Compute, size: int, store: FeatureStore
-) -> HeldOut:
-    """Return the logits and labels of the validation images."""
+) -> HeldOut | None:
+    """Return the logits and labels of the validation images; None where there are none."""
+    if not val:
+        return None
     images = [(example.image, example.source) for example in val]
     encoded = encode(classifier, images, compute, batch_size=size, store=store)
     labels = np.array([val[index].label for index in encoded.kept])
-    return HeldOut(classifier.logits(encoded.features).numpy(), labels)
+    return HeldOut(classifier.logits(encoded.features).numpy(), labels, reason="")
 
 
-def _temperature(judged: HeldOut | None, reason: str) -> tuple[float, Choice]:
+def _temperature(judged: HeldOut | None) -> tuple[float, Choice]:
     """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
     if judged is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
     found = fit_temperature(judged.logits, judged.labels)
-    return found, Choice(found, "validation", reason, n_images=len(judged.labels))
+    return found, Choice(found, "validation", judged.reason, n_images=judged.n_images or len(judged.labels))

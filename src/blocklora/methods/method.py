@@ -38,6 +38,7 @@ from blocklora.training import Checkpoint, Curve, OnStep
 
 __all__ = [
     "CROSS_VALIDATED",
+    "CROSS_VALIDATED_WITH_VAL",
     "EngineUse",
     "FitResult",
     "HeldOut",
@@ -55,6 +56,9 @@ and the mean predicts."""
 
 CROSS_VALIDATED = "cross-validated on the training images"
 """The reason of a choice by training images, each judged by a classifier that was fitted without it."""
+
+CROSS_VALIDATED_WITH_VAL = "cross-validated on the training and validation images"
+"""The same, where validation images judged as well."""
 
 OnPart = Callable[[str], None]
 """Told what the progress from now on belongs to."""
@@ -213,10 +217,14 @@ class HeldOut:
     Attributes:
         logits: (M, N).
         labels: (M,).
+        n_images: How many images these rows are of; None is one a row.
+        reason: How they were held out, in a few words.
     """
 
     logits: NDArray[np.float64]
     labels: NDArray[np.int64]
+    n_images: int | None = None
+    reason: str = CROSS_VALIDATED
 
 
 @dataclass(frozen=True)

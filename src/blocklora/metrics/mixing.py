@@ -48,4 +48,5 @@ def mixture_weights(of_truth: ArrayLike) -> Floats:
         weights = new
         if settled:
             break
-    return weights / weights.sum()
+    found: Floats = weights / weights.sum()
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blocklora.report import figures, notes, tables, words
+from blocklora.report import candidates, figures, notes, tables, words
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.tables import OpenImage
@@ -56,6 +56,8 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "calibration": words.calibration_sentence(metrics),
         "curve": figures.learning_curve(metrics.history),
         "learning_rates": _learning_rates(metrics),
+        "candidates": candidates.candidate_rows(metrics.candidates),
+        "candidate_plot": candidates.candidate_plot(metrics.candidates),
         "facts": tables.facts(metrics),
         "chosen": words.chosen(metrics.choices, metrics.old_selection),
         "files": tables.file_lists(metrics.files, shown),

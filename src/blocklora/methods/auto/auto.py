@@ -31,10 +31,10 @@ from blocklora.methods.auto.halving import halved
 from blocklora.methods.auto.plan import Plan, first_plan
 from blocklora.methods.frozen import proker
 from blocklora.methods.frozen.features import labels_of
-from blocklora.methods.held_out.judging import Contender, Record, judged, with_bank
+from blocklora.methods.held_out.judging import Contender, Record, given_up, judged, with_bank
 from blocklora.methods.held_out.parts import Part, cut
-from blocklora.methods.held_out.scores import scores
-from blocklora.methods.method import FitResult, Job, Method
+from blocklora.methods.held_out.scores import Scores, scores
+from blocklora.methods.method import FitResult, HeldOut, Job, Method
 from blocklora.methods.settings import need, need_whole
 from blocklora.training.images import Augment
 from blocklora.training.memory.limits import parse_bytes
@@ -43,7 +43,9 @@ __all__ = ["METHOD", "AutoSettings", "fit"]
 
 _LOG = logging.getLogger(__name__)
 _NOTHING_JUDGES = "every class has one image and there are no validation images, so nothing could be judged"
-_LAST_START = 0.85  # of the time: after it no part of Block-LoRA is started
+_LAST_START = 0.8  # of the time: after it nothing is judged any more
+_FOR_THE_END = 0.1  # of the time: testing and the report
+_SOON = 5.0  # seconds: what takes no longer is always fitted
 
 _Tried = tuple[Contender, Record]
 
@@ -81,14 +83,12 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
     labels = torch.cat([labels_of(job.task.train), labels_of(job.task.val)])
     plan = first_plan(job, settings, parts, deadline)
     tried, dropped = _judge(job, settings, plan, parts, labels, deadline)
+    tried, dropped = _in_time(job, tried, dropped, deadline)
     heard = [
         Judged(one, record, scores(record.logits, parts, labels)[0]) for one, record in tried if record.logits
     ]
     whole = [one for one in heard if one.contender.key not in dropped]
-    best = best_of(whole)
-    members, weights, kept, held_out = [best], (1.0,), *scores(best.record.logits, parts, labels)
-    if mixed := best_mixture(best, whole, parts, labels):
-        members, weights, kept, held_out = mixed[0], mixed[1].weights, mixed[1].scores, mixed[1].held_out
+    members, weights, kept, held_out = _chosen(whole, parts, labels)
     _tell(job, f"{' and '.join(one.contender.method for one in members)}, on all training images")
     final = fit_kept(
         job,
@@ -135,6 +135,35 @@ def _judge(
     over = _over(deadline.passed, _LAST_START * deadline.seconds)
     records, out = halved(job, others, parts, labels, give_up=over)
     return tried + [(one, records[one.key]) for one in others], dropped | out
+
+
+def _in_time(
+    job: Job, tried: list[_Tried], dropped: dict[str, str], deadline: Deadline
+) -> tuple[list[_Tried], dict[str, str]]:
+    """Drop what could not be fitted to all images in the time that is left."""
+    found = []
+    for one, record in tried:
+        slowest = max(record.seconds.values(), default=0.0)
+        left = deadline.left() - _FOR_THE_END * deadline.seconds
+        if one.adapts and one.key not in dropped and slowest > max(_SOON, left):
+            why = (
+                f"its fit to all images would take {slowest:.0f} s or more, and {max(0, left):.0f} s are left"
+            )
+            record = given_up(job, one, record, why)
+            dropped = {**dropped, one.key: why}
+        found.append((one, record))
+    return found, dropped
+
+
+def _chosen(
+    whole: Sequence[Judged], parts: Sequence[Part], labels: Tensor
+) -> tuple[list[Judged], tuple[float, ...], Scores, HeldOut]:
+    """Return what is kept, its weights, its scores, and what it said of held-out images."""
+    best = best_of(whole)
+    mixed = best_mixture(best, whole, parts, labels)
+    if mixed:
+        return mixed[0], mixed[1].weights, mixed[1].scores, mixed[1].held_out
+    return [best], (1.0,), *scores(best.record.logits, parts, labels)
 
 
 def _over(passed: Callable[[], float], seconds: float) -> Callable[[], str]:

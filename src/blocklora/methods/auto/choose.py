@@ -96,5 +96,3 @@ def _better(new: Scores, old: Scores) -> bool:
     shared = np.isin(old.images, new.images)
     gap, error = difference(old.losses[shared], new.losses)
     return gap > error and new.accuracy >= float(old.correct[shared].mean())
-
-

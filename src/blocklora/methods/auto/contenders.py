@@ -27,11 +27,11 @@ from blocklora.methods.held_out.judging import Contender
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.training.images import Augment
 
-__all__ = ["FROZEN", "Frozen", "adapter_settings", "adapters", "frozen"]
+__all__ = ["FROZEN", "OnFeatures", "adapter_settings", "adapters", "frozen"]
 
 
 @dataclass(frozen=True)
-class Frozen:
+class OnFeatures:
     """A method on frozen features.
 
     Attributes:
@@ -47,18 +47,18 @@ class Frozen:
     most: int = 10**9
 
 
-FROZEN: Mapping[str, Frozen] = {
-    "zero-shot": Frozen(zero_shot.METHOD),
-    "prototypes": Frozen(prototypes.METHOD),
-    "gda": Frozen(gda.METHOD),
-    "proker": Frozen(proker.METHOD, most=2 * 10**6),
-    "linear-probe": Frozen(linear_probe.METHOD, most=2 * 10**5),
-    "lp++": Frozen(lp_plus_plus.METHOD, "half", 1),
-    "tip-adapter": Frozen(tip_adapter.METHOD, "half", 10),
-    "tip-adapter-f": Frozen(tip_adapter_f.METHOD, "half", 10),
-    "prolip": Frozen(prolip.METHOD, "projection", 10),
-    "taskres": Frozen(taskres.METHOD, "small", 10),
-    "zero-shot-probe": Frozen(zero_shot_probe.METHOD, "small", 20),
+FROZEN: Mapping[str, OnFeatures] = {
+    "zero-shot": OnFeatures(zero_shot.METHOD),
+    "prototypes": OnFeatures(prototypes.METHOD),
+    "gda": OnFeatures(gda.METHOD),
+    "proker": OnFeatures(proker.METHOD, most=2 * 10**6),
+    "linear-probe": OnFeatures(linear_probe.METHOD, most=2 * 10**5),
+    "lp++": OnFeatures(lp_plus_plus.METHOD, "half", 1),
+    "tip-adapter": OnFeatures(tip_adapter.METHOD, "half", 10),
+    "tip-adapter-f": OnFeatures(tip_adapter_f.METHOD, "half", 10),
+    "prolip": OnFeatures(prolip.METHOD, "projection", 10),
+    "taskres": OnFeatures(taskres.METHOD, "small", 10),
+    "zero-shot-probe": OnFeatures(zero_shot_probe.METHOD, "small", 20),
 }
 """Cheapest first: of equals the earlier one is kept. All come before Block-LoRA."""
 
@@ -106,6 +106,7 @@ def adapters(chosen: list[dict[str, Any]], fixed: Mapping[str, Any]) -> list[Con
 
 def _with_templates(fit: Callable[[Job, Any], FitResult]) -> Callable[[Job, AdapterSettings], FitResult]:
     """Let the mean over several templates predict, where there are several: the adapted text tower reads them all."""
+
     def fit_then_average(job: Job, settings: AdapterSettings) -> FitResult:
         result = fit(job, settings)
         if not job.task.ensemble:

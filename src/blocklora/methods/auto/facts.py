@@ -13,7 +13,7 @@ from blocklora.core.choices import Choice
 from blocklora.methods.auto.choose import Judged, why_not
 from blocklora.methods.held_out.judging import Contender, Record
 from blocklora.methods.held_out.scores import Scores
-from blocklora.methods.method import CROSS_VALIDATED
+from blocklora.methods.method import CROSS_VALIDATED, CROSS_VALIDATED_WITH_VAL
 
 __all__ = ["candidates", "choices"]
 
@@ -69,7 +69,7 @@ def choices(
         tried: How many contenders there were to choose from.
         validated: Whether validation images judged as well.
     """
-    reason = CROSS_VALIDATED.replace("images", "and validation images") if validated else CROSS_VALIDATED
+    reason = CROSS_VALIDATED_WITH_VAL if validated else CROSS_VALIDATED
     names = tuple(one.contender.method for one in members)
     facts: dict[str, Any] = {"by": "validation", "reason": reason, "n_images": len(kept.images)}
     found = {

@@ -40,9 +40,7 @@ def fit_kept(job: Job, members: Sequence[KeptMember], held_out: HeldOut) -> FitR
     for member in members:
         adapts = member.contender.adapts
         checkpoint = job.checkpoint.part("auto-final") if job.checkpoint and adapts else None
-        inner = replace(
-            job, deadline=None, checkpoint=checkpoint, on_step=job.on_step if adapts else None
-        )
+        inner = replace(job, deadline=None, checkpoint=checkpoint, on_step=job.on_step if adapts else None)
         result = member.contender.fit(inner, member.contender.settings)
         fitted.append((member, result, own_temperature(job, result)))
     if len(fitted) == 1:

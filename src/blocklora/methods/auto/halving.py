@@ -38,7 +38,7 @@ def halved(
     records: dict[str, Record] = {}
     dropped: dict[str, str] = {}
     left = list(contenders)
-    for round_, number in enumerate(numbers, 1):
+    for round_ in range(1, len(numbers) + 1):
         for one in left:
             if job.on_part:
                 job.on_part(f"{one.method}, {_words(one)}, part {round_} of {len(numbers)}")

@@ -22,7 +22,11 @@ __all__ = ["Costs", "Plan", "decide", "first_plan", "fits_of"]
 
 FOR_FROZEN = 0.35  # of the time, at most, where Block-LoRA is tried as well
 FOR_TESTING = 0.15  # of the time: the end of the fit, the test images, the report
-ENOUGH_STEPS = {4: 120, 2: 80, 1: 40}  # how many settings of Block-LoRA are tried, and with how many steps at least
+ENOUGH_STEPS = {
+    4: 120,
+    2: 80,
+    1: 40,
+}  # how many settings of Block-LoRA are tried, and with how many steps at least
 _A_FIT = 0.8  # seconds of one fit on frozen features, for 160 images of 10 classes
 _USUAL = 1600  # of those: images x classes
 _TIMED_STEPS = 3
@@ -156,9 +160,7 @@ def _too_long(costs: Costs, folds: int, seconds: float) -> str:
         return "a training step would take far too long here for the time there is"
     fewest = min(ENOUGH_STEPS.values())
     needed = fits_of(1, folds) * (fewest * step + costs.start)
-    return (
-        f"{fits_of(1, folds)} fits of {fewest} steps would take {needed:.0f} s, and {seconds:.0f} s are there for it"
-    )
+    return f"{fits_of(1, folds)} fits of {fewest} steps would take {needed:.0f} s, and {seconds:.0f} s are there for it"
 
 
 def _measured(job: Job, settings: Any, deadline: Deadline) -> Costs:
@@ -171,7 +173,10 @@ def _measured(job: Job, settings: Any, deadline: Deadline) -> Costs:
     if guess * min(ENOUGH_STEPS.values()) > deadline.left():
         return Costs(view, None)
     times: list[float] = []
-    given = adapter_settings(job.clip)[0] | {"iterations": _TIMED_STEPS, "memory_limit": settings.memory_limit}
+    given = adapter_settings(job.clip)[0] | {
+        "iterations": _TIMED_STEPS,
+        "memory_limit": settings.memory_limit,
+    }
     inner = replace(
         job,
         checkpoint=None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from blocklora.methods.held_out.parts import Part
 from blocklora.methods.method import FitResult, Job
 from blocklora.metrics import fit_temperature
 
-__all__ = ["Contender", "Record", "judged", "logits_of", "own_temperature", "with_bank"]
+__all__ = ["Contender", "Record", "given_up", "judged", "logits_of", "own_temperature", "with_bank"]
 
 
 @dataclass(frozen=True)
@@ -78,34 +78,42 @@ def judged(
     """Fit a contender to parts of the images and ask it about the others, where that is not known yet.
 
     What is found is written after every part, if the job has a checkpoint. A contender that cannot be fitted is given
-    up, and so is one where ``give_up`` names a reason before a part.
+    up, and so is one where ``give_up`` names a reason, before a part or between its training steps.
 
     Args:
         job: With a bank.
         contender: What is fitted.
         parts: All of them.
         numbers: The parts that are asked for.
-        give_up: Returns why nothing more may be started; empty where it may.
+        give_up: Returns why there is to be an end; empty where it may go on.
     """
     keep = job.checkpoint.part(f"auto-{contender.key}") if job.checkpoint else None
     record = _recalled(keep.kept() if keep else None)
     for number in numbers:
         if number in record.logits or record.given_up:
             continue
-        reason = give_up()
         began = time.monotonic()
+        logits: dict[int, Tensor] = {}
         try:
-            logits = {} if reason else {number: _of_part(job, contender, parts[number], number)}
+            reason = give_up()
+            if not reason:
+                logits = {number: _of_part(job, contender, parts[number], number, give_up)}
+        except _GivenUpError as stop:
+            reason = str(stop)
         except ConfigError as error:  # such as a loss that is no number
-            reason, logits = f"it could not be fitted: {error}", {}
+            reason = f"it could not be fitted: {error}"
         seconds = {number: time.monotonic() - began}
         record = Record({**record.logits, **logits}, {**record.seconds, **seconds}, reason)
+        _written(job, contender, record)
         if keep:
-            keep.keep(
-                {str(key): value for key, value in record.logits.items()},
-                {"seconds": {str(key): value for key, value in record.seconds.items()}, "given_up": reason},
-            )
             keep.part(f"part-{number}").remove()
+    return record
+
+
+def given_up(job: Job, contender: Contender, record: Record, reason: str) -> Record:
+    """Return a record that says why a contender is given up, and write it."""
+    record = replace(record, given_up=reason)
+    _written(job, contender, record)
     return record
 
 
@@ -129,21 +137,46 @@ def own_temperature(job: Job, result: FitResult) -> float:
     return 1.0
 
 
-def _of_part(job: Job, contender: Contender, part: Part, number: int) -> Tensor:
+class _GivenUpError(Exception):
+    """There is to be an end between two training steps."""
+
+
+def _of_part(job: Job, contender: Contender, part: Part, number: int, give_up: Callable[[], str]) -> Tensor:
     """Fit to one part, and return the logits (m, N) of the images that it judges."""
-    checkpoint = job.checkpoint.part(f"auto-{contender.key}").part(f"part-{number}") if job.checkpoint else None
+
+    def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+        if reason := give_up():
+            raise _GivenUpError(reason)
+        if job.on_step and contender.adapts:
+            job.on_step(step, steps, loss, lr)
+
+    checkpoint = (
+        job.checkpoint.part(f"auto-{contender.key}").part(f"part-{number}") if job.checkpoint else None
+    )
     inner = job.on_images(
         part.train,
         part.val,
         deadline=None,
         store=NOTHING_KEPT,
         checkpoint=checkpoint if contender.adapts else None,
-        on_step=job.on_step if contender.adapts else None,
+        on_step=on_step,
     )
     result = contender.fit(inner, contender.settings)
     every = (*job.task.train, *job.task.val)
     said = logits_of(job, result.classifier, [every[place] for place in part.judged])
     return said / own_temperature(inner, result)
+
+
+def _written(job: Job, contender: Contender, record: Record) -> None:
+    """Write what is known of a contender, if the job has a checkpoint."""
+    if job.checkpoint:
+        job.checkpoint.part(f"auto-{contender.key}").keep(
+            {str(key): value for key, value in record.logits.items()},
+            {
+                "seconds": {str(key): value for key, value in record.seconds.items()},
+                "given_up": record.given_up,
+            },
+        )
 
 
 def _features(job: Job, examples: Sequence[Example]) -> Tensor:

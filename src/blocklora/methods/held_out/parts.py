@@ -30,25 +30,27 @@ class Part:
         val: The validation images that it may choose by.
         judged: The places of the others: training images from 0 to M - 1, validation images from M on.
         repetition: The parts of one repetition judge every image once.
+        validated: Whether there are validation images, which judge as well.
     """
 
     train: tuple[Example, ...]
     val: tuple[Example, ...]
     judged: tuple[int, ...]
     repetition: int = 0
+    validated: bool = False
 
 
 def how_often(counts: Sequence[int]) -> tuple[int, int]:
     """Return into how many folds training images are cut, and how many times anew.
 
-    The fewer images a class has, the more chance there is in one cut: from 8 images a class on (the median counts) there
-    are 4 folds, once; from 4 on 4 folds, twice; below as many folds as images, three times. 0 folds where no class has
-    two images.
+    The fewer images a class has, the more chance there is in one cut: from 8 images a class on (the median counts)
+    there are 4 folds, once; from 4 on 4 folds, twice; below as many folds as images, three times. 0 folds where no
+    class has two images.
 
     Args:
         counts: How many images each class has.
     """
-    if max(counts) < 2:  # noqa: PLR2004  # an image is held out, and one is left
+    if max(counts) < 2:  # an image is held out, and one is left
         return 0, 0
     usual = max(2, int(median(counts)))
     return min(_MOST_FOLDS, usual), 1 if usual >= _MANY else 2 if usual >= _FEW else 3
@@ -76,7 +78,7 @@ def cut(task: Task, seed: int, folds: int | None = None) -> list[Part]:
     n = len(labels)
     if not wanted:
         judged = tuple(range(n, n + len(task.val)))
-        return [Part(task.train, (), judged)] if judged else []
+        return [Part(task.train, (), judged, validated=True)] if judged else []
     parts = []
     for repetition in range(times):
         train = _dealt(labels, wanted, seed, 2 * repetition, alone=None)
@@ -91,14 +93,13 @@ def cut(task: Task, seed: int, folds: int | None = None) -> list[Part]:
                         *(n + place for place, where in enumerate(val) if where == fold),
                     ),
                     repetition,
+                    bool(task.val),
                 )
             )
     return parts
 
 
-def _dealt(
-    labels: Sequence[int], folds: int, seed: int, draw: int, *, alone: int | None
-) -> list[int | None]:
+def _dealt(labels: Sequence[int], folds: int, seed: int, draw: int, *, alone: int | None) -> list[int | None]:
     """Return the fold that judges each image: the images of a class, shuffled, go to one fold after the other.
 
     Args:

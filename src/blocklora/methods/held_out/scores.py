@@ -15,7 +15,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from blocklora.methods.held_out.parts import Part
-from blocklora.methods.method import HeldOut
+from blocklora.methods.method import CROSS_VALIDATED, CROSS_VALIDATED_WITH_VAL, HeldOut
 from blocklora.metrics import fit_temperature, mixture_weights
 
 __all__ = ["Mixture", "Scores", "difference", "mixture", "scores"]
@@ -75,7 +75,8 @@ def scores(logits: Mapping[int, Tensor], parts: Sequence[Part], labels: Tensor) 
     rows, places = _rows(logits, parts)
     truth = labels[torch.from_numpy(places)].numpy()
     temperature = fit_temperature(rows, truth)
-    return _scores(softmax(rows / temperature, axis=1), places, truth, temperature), HeldOut(rows, truth)
+    found = _scores(softmax(rows / temperature, axis=1), places, truth, temperature)
+    return found, _held_out(rows, truth, found, parts)
 
 
 def mixture(members: Sequence[Mapping[int, Tensor]], parts: Sequence[Part], labels: Tensor) -> Mixture:
@@ -99,7 +100,8 @@ def mixture(members: Sequence[Mapping[int, Tensor]], parts: Sequence[Part], labe
     weights = mixture_weights(np.minimum(of_truth, 1.0))
     mean = np.tensordot(weights, np.stack(each), axes=1)  # (R, N)
     logs = np.log(np.maximum(mean, _LEAST))
-    return Mixture(tuple(weights.tolist()), _scores(mean, places, truth, 1.0), HeldOut(logs, truth))
+    found = _scores(mean, places, truth, 1.0)
+    return Mixture(tuple(weights.tolist()), found, _held_out(logs, truth, found, parts))
 
 
 def difference(one: _Floats, other: _Floats) -> tuple[float, float]:
@@ -107,6 +109,12 @@ def difference(one: _Floats, other: _Floats) -> tuple[float, float]:
     gap = one - other
     error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else 0.0
     return float(gap.mean()), error
+
+
+def _held_out(rows: _Floats, truth: NDArray[np.int64], found: Scores, parts: Sequence[Part]) -> HeldOut:
+    """Return rows of logits as what sets a temperature."""
+    reason = CROSS_VALIDATED_WITH_VAL if any(part.validated for part in parts) else CROSS_VALIDATED
+    return HeldOut(rows, truth, len(found.images), reason)
 
 
 def _rows(logits: Mapping[int, Tensor], parts: Sequence[Part]) -> tuple[_Floats, NDArray[np.int64]]:
