@@ -26,7 +26,6 @@ from blocklora.core.deadline import Deadline
 from blocklora.methods.auto import facts
 from blocklora.methods.auto.choose import Judged, best_mixture, best_of
 from blocklora.methods.auto.contenders import adapters, frozen
-from blocklora.methods.auto.final import KeptMember, fit_kept
 from blocklora.methods.auto.halving import halved
 from blocklora.methods.auto.plan import Plan, first_plan
 from blocklora.methods.frozen import proker
@@ -34,6 +33,7 @@ from blocklora.methods.frozen.features import labels_of
 from blocklora.methods.held_out.judging import Contender, Record, given_up, judged, with_bank
 from blocklora.methods.held_out.parts import Part, cut
 from blocklora.methods.held_out.scores import Scores, scores
+from blocklora.methods.held_out.together import fit_member, together
 from blocklora.methods.method import FitResult, HeldOut, Job, Method
 from blocklora.methods.settings import need, need_whole
 from blocklora.training.images import Augment
@@ -90,14 +90,9 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
     whole = [one for one in heard if one.contender.key not in dropped]
     members, weights, kept, held_out = _chosen(whole, parts, labels)
     _tell(job, f"{' and '.join(one.contender.method for one in members)}, on all training images")
-    final = fit_kept(
-        job,
-        [
-            KeptMember(one.contender, weight, one.scores.temperature)
-            for one, weight in zip(members, weights, strict=True)
-        ],
-        held_out,
-    )
+    alone = replace(job, deadline=None)  # the steps are the plan's
+    fitted = [fit_member(alone, one.contender) for one in members]
+    final = together(job, fitted, weights, [one.scores.temperature for one in members], held_out)
     by_key = {one.contender.key: weight for one, weight in zip(members, weights, strict=True)}
     silent = [(one, record) for one, record in tried if not record.logits]
     return replace(

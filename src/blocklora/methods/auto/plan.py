@@ -70,10 +70,12 @@ class Plan:
 def first_plan(job: Job, settings: Any, parts: Sequence[Part], deadline: Deadline) -> Plan:
     """Return the plan of the run's first start: one that was written down, or a new one."""
     keep = job.checkpoint.part("auto-plan") if job.checkpoint else None
-    if keep and keep.began:
-        return _read(keep.first_start({}))
+    if keep and (kept := keep.kept()):
+        return _read(kept[1])
     plan = decide(job, parts, _measured(job, settings, deadline), deadline)
-    return _read(keep.first_start(asdict(plan))) if keep else plan
+    if keep:
+        keep.keep({}, asdict(plan))
+    return plan
 
 
 def fits_of(settings: int, parts: int) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from blocklora.classifier import NOTHING_KEPT, Classifier, encode
+from blocklora.core.deadline import Deadline
 from blocklora.core.errors import ConfigError
 from blocklora.data import Example
 from blocklora.methods.bank import FeatureBank
@@ -74,6 +75,7 @@ def judged(
     numbers: Sequence[int],
     *,
     give_up: Callable[[], str] = str,
+    deadline: Deadline | None = None,
 ) -> Record:
     """Fit a contender to parts of the images and ask it about the others, where that is not known yet.
 
@@ -86,8 +88,9 @@ def judged(
         parts: All of them.
         numbers: The parts that are asked for.
         give_up: Returns why there is to be an end; empty where it may go on.
+        deadline: When the fit to a part is to be done; None: it takes as long as it takes.
     """
-    keep = job.checkpoint.part(f"auto-{contender.key}") if job.checkpoint else None
+    keep = job.checkpoint.part(f"held-out-{contender.key}") if job.checkpoint else None
     record = _recalled(keep.kept() if keep else None)
     for number in numbers:
         if number in record.logits or record.given_up:
@@ -97,7 +100,11 @@ def judged(
         try:
             reason = give_up()
             if not reason:
-                logits = {number: _of_part(job, contender, parts[number], number, give_up)}
+                logits = {
+                    number: _of_part(
+                        replace(job, deadline=deadline), contender, parts[number], number, give_up
+                    )
+                }
         except _GivenUpError as stop:
             reason = str(stop)
         except ConfigError as error:  # such as a loss that is no number
@@ -151,12 +158,11 @@ def _of_part(job: Job, contender: Contender, part: Part, number: int, give_up: C
             job.on_step(step, steps, loss, lr)
 
     checkpoint = (
-        job.checkpoint.part(f"auto-{contender.key}").part(f"part-{number}") if job.checkpoint else None
+        job.checkpoint.part(f"held-out-{contender.key}").part(f"part-{number}") if job.checkpoint else None
     )
     inner = job.on_images(
         part.train,
         part.val,
-        deadline=None,
         store=NOTHING_KEPT,
         checkpoint=checkpoint if contender.adapts else None,
         on_step=on_step,
@@ -170,7 +176,7 @@ def _of_part(job: Job, contender: Contender, part: Part, number: int, give_up: C
 def _written(job: Job, contender: Contender, record: Record) -> None:
     """Write what is known of a contender, if the job has a checkpoint."""
     if job.checkpoint:
-        job.checkpoint.part(f"auto-{contender.key}").keep(
+        job.checkpoint.part(f"held-out-{contender.key}").keep(
             {str(key): value for key, value in record.logits.items()},
             {
                 "seconds": {str(key): value for key, value in record.seconds.items()},
