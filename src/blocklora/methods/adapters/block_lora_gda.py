@@ -57,7 +57,7 @@ def fit(job: Job, settings: BlockLoraGdaSettings) -> FitResult:
 
 def fit_with_partner(job: Job, settings: BlockLoraGdaSettings, partner: Contender) -> FitResult:
     """Fit Block-LoRA and a partner on frozen features, and weigh them by what they say of held-out images."""
-    own = Contender("block-lora", "block-lora", block_lora.fit, settings, adapts=True)
+    own = Contender("block-lora", "block-lora", block_lora.fit, settings, adapts=True, trains_towers=True)
     job, both = with_bank(job), (own, partner)
     blind = job.on_images(job.task.train, ())  # validation images weigh, so they choose nothing before
     if job.task.val:

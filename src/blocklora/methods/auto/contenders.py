@@ -99,6 +99,7 @@ def adapters(chosen: list[dict[str, Any]], fixed: Mapping[str, Any]) -> list[Con
             block_lora.BlockLoraSettings(**given, **fixed),
             {**given, **{name: value for name, value in fixed.items() if value is not None}},
             adapts=True,
+            trains_towers=True,
         )
         for place, given in enumerate(chosen, 1)
     ]

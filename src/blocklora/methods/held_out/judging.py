@@ -37,6 +37,7 @@ class Contender:
         settings: Its settings.
         given: Those of them that differ from the method's defaults, ready for JSON.
         adapts: Whether it changes the image tower: its images go through a tower of their own.
+        trains_towers: Whether it trains through the towers, which takes long: its progress is shown, its state kept.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Contender:
     settings: Any
     given: Mapping[str, Any] = field(default_factory=dict)
     adapts: bool = False
+    trains_towers: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _of_part(job: Job, contender: Contender, part: Part, number: int, give_up: C
     def on_step(step: int, steps: int, loss: float, lr: float) -> None:
         if reason := give_up():
             raise _GivenUpError(reason)
-        if job.on_step and contender.adapts:
+        if job.on_step and contender.trains_towers:
             job.on_step(step, steps, loss, lr)
 
     checkpoint = (
@@ -164,7 +166,7 @@ def _of_part(job: Job, contender: Contender, part: Part, number: int, give_up: C
         part.train,
         part.val,
         store=NOTHING_KEPT,
-        checkpoint=checkpoint if contender.adapts else None,
+        checkpoint=checkpoint if contender.trains_towers else None,
         on_step=on_step,
     )
     result = contender.fit(inner, contender.settings)

@@ -30,8 +30,8 @@ class Fitted:
 
 def fit_member(job: Job, contender: Contender) -> Fitted:
     """Fit a contender to all training images of a job with a bank."""
-    checkpoint = job.checkpoint.part("all-images") if job.checkpoint and contender.adapts else None
-    inner = replace(job, checkpoint=checkpoint, on_step=job.on_step if contender.adapts else None)
+    checkpoint = job.checkpoint.part("all-images") if job.checkpoint and contender.trains_towers else None
+    inner = replace(job, checkpoint=checkpoint, on_step=job.on_step if contender.trains_towers else None)
     result = contender.fit(inner, contender.settings)
     return Fitted(contender, result, own_temperature(job, result))
 
