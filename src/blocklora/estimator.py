@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -21,15 +20,15 @@ from blocklora.classifier import (
     Classifier,
     ClassifierRecord,
     at_once,
+    class_sets,
     encode,
     read_classifier,
     write_classifier,
 )
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
-from blocklora.core.errors import ConfigError, ImageError
+from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.core.words import count, did_you_mean
 from blocklora.data import (
     ImageLike,
     Unreadable,
@@ -39,12 +38,13 @@ from blocklora.data import (
     few_shot,
     labels_to_compare,
     named_sources,
+    raise_unreadable,
 )
 from blocklora.methods import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
-    METHODS,
     FitConfig,
+    check_parameters,
     fit_classifier,
     fit_config,
     prepare,
@@ -128,12 +128,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             ConfigError: It is neither a parameter nor an option of any method.
         """
-        own = self._get_param_names()
-        of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
-        known = {*own, *of_methods, *self._options}
-        for name in set(params) - known:
-            expected = f"{', '.join(own)}, or an option of the method{did_you_mean(name, known)}"
-            raise ConfigError(f"unknown parameter '{name}': expected {expected}.")
+        check_parameters(params, self._get_param_names(), self._options)
         self._assign(params)
         return self
 
@@ -154,7 +149,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
-            _raise_at(prepared.unreadable)
+            raise_unreadable(prepared.unreadable)
         twice = duplicate_notes(prepared.task.train, dataset.class_names)
         fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
         self.classes_ = np.asarray(classes)
@@ -178,11 +173,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             ImageError: An image cannot be read; it is named.
         """
-        classifier = self._check_fitted()
-        found = encode(classifier, named_sources(images), self._compute, batch_size=self._at_once)
-        _raise_at(found.unreadable)
+        features = self._features(images)
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
-            return classifier.probabilities(found.features)
+            return self.classifier_.probabilities(features)
+
+    def predict_set(
+        self, images: Iterable[ImageLike], coverage: float = 0.9, *, by_class: bool = False
+    ) -> list[NDArray[Any]]:
+        """Return for each image the labels that hold the true one so often; docs/confidence.md says what is proven.
+
+        Raises:
+            RunError: No answers to images that were kept out of training are known.
+        """
+        features = self._features(images)
+        return [
+            self.classes_[row] for row in class_sets(self.classifier_, features, coverage, by_class=by_class)
+        ]
 
     def score(self, images: Iterable[ImageLike], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.
@@ -264,6 +270,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise _NotFittedYetError("not fitted yet; call fit(images, labels) or load(path) first.")
         return self.classifier_
 
+    def _features(self, images: Iterable[ImageLike]) -> torch.Tensor:
+        """Return the adapted features of images (M, D), all of which must be readable."""
+        found = encode(self._check_fitted(), named_sources(images), self._compute, batch_size=self._at_once)
+        raise_unreadable(found.unreadable)
+        return found.features
+
     def _assign(self, params: Mapping[str, Any]) -> None:
         """Set parameters, and put those that are none among the method's options."""
         own = set(self._get_param_names())
@@ -288,10 +300,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise ConfigError(f"class_names {self.class_names!r}: expected a dictionary of words by label.")
         beside = ("class_names", "on_unreadable", "verbose")
         return fit_config(**{n: value for n, value in self.get_params(deep=False).items() if n not in beside})
-
-
-def _raise_at(unreadable: Sequence[Unreadable]) -> None:
-    """Raise an error that names the first of some unreadable images, if there are any."""
-    more = f" ({count(len(unreadable), 'image')} in all)" if len(unreadable) > 1 else ""
-    if unreadable:
-        raise ImageError(f"{unreadable[0].reason}{more}")

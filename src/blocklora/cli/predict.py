@@ -29,6 +29,18 @@ def predict(
         typer.Argument(help="Images, or folders of images.", metavar="IMAGES", parser=user_path),
     ],
     top_k: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Add a set of classes that holds the true one so often, such as 0.9.",
+            metavar="SHARE",
+            show_default="no sets",
+        ),
+    ] = None,
+    by_class: Annotated[
+        bool,
+        typer.Option("--by-class", help="Mean --coverage for every class with enough held-out images."),
+    ] = False,
     model: Moved = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -42,15 +54,18 @@ def predict(
     if found.repeated:
         ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
     from blocklora.cli.console import RunProgress
+    from blocklora.run.confidence import promise_of
     from blocklora.run.load import load_run
     from blocklora.run.predict import Prediction, predict_images
 
     loaded = load_run(run, device=device, model=model)
+    if coverage is not None:
+        ERR.print(f"note: {promise_of(loaded.classifier, coverage)}", markup=False, soft_wrap=True)
     answers = _JsonAnswers(run, loaded.classifier.base.model_id) if as_json else _TextAnswers()
     bad = list(found.without)
     with RunProgress(ERR) as progress:
         for answer in predict_images(
-            loaded, found.files, top_k=top_k,
+            loaded, found.files, top_k=top_k, coverage=coverage, by_class=by_class,
             on_batch=lambda done: progress.predicted(done, len(found.files)),
         ):  # fmt: skip
             if isinstance(answer, Prediction):
@@ -70,7 +85,8 @@ class _TextAnswers:
     def add(self, answer: Prediction) -> None:
         """Write one."""
         top = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top)
-        write(f"{printable(answer.image)}: {printable(top)}\n")
+        more = "" if answer.set is None else f"; set: {', '.join(answer.set) or 'no class'}"
+        write(f"{printable(answer.image)}: {printable(top + more)}\n")
 
     def end(self, unreadable: Sequence[Unreadable]) -> None:
         """Write nothing: what could not be read is said on stderr."""
@@ -85,7 +101,8 @@ class _JsonAnswers:
     def add(self, answer: Prediction) -> None:
         """Write one."""
         top = [{"label": name, "probability": value} for name, value in answer.top]
-        write(self._before + json.dumps({"image": answer.image, **top[0], "top": top}))
+        more = {} if answer.set is None else {"set": answer.set}
+        write(self._before + json.dumps({"image": answer.image, **top[0], "top": top, **more}))
         self._before = ",\n"
 
     def end(self, unreadable: Sequence[Unreadable]) -> None:

@@ -21,6 +21,7 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     Head,
+    HowHeldOut,
     ImageChange,
     TextChange,
     cosine_head,
@@ -190,15 +191,24 @@ class EngineUse:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What classifiers of the same settings said of training images that they were fitted without.
+    """What classifiers of the same settings said of images that they were fitted without.
 
     Attributes:
         logits: (M, N).
         labels: (M,).
+        how: How the images were kept out.
+        features: Unit features of validation images, adapted and of the base model (M, 2, D); None where ``how`` names
+            the training images.
+        fold: Which fold each training image was held out of (M,), where ``how`` is ``folds``; else all 0.
+        heads: What predicted for each of these folds; of the kind and with the numbers of the classifier's own.
     """
 
     logits: NDArray[np.float64]
     labels: NDArray[np.int64]
+    how: HowHeldOut
+    fold: NDArray[np.int64]
+    features: Tensor | None = None
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from blocklora.core.choices import Choice
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.core.files import write_bytes
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
 from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
 from blocklora.report.words import selection
@@ -26,7 +26,7 @@ from blocklora.report.words import selection
 __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]
 
 FORMAT = 2
-_BUILT = frozenset({"evaluation", "mistakes", "unreadable", "files", "choices"})
+_BUILT = frozenset({"evaluation", "confidence", "mistakes", "unreadable", "files", "choices"})
 _OLD = frozenset({"old_selection", "old_selected_by"})
 _PLAIN = tuple(f.name for f in fields(RunMetrics) if f.name not in _BUILT | _OLD)
 
@@ -40,6 +40,7 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         "format": FORMAT,
         **metrics.evaluation.to_json(),
         **facts,
+        "confidence": metrics.confidence and metrics.confidence.to_json(),
         "ensemble": list(metrics.ensemble),
         "notes": list(metrics.notes),
         "warnings": warnings(metrics),
@@ -132,6 +133,7 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
         plain[name] = tuple(facts.get(name) or ())
     return RunMetrics(
         evaluation=Evaluation.from_json(facts),
+        confidence=Confidence.from_json(facts["confidence"]) if facts.get("confidence") else None,
         mistakes=tuple(
             Mistake(**row | {"top": tuple((name, share) for name, share in row.get("top") or ())})
             for row in facts.get("mistakes") or ()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.report import figures, notes, tables, words
+from blocklora.report.confidence import confidence_view
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.tables import OpenImage
@@ -54,6 +55,7 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "mistakes": tables.image_cards(metrics.mistakes, shown, open_image),
         "reliability": figures.reliability_diagram(found.reliability),
         "calibration": words.calibration_sentence(metrics),
+        "confidence": confidence_view(metrics),
         "curve": figures.learning_curve(metrics.history),
         "learning_rates": _learning_rates(metrics),
         "facts": tables.facts(metrics),

@@ -8,7 +8,7 @@ from typing import Any
 
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Confidence, Evaluation
 
 __all__ = ["Mistake", "PartFiles", "RunMetrics"]
 
@@ -47,6 +47,7 @@ class RunMetrics:
     Attributes:
         evaluation: What the test images say.
         temperature: What logits are divided by.
+        confidence: What the test images say of the confidence; None in files of earlier versions.
         mistakes: Wrong predictions, those of the highest probability first.
         unreadable: Images that could not be read and were left out.
         run: The RUN folder that was measured again.
@@ -81,6 +82,7 @@ class RunMetrics:
 
     evaluation: Evaluation
     temperature: float | None = None
+    confidence: Confidence | None = None
     mistakes: tuple[Mistake, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     run: str | None = None

@@ -16,6 +16,7 @@ from blocklora.core.words import count
 from blocklora.data import Example
 from blocklora.metrics import evaluate
 from blocklora.report import Mistake, RunMetrics, write_predictions
+from blocklora.run.confidence import measure_confidence
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
@@ -84,7 +85,8 @@ def measure(
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
     kept = [test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    probabilities = what.classifier.probabilities(encoded.features[:, 0])
+    features = encoded.features[:, 0]
+    probabilities = what.classifier.probabilities(features)
     zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
     names = list(what.classifier.class_names)
     if predictions:
@@ -93,6 +95,7 @@ def measure(
     return RunMetrics(
         evaluation=evaluate(probabilities, labels, names, zero_shot),
         temperature=what.classifier.temperature,
+        confidence=measure_confidence(what.classifier, features, labels),
         mistakes=_mistakes(kept, labels, probabilities, names),
         unreadable=tuple(encoded.unreadable),
     )
