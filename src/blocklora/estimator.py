@@ -164,8 +164,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
     def predict(self, images: Iterable[ImageLike]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
-        best = self.predict_proba(images).argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
 
     def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
         """Return the probability of every class for each image (M, N); rows sum to one.
@@ -260,8 +259,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags: what goes in are images, not a matrix."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
         return tags
 
     def _check_fitted(self) -> Classifier:

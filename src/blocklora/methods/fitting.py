@@ -106,7 +106,7 @@ def fit_classifier(
         held_out = judged(classifier, task.val, compute, size, store) if task.val else result.held_out
         temperature, choice = _temperature(held_out, "" if task.val else CROSS_VALIDATED)
         classifier = classifier.with_temperature(temperature)
-        evidence = gather_evidence(classifier, task.train, held_out, compute, size, store)
+        evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
         classifier=replace(classifier, evidence=evidence),
         result=result if held_out else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),

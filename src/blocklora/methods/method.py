@@ -223,6 +223,7 @@ class FitResult:
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
         held_out: What sets the temperature where there are no validation images; None where nothing does.
+        features: Unit features (M, D) of the training images as the classifier sees them, where the method has them.
     """
 
     classifier: Classifier
@@ -232,6 +233,7 @@ class FitResult:
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def fit(job: Job, settings: GdaSettings) -> FitResult:
     alpha, choice, held_out = _chosen(job, settings, features, labels, texts)
     head = _head(features, labels, texts, alpha)
     choices = {"alpha": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
+    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out, features=features)
 
 
 def _chosen(

@@ -60,6 +60,7 @@ def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
         sum(tensor.numel() for tensor in head.tensors.values()),
         {"c": choice, "kept step": Choice("converged", "fixed", "where L-BFGS stopped")},
         held_out=held_out,
+        features=features,
     )
 
 

@@ -54,7 +54,7 @@ def fit(job: Job, settings: PrototypesSettings) -> FitResult:
     weight, choice, held_out = _chosen(job, settings, features, labels, texts)
     classes = mixed(features, labels, texts, weight).float()
     choices = {"weight": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(classes), 0, choices, held_out=held_out)
+    return FitResult(job.classifier(classes), 0, choices, held_out=held_out, features=features)
 
 
 def _chosen(
