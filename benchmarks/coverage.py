@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from measuring import circumstances, write
 
 RESULT = Path(__file__).parent / "results" / "coverage.json"
 DATA, SHOTS, SEEDS = ("digits", "twemoji", "clipart"), 16, tuple(range(1, 21))
-METHODS = ("linear-probe", "gda", "proker")
+METHODS = ("gda", "proker", "linear-probe")
 COVERAGE = 0.9
 HOW = {
     "validation": "validation images",
@@ -155,15 +156,12 @@ def main() -> None:
     done = {(run["data"], run["method"], run["seed"], run["how"] == "validation") for run in record["runs"]}
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder))
-        for data in arguments.data:
-            for method in METHODS:
-                for seed in SEEDS:
-                    for validation in (True, False):
-                        if (Path(data).name, method, seed, validation) in done:
-                            continue
-                        if run := measure(data, method, seed, validation, store):
-                            record["runs"].append(run)
-                            write(arguments.out, record | {"coverage": COVERAGE, **circumstances()})
+        for method, data, seed, validation in product(METHODS, arguments.data, SEEDS, (True, False)):
+            if (Path(data).name, method, seed, validation) in done:
+                continue
+            if run := measure(data, method, seed, validation, store):
+                record["runs"].append(run)
+                write(arguments.out, record | {"coverage": COVERAGE, **circumstances()})
 
 
 if __name__ == "__main__":
