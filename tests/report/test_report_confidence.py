@@ -27,7 +27,10 @@ def measured(how: str = "validation", n_images: int = 40, covered: float = 1.0) 
     return replace(
         RunMetrics(evaluate(shares, labels, ["cat", "dog", "owl"])),
         confidence=judge_confidence(logits, labels, 1.5, held_out, found),
-        choices={"c": Choice(1.0, "validation", n_images=40), "temperature": Choice(1.5, "validation", n_images=40)},
+        choices={
+            "c": Choice(1.0, "validation", n_images=40),
+            "temperature": Choice(1.5, "validation", n_images=40),
+        },
     )
 
 

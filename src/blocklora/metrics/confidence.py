@@ -61,7 +61,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A wanted accuracy, and what the threshold for it came to on the test images; None where none reaches it."""
+    """A wanted accuracy, and what the threshold for it came to on the test images; None where none is certain."""
 
     accuracy: float
     test: Answered | None

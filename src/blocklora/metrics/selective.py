@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import bdtrc
 
 from blocklora.core.errors import ConfigError, DataError
 from blocklora.metrics.checks import Floats
@@ -14,6 +15,7 @@ from blocklora.metrics.intervals import wilson_interval
 __all__ = ["Answered", "RiskCoverage", "answered_above", "risk_coverage", "threshold_for"]
 
 MOST_POINTS = 50
+DOUBT = 0.1  # the chance that a threshold for a wanted accuracy does not reach it
 
 
 @dataclass(frozen=True)
@@ -76,28 +78,39 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 
 
 def threshold_for(accuracy: float, confidence: ArrayLike, correct: ArrayLike) -> float | None:
-    """The least probability above which so many of some held-out images were answered rightly.
+    """The least probability above which answers are right so often, with 90% certainty.
+
+    Thresholds are tested from the highest down, from the one that leaves the fewest images with which all right answers
+    would do, and the test stops at the first that fails: so the certainty holds for the threshold that is returned.
 
     Args:
-        accuracy: What is wanted, in (0, 1].
+        accuracy: What is wanted, strictly between 0 and 1.
         confidence: (N,) probabilities of the answers to images that were kept out of training, N >= 1.
         correct: (N,) whether each is right.
 
     Returns:
-        The threshold that answers most of these images; None where even the surest answers are too often wrong. It
-        is an estimate from N images, and no promise.
+        The threshold; None where the images are too few, or the surest answers are too often wrong.
 
     Raises:
         ConfigError: The accuracy is out of range.
         DataError: The lengths differ, or there is no image.
+
+    Source:
+        Angelopoulos et al., Learn then Test, Annals of Applied Statistics 2025, fixed sequence testing with exact
+        binomial p-values.
     """
-    if not 0 < accuracy <= 1:
-        raise ConfigError(f"accuracy {accuracy}: expected a number above 0 and up to 1, such as 0.95.")
+    if not 0 < accuracy < 1:
+        raise ConfigError(f"accuracy {accuracy}: expected a number above 0 and below 1, such as 0.95.")
     sure, right = _checked(confidence, correct)
     order = np.argsort(-sure, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True))
-    good = last[np.cumsum(right[order])[last] / (last + 1) >= accuracy]
-    return float(sure[order][good[-1]]) if len(good) else None
+    last = np.flatnonzero(
+        np.append(np.diff(sure[order]) != 0, True)
+    )  # images of equal confidence come together
+    n_right = np.cumsum(right[order])[last]
+    tested = accuracy ** (last + 1) <= DOUBT
+    passed = bdtrc(n_right[tested] - 1, last[tested] + 1, accuracy) <= DOUBT
+    n_passed = len(passed) if passed.all() else int(passed.argmin())
+    return float(sure[order][last[tested][n_passed - 1]]) if n_passed else None
 
 
 def answered_above(threshold: float, confidence: ArrayLike, correct: ArrayLike) -> Answered:

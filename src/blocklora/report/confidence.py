@@ -141,7 +141,7 @@ def _calibration(found: Confidence) -> list[tuple[str, str, str]]:
 
 def _answered(test: Answered | None) -> tuple[str, str, str, str]:
     if test is None:
-        return "none reaches it", "–", "–", "–"
+        return "none is certain enough", "–", "–", "–"
     return (
         f"{test.threshold:.3f}",
         percent(test.answered, 0),
