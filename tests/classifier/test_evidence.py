@@ -14,7 +14,10 @@ from small_task import CPU, QUICK, make_task
 from blocklora.classifier import (
     Classifier,
     Evidence,
+    chance_known,
     class_sets,
+    known_images,
+    nearest_images,
     proven_coverage,
     read_classifier,
     write_classifier,
@@ -105,6 +108,37 @@ def test_what_is_missing_is_named(clip: Clip, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RunError, match=r"evidence\.safetensors: this file cannot be used"):
         read_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["linear-probe", "proker"])
+def test_an_image_that_was_left_out_does_not_know_itself(clip: Clip, method: str) -> None:
+    classifier = fitted(clip, method)
+    held_out, training = classifier.evidence.held_out, classifier.evidence.training
+    assert held_out is not None
+    assert training is not None
+    cosines = (training.features.float() @ training.features.float().T).numpy()
+    fold = held_out.fold if method == "linear-probe" else np.arange(18)
+    slow = [max(cosines[i, j] for j in range(18) if fold[i] != fold[j]) for i in range(18)]
+    np.testing.assert_allclose(-held_out.unlikeness["nearest"], slow, atol=1e-3)
+
+
+def test_the_images_of_the_training_are_known_and_noise_is_not(clip: Clip, tmp_path: Path) -> None:
+    classifier = fitted(clip, shots=12)
+    write_classifier(tmp_path, classifier, [*"rgb"], {}, {})
+    again, _ = read_classifier(tmp_path)
+    assert again.evidence.unknown == classifier.evidence.unknown
+    training = known_images(again)
+    features = training.features.float()
+    places, cosines = nearest_images(again, features, 3)
+    assert places[:, 0].tolist() == list(range(36))
+    np.testing.assert_allclose(cosines[:, 0], 1, atol=1e-3)
+    assert (np.diff(cosines, axis=1) <= 0).all()
+    chances = chance_known(again, torch.cat([features, -features]))
+    assert np.median(chances[:36]) > 0.3
+    assert np.median(chances[36:]) < 0.1
+    assert chance_known(again, features[:0]).shape == (0,)
+    with pytest.raises(RunError, match="keeps no features of its training images"):
+        nearest_images(replace(again, evidence=Evidence()), features, 1)
 
 
 def test_other_classes_know_no_images(clip: Clip) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from blocklora.core.choices import Choice
-from blocklora.metrics import evaluate, judge_confidence, judge_sets
+from blocklora.metrics import UnknownStudy, evaluate, judge_confidence, judge_sets, judge_unknown
 from blocklora.report import RunMetrics, metrics_from_json, metrics_json, promise_sentence
-from blocklora.report.confidence import confidence_view
+from blocklora.report.confidence import alarm_sentence, confidence_view
 from blocklora.report.page import render_report
 
 
@@ -62,6 +62,25 @@ def test_without_held_out_images_nothing_is_promised() -> None:
     page = render_report(bare, lambda _: None)
     assert "nothing can be promised" in page
     assert "Least probability" not in page
+
+
+def test_unknown_things_are_told_with_what_their_scores_are_worth() -> None:
+    metrics, aurocs = measured(), dict.fromkeys(("softmax", "energy", "mcm", "nearest", "together"), 0.55)
+    assert metrics.confidence is not None
+    found = judge_unknown(np.linspace(0.01, 1, 50), UnknownStudy(aurocs, 0.12, 3, 40), "validation")
+    told = replace(metrics, confidence=replace(metrics.confidence, unknown=found))
+    assert metrics_from_json(metrics_json(told)).confidence == told.confidence
+    page = render_report(told, lambda _: None)
+    for text in (
+        "at false alarms of 5%, 4.0% of the test images",
+        "12% of their 40 held-out images are found",
+        "zero-shot (MCM) 0.55",
+        "may be found less often",
+        "little better than guessing",
+    ):
+        assert text in page
+    assert "nothing is called unknown" in alarm_sentence("validation", 18, 0.05)
+    assert "at most 5% are called unknown" in alarm_sentence("validation", 19, 0.05)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from blocklora.classifier.other_classes import mean_features, other_classes, tem
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.sets import class_sets, held_out_answers, proven_coverage
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
+from blocklora.classifier.unknown import chance_known, known_images, nearest_images
 
 __all__ = [
     "CLASSIFIER_FILES",
@@ -30,6 +31,7 @@ __all__ = [
     "KnownImages",
     "TextChange",
     "at_once",
+    "chance_known",
     "class_sets",
     "cosine_head",
     "cut_notes",
@@ -39,7 +41,9 @@ __all__ = [
     "held_out_answers",
     "in_halves",
     "is_of_image_tower",
+    "known_images",
     "mean_features",
+    "nearest_images",
     "other_classes",
     "prompt_tokens",
     "proven_coverage",

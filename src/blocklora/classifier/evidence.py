@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,7 +21,9 @@ from torch import Tensor
 from blocklora.classifier.heads import Head
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_bytes
+from blocklora.metrics import UnknownStudy
 from blocklora.metrics.conformal import SCORES
+from blocklora.metrics.unknown import TOGETHER
 
 __all__ = ["EVIDENCE", "Evidence", "HeldOutAnswers", "HowHeldOut", "KnownImages", "read_evidence"]
 
@@ -43,6 +45,7 @@ class HeldOutAnswers:
         confidence: Probability of each answer, at the classifier's temperature (n,).
         correct: Whether each answer is right (n,).
         strangeness: By the name of each score in ``metrics.SCORES``, that of the true class (n,), from raw logits.
+        unlikeness: By the names of ``metrics.unlikeness``, those that are used, ``softmax`` and ``nearest`` (n,).
         fold: Which fold each image was held out of (n,), from 0; all 0 but for ``folds``.
         heads: The K heads that were fitted without each fold, of the same kind and with the same numbers as the
             classifier's own; empty but for ``folds``.
@@ -53,6 +56,7 @@ class HeldOutAnswers:
     confidence: NDArray[np.float64]
     correct: NDArray[np.bool_]
     strangeness: Mapping[str, NDArray[np.float64]]
+    unlikeness: Mapping[str, NDArray[np.float64]]
     fold: NDArray[np.int64]
     heads: tuple[Head, ...] = ()
 
@@ -79,10 +83,12 @@ class Evidence:
     Attributes:
         held_out: Answers to images that were kept out of training.
         training: The training images.
+        unknown: How well unknown things are found, with classes that play them.
     """
 
     held_out: HeldOutAnswers | None = None
     training: KnownImages | None = None
+    unknown: UnknownStudy | None = None
 
     def __bool__(self) -> bool:
         """Return whether anything is kept."""
@@ -117,7 +123,7 @@ def read_evidence(folder: Path, head: Head, n_classes: int, width: int) -> Evide
         for one in evidence.held_out.heads if evidence.held_out else ():
             one.check(n_classes, width)
         return evidence
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{path}: this file cannot be used ({str(error).rstrip('.')}); fit it again."
         ) from error
@@ -135,12 +141,15 @@ def _tensors(evidence: Evidence) -> tuple[dict[str, Tensor], dict[str, str]]:
             "correct": held_out.correct,
             "fold": held_out.fold,
             **held_out.strangeness,
+            **{name: held_out.unlikeness[name] for name in TOGETHER},
         }
         tensors |= {
             _HELD_OUT + name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in columns.items()
         }
         for k, head in enumerate(held_out.heads):
             tensors |= {f"{_FOLD}{k}/{name}": value.contiguous() for name, value in head.tensors.items()}
+    if evidence.unknown:
+        words["unknown"] = json.dumps(asdict(evidence.unknown))
     if training := evidence.training:
         words["images"] = json.dumps(training.names)
         tensors[_TRAINING + "features"] = training.features.contiguous()
@@ -160,6 +169,7 @@ def _evidence(tensors: Mapping[str, Tensor], words: Mapping[str, str], head: Hea
         held_out = HeldOutAnswers(
             how=cast("HowHeldOut", words["how"]),
             strangeness={name: columns[name] for name in SCORES},
+            unlikeness={name: columns[name] for name in TOGETHER},
             heads=tuple(_heads(tensors, head)),
             **{name: columns[name] for name in ("labels", "confidence", "correct", "fold")},
         )
@@ -173,7 +183,8 @@ def _evidence(tensors: Mapping[str, Tensor], words: Mapping[str, str], head: Hea
         )
         if not len(training.features) == len(training.labels) == len(training.names):
             raise ValueError("features, labels and names of training images are of different lengths")
-    return Evidence(held_out, training)
+    study = json.loads(words["unknown"]) if "unknown" in words else None
+    return Evidence(held_out, training, study and UnknownStudy(**study))
 
 
 def _heads(tensors: Mapping[str, Tensor], head: Head) -> list[Head]:

@@ -19,7 +19,14 @@ from blocklora.metrics.calibration import (
     top_calibration_error,
 )
 from blocklora.metrics.choose import Winner, choose_candidate
-from blocklora.metrics.confidence import Confidence, Sets, judge_confidence, judge_sets
+from blocklora.metrics.confidence import (
+    Confidence,
+    Sets,
+    Unknown,
+    judge_confidence,
+    judge_sets,
+    judge_unknown,
+)
 from blocklora.metrics.conformal import (
     CalibrationPart,
     SetScore,
@@ -39,6 +46,7 @@ from blocklora.metrics.selective import (
 )
 from blocklora.metrics.summary import Difference, Evaluation, evaluate
 from blocklora.metrics.temperature import fit_temperature
+from blocklora.metrics.unknown import UnknownStudy, known_p_values, study_unknown, together, unlikeness
 
 __all__ = [
     "Answered",
@@ -53,6 +61,8 @@ __all__ = [
     "RiskCoverage",
     "SetScore",
     "Sets",
+    "Unknown",
+    "UnknownStudy",
     "Winner",
     "answered_above",
     "brier_score",
@@ -68,6 +78,8 @@ __all__ = [
     "holm",
     "judge_confidence",
     "judge_sets",
+    "judge_unknown",
+    "known_p_values",
     "log_loss",
     "mcnemar_exact",
     "mean_class_accuracy",
@@ -79,7 +91,10 @@ __all__ = [
     "reliability_bins",
     "risk_coverage",
     "strangeness",
+    "study_unknown",
     "threshold_for",
+    "together",
     "top_calibration_error",
+    "unlikeness",
     "wilson_interval",
 ]

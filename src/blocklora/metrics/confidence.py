@@ -20,8 +20,9 @@ from blocklora.metrics.selective import (
     risk_coverage,
     threshold_for,
 )
+from blocklora.metrics.unknown import FALSE_ALARMS, UnknownStudy
 
-__all__ = ["Confidence", "Sets", "Wanted", "judge_confidence", "judge_sets"]
+__all__ = ["Confidence", "Sets", "Unknown", "Wanted", "judge_confidence", "judge_sets", "judge_unknown"]
 
 WANTED = (0.8, 0.9, 0.95, 0.99)
 _NORMAL = 1.959964  # the 97.5% quantile of the normal distribution
@@ -68,6 +69,25 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """Whether things that are no class are found.
+
+    Attributes:
+        study: With classes that play the unknown, on held-out images; None where that could not be.
+        rate: The false alarms that were asked for, in (0, 1).
+        false_alarms: The share of the test images, all of known classes, that were called unknown.
+        interval: 95% of it, Wilson.
+        how: As of ``Sets``.
+    """
+
+    study: UnknownStudy | None
+    rate: float
+    false_alarms: float
+    interval: tuple[float, float]
+    how: str
+
+
+@dataclass(frozen=True)
 class Confidence:
     """What N test images say of a classifier's confidence.
 
@@ -77,6 +97,7 @@ class Confidence:
         risk: Accuracy by the share of images answered.
         wanted: For each wanted accuracy the threshold that held-out images, never these, gave; empty without any.
         sets: What sets of classes came to; None where there is nothing to make them by.
+        unknown: Whether unknown things are found; None where nothing can tell them.
     """
 
     before: Calibration
@@ -84,6 +105,7 @@ class Confidence:
     risk: RiskCoverage
     wanted: tuple[Wanted, ...] = ()
     sets: Sets | None = None
+    unknown: Unknown | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
@@ -98,7 +120,7 @@ class Confidence:
             KeyError: A key is missing.
             TypeError: An object has a key that is not known.
         """
-        sets = facts.get("sets")
+        sets, unknown = facts.get("sets"), facts.get("unknown")
         return cls(
             before=Calibration(**facts["before"]),
             after=Calibration(**facts["after"]),
@@ -108,6 +130,10 @@ class Confidence:
                 for row in facts["wanted"]
             ),
             sets=sets and Sets(**_tuples(sets)),
+            unknown=unknown
+            and Unknown(
+                **_tuples(unknown) | {"study": unknown["study"] and UnknownStudy(**unknown["study"])}
+            ),
         )
 
 
@@ -117,6 +143,7 @@ def judge_confidence(
     temperature: float,
     held_out: tuple[ArrayLike, ArrayLike] | None = None,
     sets: Sets | None = None,
+    unknown: Unknown | None = None,
 ) -> Confidence:
     """Judge the confidence of a classifier on N test images.
 
@@ -127,6 +154,7 @@ def judge_confidence(
         held_out: (n,) probabilities of the answers to held-out images and (n,) whether they are right; thresholds are
             chosen by them.
         sets: What ``judge_sets`` gave.
+        unknown: What ``judge_unknown`` gave.
 
     Raises:
         DataError: The arrays do not fit each other, or there is no image.
@@ -141,6 +169,7 @@ def judge_confidence(
         risk=risk_coverage(confidence, correct),
         wanted=tuple(_wanted(share, held_out, confidence, correct) for share in WANTED) if held_out else (),
         sets=sets,
+        unknown=unknown,
     )
 
 
@@ -174,6 +203,18 @@ def judge_sets(
         how=how,
         n_images=n_images,
         guaranteed=guaranteed,
+    )
+
+
+def judge_unknown(chance_known: NDArray[np.float64], study: UnknownStudy | None, how: str) -> Unknown:
+    """Judge how many test images of known classes are called unknown, by what ``known_p_values`` says of them (N,)."""
+    alarms = chance_known <= FALSE_ALARMS
+    return Unknown(
+        study=study,
+        rate=FALSE_ALARMS,
+        false_alarms=float(alarms.mean()),
+        interval=wilson_interval(int(alarms.sum()), len(alarms)),
+        how=how,
     )
 
 

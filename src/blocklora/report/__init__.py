@@ -10,7 +10,7 @@ from blocklora.report.comparison import (
     run_words,
 )
 from blocklora.report.comparison_page import check_comparison_page, shown_images, write_comparison
-from blocklora.report.confidence import promise_sentence, sets_sentence
+from blocklora.report.confidence import alarm_sentence, promise_sentence, sets_sentence
 from blocklora.report.metrics_file import (
     json_text,
     metrics_from_json,
@@ -46,6 +46,7 @@ __all__ = [
     "RunMetrics",
     "Score",
     "Verdict",
+    "alarm_sentence",
     "check_comparison_page",
     "compared_sentence",
     "json_text",

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from blocklora.metrics import Answered, Confidence, Sets, fewest_images
+from blocklora.metrics import Answered, Confidence, Sets, Unknown, fewest_images
 from blocklora.report.figures import risk_coverage_curve
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.words import count, join, percent, percent_range
 
-__all__ = ["ConfidenceView", "confidence_view", "promise_sentence", "sets_sentence"]
+__all__ = ["ConfidenceView", "alarm_sentence", "confidence_view", "promise_sentence", "sets_sentence"]
+
+_UNKNOWN_WORDS = {
+    "softmax": "top probability",
+    "energy": "energy",
+    "mcm": "zero-shot (MCM)",
+    "nearest": "nearest training image",
+    "together": "top probability and nearest training image together",
+}
 
 
 @dataclass(frozen=True)
@@ -22,13 +30,14 @@ class ConfidenceView:
     Attributes:
         calibration: (name, before temperature, after), as words.
         sets: Sentences on sets of classes.
+        unknown: Sentences on things that are no class.
         curve: Accuracy by the share of images answered.
         thresholds: (wanted accuracy, threshold, share answered, accuracy, its interval), as words.
-        thresholds_from: How many held-out images chose the thresholds.
     """
 
     calibration: list[tuple[str, str, str]]
     sets: list[str]
+    unknown: list[str]
     curve: Markup
     thresholds: list[tuple[str, str, str, str, str]]
 
@@ -41,6 +50,7 @@ def confidence_view(metrics: RunMetrics) -> ConfidenceView | None:
     return ConfidenceView(
         calibration=_calibration(found),
         sets=_sets(metrics, found.sets),
+        unknown=_unknown(found.unknown),
         curve=risk_coverage_curve(found.risk),
         thresholds=[(percent(row.accuracy, 0), *_answered(row.test)) for row in found.wanted],
     )
@@ -97,6 +107,43 @@ def promise_sentence(
     if chosen:
         said += f" The same images chose {join(chosen)}, which the proof leaves out."
     return said
+
+
+def alarm_sentence(how: str, n_images: int, rate: float) -> str:
+    """How many images of the classes are called unknown, in one sentence; see ``promise_sentence``."""
+    share = percent(rate, 0 if round(rate * 1000) % 10 == 0 else 1)
+    images = count(n_images, "validation image" if how == "validation" else "training image")
+    if n_images < fewest_images(1 - rate):
+        return (
+            f"With {images} held out, false alarms of {share} need {fewest_images(1 - rate)} or more: nothing is "
+            "called unknown."
+        )
+    about = "at most" if how == "validation" else "about"
+    return f"Of images like the {images} held out, {about} {share} are called unknown by mistake."
+
+
+def _unknown(found: Unknown | None) -> list[str]:
+    if found is None:
+        return []
+    rate = percent(found.rate, 0)
+    lines = [
+        f"Things that are no class (predict --unknown): at false alarms of {rate}, {percent(found.false_alarms)} of "
+        f"the test images, all of known classes, are called unknown (95% interval {percent_range(found.interval)})."
+    ]
+    if study := found.study:
+        aurocs = join([f"{_UNKNOWN_WORDS[name]} {value:.2f}" for name, value in study.auroc.items()])
+        lines.append(
+            f"With classes that play the unknown, a fifth of them or one at a time, {percent(study.caught, 0)} of "
+            f"their {count(study.n_images, 'held-out image')} are found at these false alarms. How often an unknown "
+            f"image scores as less known than a known one (0.5 is guessing): {aurocs}. The last one is used."
+        )
+        if found.how == "validation":
+            lines.append(
+                "The features were fitted with these classes, so a thing that is really new may be found less often."
+            )
+        if study.auroc["together"] < 0.6:
+            lines.append("That is little better than guessing: do not rely on it here.")
+    return lines
 
 
 def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
