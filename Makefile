@@ -7,7 +7,7 @@ CORE := $(VENV)/.core
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench docs docs-open clean
+.PHONY: demo test test-gpu check bench bench-gpu docs docs-open clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,12 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/demo_speed.py
 	$(BIN)/python benchmarks/targets.py
+
+test-gpu: $(READY)  # on a machine with CUDA, where constraints.txt takes a CUDA build of torch
+	$(BIN)/python -m pytest -m gpu
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
