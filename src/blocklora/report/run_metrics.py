@@ -54,7 +54,8 @@ class ConfusedPair:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> ConfusedPair:
         """Return the pair that ``to_json`` gave."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()})
+        named: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+        return cls(**named)
 
 
 @dataclass(frozen=True)
