@@ -43,7 +43,7 @@ def test_the_file_gives_it_back() -> None:
 def test_the_page_shows_sets_thresholds_and_calibration() -> None:
     page = render_report(measured(), lambda _: None)
     for text in (
-        "How far can it be relied on?",
+        "Answering only where it is sure",
         "held that of 100.0% of the test images",
         "calibrated on 40 validation images",
         "The same images chose c",
