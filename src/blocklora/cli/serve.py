@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from blocklora.cli.known import check_run
-from blocklora.cli.options import Debug, Device
+from blocklora.cli.options import Debug, Device, takes
 from blocklora.cli.output import ERR
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
@@ -18,74 +19,63 @@ from blocklora.core.words import count
 
 __all__ = ["serve"]
 
-_LISTEN, _LIMITS = "Listening", "Limits (of each worker)"
+_LISTEN, _MACHINE, _LIMITS = "Listening", "Machine", "Limits (of each worker)"
 _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _TOKEN = "BLOCKLORA_TOKEN"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def serve(
+def _limit(help_: str) -> Any:
+    return typer.Option(help=help_, min=0, rich_help_panel=_LIMITS)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of ``serve``."""
+
     runs: Annotated[
         list[Path],
         typer.Argument(
             help="RUN folders; with --backend onnx folders of 'blocklora export'.",
-            metavar="RUN...",
+            metavar="RUN",
             parser=user_path,
         ),
-    ],
+    ]
     host: Annotated[
         str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.", rich_help_panel=_LISTEN)
-    ] = "127.0.0.1",
+    ] = "127.0.0.1"
     port: Annotated[
         int, typer.Option(help="0 takes any free one.", min=0, max=65535, rich_help_panel=_LISTEN)
-    ] = 8000,
+    ] = 8000
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"A file with the token that requests must bring; the environment variable {_TOKEN} does the same.",
+            help=f"A file with the token that requests must bring; {_TOKEN} in the environment does the same.",
             show_default=False,
             metavar="FILE",
             parser=user_path,
             rich_help_panel=_LISTEN,
         ),
-    ] = None,
+    ] = None
     backend: Annotated[
-        Literal["torch", "onnx"], typer.Option(help="What computes.", rich_help_panel="Machine")
-    ] = "torch",
-    workers: Annotated[
-        int, typer.Option(help="Processes side by side.", min=1, rich_help_panel="Machine")
-    ] = 1,
-    device: Device = "auto",
-    max_batch: Annotated[
-        int, typer.Option(help="Images that are computed at a time.", min=1, rich_help_panel=_LIMITS)
-    ] = 32,
-    max_wait: Annotated[
-        float,
-        typer.Option(
-            help="Milliseconds that an image waits for others on their way.", min=0, rich_help_panel=_LIMITS
-        ),
-    ] = 5,
-    queue: Annotated[
-        int,
-        typer.Option(
-            help="Images a model at a time; more are told to come back (429).", min=1, rich_help_panel=_LIMITS
-        ),
-    ] = 64,
-    max_images: Annotated[
-        int, typer.Option(help="Images of one request.", min=1, rich_help_panel=_LIMITS)
-    ] = 32,
-    max_body: Annotated[
-        float, typer.Option(help="Megabytes of one request.", min=0, rich_help_panel=_LIMITS)
-    ] = 20,
-    max_pixels: Annotated[
-        float, typer.Option(help="Million pixels of one image.", min=0, rich_help_panel=_LIMITS)
-    ] = 50,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds that one request may take.", min=0, rich_help_panel=_LIMITS)
-    ] = 30,
-    debug: Debug = False,
-) -> None:
+        Literal["torch", "onnx"], typer.Option(help="What computes.", rich_help_panel=_MACHINE)
+    ] = "torch"
+    workers: Annotated[int, typer.Option(help="Processes side by side.", min=1, rich_help_panel=_MACHINE)] = 1
+    device: Device = "auto"
+    max_batch: Annotated[int, _limit("Images that are computed at a time.")] = 32
+    max_wait: Annotated[float, _limit("Milliseconds that an image waits for others on their way.")] = 5
+    queue: Annotated[int, _limit("Images a model at a time; more are told to come back (429).")] = 64
+    max_images: Annotated[int, _limit("Images of one request.")] = 32
+    max_body: Annotated[float, _limit("Megabytes of one request.")] = 20
+    max_pixels: Annotated[float, _limit("Million pixels of one image.")] = 50
+    timeout: Annotated[float, _limit("Seconds that one request may take.")] = 30
+    debug: Debug = False
+
+
+@takes(ServeOptions)
+def serve(options: ServeOptions) -> None:
     """Answer over HTTP, with a page and an API; each request is one line of JSON on stdout."""
-    for run in runs:
+    for run in options.runs:
         check_run(run)
     if missing := [name for name in _NEEDS if find_spec(name) is None]:
         raise ConfigError(
@@ -95,24 +85,26 @@ def serve(
     from blocklora.serve.settings import Limits, Settings
 
     limits = Limits(
-        max_batch=max_batch,
-        max_wait=max_wait / 1000,
-        queue=queue,
-        max_images=max_images,
-        max_body=round(max_body * 1e6),
-        max_pixels=round(max_pixels * 1e6),
-        timeout=timeout,
+        max_batch=options.max_batch,
+        max_wait=options.max_wait / 1000,
+        queue=options.queue,
+        max_images=options.max_images,
+        max_body=round(options.max_body * 1e6),
+        max_pixels=round(options.max_pixels * 1e6),
+        timeout=options.timeout,
     )
-    settings = Settings(tuple(runs), backend, device, _token(token_file), workers, limits)
-    if settings.token is None and host not in ("127.0.0.1", "::1", "localhost"):
+    token = _token(options.token_file)
+    settings = Settings(tuple(options.runs), options.backend, options.device, token, options.workers, limits)
+    if token is None and options.host not in _LOOPBACK:
         ERR.print(
-            f"warning: whoever reaches {host} may ask this service: set --token-file to ask for a token."
+            f"warning: whoever reaches {options.host} may ask this service: --token-file asks for a token.",
+            soft_wrap=True,
         )
 
     def say(address: str) -> None:
-        ERR.print(f"{count(len(runs), 'model')} at {address} (Ctrl-C stops it)", soft_wrap=True)
+        ERR.print(f"{count(len(options.runs), 'model')} at {address} (Ctrl-C stops it)", soft_wrap=True)
 
-    run_service(settings, host, port, say)
+    run_service(settings, options.host, options.port, say)
 
 
 def _token(file: Path | None) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -92,7 +92,7 @@ async def read_images(request: Request, body: Body, limits: Limits) -> list[Rece
         if len(sent) > limits.max_images:
             raise too_many_images(limits.max_images)
         return from_base64(sent)
-    if kind == RAW or kind.startswith("image/"):
+    if kind in (RAW, "") or kind.startswith("image/"):  # Hugging Face's client names no type
         return [Received("image 1", await body.whole())]
     raise Refusal(
         415,
@@ -153,6 +153,14 @@ async def _form_images(request: Request, body: Body, most: int) -> list[Received
         if error.message.startswith("Too many files"):
             raise too_many_images(most) from None
         raise Refusal(400, f"the form cannot be read: {printable(error.message)}") from None
+    try:
+        return await _files_of(form)
+    finally:
+        await form.close()
+
+
+async def _files_of(form: FormData) -> list[Received]:
+    """Return a form's files."""
     found: list[Received] = []
     for field, value in form.multi_items():
         if field != FIELD or not isinstance(value, UploadFile):
@@ -160,8 +168,7 @@ async def _form_images(request: Request, body: Body, most: int) -> list[Received
                 422, f"the form has {printable(field)!r}: expected nothing but files in the field '{FIELD}'"
             )
         name = printable(value.filename or "")[:_LONGEST_NAME] or f"image {len(found) + 1}"
-        found.append(Received(name, value.file.read()))
-        value.file.close()
+        found.append(Received(name, await value.read()))
     if not found:
         raise Refusal(422, f"the form has no file: expected images in the field '{FIELD}'")
     return found

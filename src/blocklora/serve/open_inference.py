@@ -35,7 +35,7 @@ __all__ = ["router"]
 IMAGE, PROBABILITIES, LABEL = "image", "probabilities", "label"
 _LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
-_UNKNOWN: dict[int | str, dict[str, Any]] = {401: REFUSALS[401], 404: REFUSALS[404]}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 404, 422)}
 
 router = APIRouter(prefix="/v2")
 
