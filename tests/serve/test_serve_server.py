@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -102,9 +101,9 @@ def test_what_cannot_be_served_is_said(served_run: Path, tmp_path: Path) -> None
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"http://127\.0\.0\.1:{port} .*choose another --port"):
             serve(Settings((served_run,)), "127.0.0.1", port, print)
-    with pytest.raises(ConfigError, match="cannot listen at http://no.such.host.invalid:0"):
+    with pytest.raises(ConfigError, match="cannot listen at http://no"):
         serve(Settings((served_run,)), "no.such.host.invalid", 0, print)
-    with pytest.raises(BlockloraError, match="classifier.json"):
+    with pytest.raises(BlockloraError, match="is not a finished run"):
         load_backends(Settings((tmp_path,), device="cpu"))
     with pytest.raises(ConfigError, match="another folder is served as 'shapes' already"):
         load_backends(Settings((served_run, tmp_path / "shapes")))
@@ -148,22 +147,11 @@ def test_workers_share_a_port_and_their_metrics_and_end_when_told(
         address = address_of(process)
         headers = {"authorization": "Bearer sesame"}
         with httpx.Client(base_url=address, headers=headers, timeout=120) as client:
-            end = time.monotonic() + 120
-            while (
-                time.monotonic() < end
-            ):  # each request on a connection of its own, so that both workers get some
-                for _ in range(5):
-                    assert httpx.get(f"{address}/readyz", timeout=120).status_code == 200
-                text = client.get("/metrics").text
-                if len(re.findall(r"^blocklora_held_images", text, re.MULTILINE)):
-                    break
             served(client, files[:3])
-            assert httpx.get(f"{address}/v1/models").status_code == 401
-            seen = {
-                client.get("/metrics").text.count('blocklora_images_total{model="shapes"} 3.0')
-                for _ in range(9)
-            }
-            assert seen == {1}
+        assert httpx.get(f"{address}/v1/models").status_code == 401
+        for _ in range(9):  # each on a connection of its own: now one worker answers, now the other
+            text = httpx.get(f"{address}/metrics", headers=headers).text
+            assert 'blocklora_images_total{model="shapes"} 3.0' in text
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
