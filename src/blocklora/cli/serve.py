@@ -20,7 +20,7 @@ from blocklora.core.words import count
 __all__ = ["serve"]
 
 _LISTEN, _MACHINE, _LIMITS = "Listening", "Machine", "Limits (of each worker)"
-_NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+_NEEDS = ["fastapi", "uvicorn", "python_multipart", "prometheus_client"]
 _TOKEN = "BLOCKLORA_TOKEN"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -77,9 +77,11 @@ def serve(options: ServeOptions) -> None:
     """Answer over HTTP, with a page and an API; each request is one line of JSON on stdout."""
     for run in options.runs:
         check_run(run)
-    if missing := [name for name in _NEEDS if find_spec(name) is None]:
+    needed = [*_NEEDS, "onnxruntime"] if options.backend == "onnx" else _NEEDS
+    if missing := [name for name in needed if find_spec(name) is None]:
+        extras = "export,serve" if options.backend == "onnx" else "serve"
         raise ConfigError(
-            f"the service needs {', '.join(missing)}, which is not installed: pip install 'blocklora[serve]'"
+            f"the service needs {', '.join(missing)}, which is not installed: pip install 'blocklora[{extras}]'"
         )
     from blocklora.serve.server import serve as run_service
     from blocklora.serve.settings import Limits, Settings

@@ -74,14 +74,13 @@ def load_backends(settings: Settings) -> dict[str, Backend]:
     Raises:
         BlockloraError: One cannot be served.
     """
-    named = settings.named()
+    named, threads = settings.named(), _threads(settings)
     if settings.backend == "onnx":
         from blocklora.serve.onnx_backend import OnnxBackend
 
-        return {name: OnnxBackend(run) for name, run in named.items()}
+        return {name: OnnxBackend(run, threads=threads) for name, run in named.items()}
     from blocklora.serve.torch_backend import TorchBackend
 
-    threads = _threads(settings)
     return {name: TorchBackend(run, device=settings.device, threads=threads) for name, run in named.items()}
 
 
