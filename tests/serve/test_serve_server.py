@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from onnx_folder import write_onnx_folder
 from small_service import Small, listening, png
 
 from blocklora.core.errors import BlockloraError, ConfigError
@@ -140,22 +141,30 @@ def address_of(process: subprocess.Popen[str]) -> str:
 
 
 @posix
-def test_workers_share_a_port_and_their_metrics_and_end_when_told(
-    served_run: Path, files: list[Path]
-) -> None:
-    with started(served_run, "--workers", 2, "--device", "cpu", BLOCKLORA_TOKEN="sesame") as process:
-        address = address_of(process)
-        headers = {"authorization": "Bearer sesame"}
-        with httpx.Client(base_url=address, headers=headers, timeout=120) as client:
-            served(client, files[:3])
-        assert httpx.get(f"{address}/v1/models").status_code == 401
+def test_workers_share_a_port_and_their_metrics_and_end_when_told(tmp_path: Path) -> None:
+    exported = write_onnx_folder(tmp_path / "lamp")
+    with started(exported, "--backend", "onnx", "--workers", 2, BLOCKLORA_TOKEN="sesame") as process:
+        address, headers = address_of(process), {"authorization": "Bearer sesame"}
+        sent = [("images", ("a.png", png())), ("images", ("b.png", png(0)))]
+        answer = httpx.post(address + PREDICT, files=sent, headers=headers, timeout=120).json()
+        assert [one["label"] for one in answer["predictions"]] == ["light", "dark"]
+        assert httpx.get(f"{address}/v1/models", timeout=120).status_code == 401
         for _ in range(9):  # each on a connection of its own: now one worker answers, now the other
-            text = httpx.get(f"{address}/metrics", headers=headers).text
-            assert 'blocklora_images_total{model="shapes"} 3.0' in text
+            text = httpx.get(f"{address}/metrics", headers=headers, timeout=120).text
+            assert 'blocklora_images_total{model="lamp"} 2.0' in text
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     lines = [json.loads(line) for line in output.splitlines()]
     predicted = [line for line in lines if line["path"] == PREDICT]
-    assert [(line["status"], line["model"], line["images"]) for line in predicted] == [(200, "shapes", 3)]
+    assert [(line["status"], line["model"], line["images"]) for line in predicted] == [(200, "lamp", 2)]
     assert "sesame" not in output + errors
+
+
+def test_workers_that_cannot_start_are_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with started(tmp_path / "empty", "--backend", "onnx", "--workers", 2) as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "export.json: cannot be read" in errors
+    assert "Traceback" not in errors

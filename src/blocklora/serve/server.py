@@ -27,9 +27,7 @@ from blocklora.serve.settings import Settings
 
 __all__ = ["load_backends", "make_app", "serve"]
 
-_PATIENCE = (
-    120  # seconds in which a worker must answer its parent: importing torch takes long on a busy machine
-)
+_PATIENCE = 60  # seconds in which a worker must answer its parent, also on a busy machine
 
 
 def serve(settings: Settings, host: str, port: int, on_start: Callable[[str], None]) -> None:
@@ -90,9 +88,20 @@ def _threads(settings: Settings) -> int | None:
     return None if settings.workers == 1 else max(1, cores // settings.workers)
 
 
+class _Supervisor(Multiprocess):
+    """uvicorn's parent of several workers, which notices at once when one of them dies."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Start another worker for one that has died, unless it could not start at all."""
+        if os.name != "nt":  # there a worker may not have taken its end of the pipe yet
+            for process in self.processes:
+                process.child_conn.close()  # while the parent has that end too, a dead worker looks like a slow one
+        super().keep_subprocess_alive()
+
+
 def _supervise(settings: Settings, listener: socket.socket) -> None:
     """Run the workers, and start another one for one that dies."""
-    parent = Multiprocess(_config(settings, partial(_worker_app, settings)), sockets=[listener])
+    parent = _Supervisor(_config(settings, partial(_worker_app, settings)), sockets=[listener])
     parent.run()
     if any(worker.exitcode == STARTUP_FAILURE for worker in parent.processes):
         raise ConfigError("the workers could not start: what they have written above says why")
