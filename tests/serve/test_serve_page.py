@@ -62,6 +62,7 @@ def test_images_are_chosen_and_answered(page: Page, address: str, images: list[P
         ("light.png", "light, 100.0%"),
     ]
     assert page.run("document.querySelector('.track span').style.width") == "100%"
+    assert page.text("#status") == "2 of 2 images answered."
     assert page.run("document.documentElement.scrollWidth") <= 390
     assert page.complaints() == []
 
@@ -105,7 +106,7 @@ def test_what_is_wrong_is_said_beside_the_image(
             "document.querySelector('article') && !document.querySelector('article').hasAttribute('aria-busy')"
         )
         assert words in page.text(".failed .answer")
-        assert "no answer" in page.text("#status")
+        assert "No answer. " in page.text("#status")
 
 
 @in_browser

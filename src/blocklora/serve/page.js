@@ -74,6 +74,7 @@ function say(text) {
 
 function add(files) {
   const images = [...files];
+  const group = { size: images.length, answered: 0, failed: 0 }; // said together
   for (const file of images) {
     const card = by("card").content.firstElementChild.cloneNode(true);
     const image = card.querySelector(".image");
@@ -83,7 +84,7 @@ function add(files) {
     card.querySelector(".answer").textContent = "Waiting";
     card.firstElementChild.setAttribute("aria-busy", "true");
     by("list").prepend(card);
-    const result = { file, card };
+    const result = { file, card, group };
     results.push(result);
     waiting.push(result);
   }
@@ -113,15 +114,23 @@ async function classify(result) {
     }
     result.answer = await predict(result);
     show(result);
-    say(`${result.file.name}: ${headline(result.answer)}`);
+    result.group.answered += 1;
   } catch (error) {
     result.error = error.message;
     result.card.firstElementChild.classList.add("failed");
     result.card.querySelector(".answer").textContent = error.message;
-    say(`${result.file.name}: no answer. ${error.message}`);
+    result.group.failed += 1;
     if (error.status === 401) by("token-row").hidden = false;
   }
   result.card.firstElementChild.removeAttribute("aria-busy");
+  tell(result);
+}
+
+function tell({ file, answer, error, group }) {
+  if (group.size === 1) say(answer ? `${file.name}: ${headline(answer)}` : `No answer. ${error}`);
+  else if (group.answered + group.failed === group.size) {
+    say(`${group.answered} of ${group.size} images answered${group.failed ? `, ${group.failed} without an answer` : ""}.`);
+  }
 }
 
 async function predict(result) {
