@@ -13,7 +13,14 @@ from blocklora.data.given import (
     raise_unreadable,
     source_of,
 )
-from blocklora.data.images import DECODING, IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
+from blocklora.data.images import (
+    DECODING,
+    IMAGE_ENDINGS,
+    cut_long_side,
+    open_for_model,
+    open_image,
+    size_in_header,
+)
 from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
 from blocklora.data.literature.benchmarks import (
     BENCHMARKS,
@@ -97,6 +104,7 @@ __all__ = [
     "same_words",
     "seal",
     "seen_images",
+    "size_in_header",
     "source_of",
     "split_record",
     "training_record",
