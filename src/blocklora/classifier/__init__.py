@@ -1,5 +1,6 @@
 """The one frozen classifier: its head, what was changed in its towers, how it encodes, and its files."""
 
+from blocklora.classifier.card import model_card
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.classifier.classifier import Classifier
@@ -32,6 +33,7 @@ __all__ = [
     "in_halves",
     "is_of_image_tower",
     "mean_features",
+    "model_card",
     "other_classes",
     "prompt_tokens",
     "read_both_towers",
