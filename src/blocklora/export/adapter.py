@@ -10,6 +10,7 @@ from blocklora.adapter import BlockLoraConfig, fold_to_lora
 from blocklora.classifier import Classifier
 from blocklora.classifier.files import ADAPTER
 from blocklora.clip import TINY, load_clip
+from blocklora.clip.quiet import quiet
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import write_json
 from blocklora.export.arrays import write_head
@@ -44,7 +45,8 @@ def write_adapter(folder: Path, classifier: Classifier, run: Path) -> None:
     write_head(folder, classifier)
     if classifier.base.model_id == TINY:
         clip = load_clip(TINY)
-        for part in (clip.model, clip.tokenizer, clip.processor):
-            part.save_pretrained(folder / _BASE)
+        with quiet():
+            for part in (clip.model, clip.tokenizer, clip.processor):
+                part.save_pretrained(folder / _BASE)
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         write_json(folder / _CONFIG, config | {"base_model_name_or_path": _BASE, "revision": None})

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
 from blocklora.classifier import Classifier
 from blocklora.clip import Clip, class_features, tokenize
+from blocklora.clip.quiet import quiet
 from blocklora.core.errors import ConfigError
 from blocklora.export.arrays import write_head
 from blocklora.export.facts import Facts
@@ -54,7 +56,8 @@ def write_checkpoint(folder: Path, classifier: Classifier, clip: Clip, facts: Fa
     model = merged_model(classifier)
     if clip.model_type == _CLIP:
         model.logit_scale.data.fill_(math.log(_scale(classifier, model) / classifier.temperature))
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     clip.tokenizer.save_pretrained(folder)
     clip.processor.save_pretrained(folder)
     write_head(folder, classifier)
@@ -107,18 +110,18 @@ def _write_classifier(folder: Path, classifier: Classifier, clip: Clip, model: A
         for name, value in model.state_dict().items()
         if name.startswith(("vision_model.", "visual_projection."))
     }
-    from transformers import CLIPVisionModelWithProjection
-
     config = copy.deepcopy(model.config.vision_config)
     config.projection_dim = model.config.projection_dim
     config.id2label = dict(enumerate(map(str, classifier.class_names)))
     config.label2id = {name: index for index, name in config.id2label.items()}
+    config.auto_map = {"AutoModelForImageClassification": f"{_CODE.stem}.ClipClassifier"}
     tower = CLIPVisionModelWithProjection(config)
     tower.load_state_dict(state)
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight.data, layer.bias.data = weight / classifier.temperature, bias / classifier.temperature
     tower.classifier = layer
-    tower.save_pretrained(folder)
+    with quiet():
+        tower.save_pretrained(folder)
     clip.processor.save_pretrained(folder)
     shutil.copyfile(_CODE, folder / _CODE.name)
     return f"`{pipeline}` loads `{CLASSIFIER_FOLDER}/` and gives the same probabilities."

@@ -94,7 +94,13 @@ def pixels_graph(classifier: Classifier, *, half: bool = False) -> Any:
             f"{classifier.base.model_id}: torch cannot write this model as ONNX ({reason}); export it with another "
             "--format."
         ) from error
-    return _without_remarks(program.model_proto)
+    model = _without_remarks(program.model_proto)
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ConfigError(
+            f"{classifier.base.model_id}: torch writes this model for a fixed number of images only; export it with "
+            "another --format."
+        )
+    return model
 
 
 def set_temperature(model: Any, temperature: float) -> None:

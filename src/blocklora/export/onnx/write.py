@@ -118,7 +118,9 @@ def _quantised(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as work, quiet():
         out = Path(work) / "int8.onnx"
         quantize_dynamic(model, out, op_types_to_quantize=["MatMul"], per_channel=True)
-        return load(out)
+        small = load(out)
+    del small.graph.value_info[:]
+    return small
 
 
 def _with_preprocessing(model: Any, how: Preprocess) -> Any:
