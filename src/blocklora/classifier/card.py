@@ -54,7 +54,7 @@ def model_card(
     )
     own = f"{shown_model(record.model)}{f' at commit {record.revision}' if record.revision else ''}"
     parts = [
-        ("", f"Made by [blocklora](https://pypi.org/project/blocklora/) with method {record.method}. Base model: {own}."),
+        ("", f"Made by blocklora with method {record.method}. Base model: {own}."),
         ("Use", use),
         ("Classes", _classes(record, images_a_class)),
         *sections,

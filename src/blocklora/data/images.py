@@ -40,7 +40,15 @@ except ImportError:  # pragma: no cover
 else:
     _HAS_AVIF = bool(AvifImagePlugin.SUPPORTED)
 
-__all__ = ["DECODING", "IMAGE_ENDINGS", "LONGEST", "cut_long_side", "open_for_model", "open_image", "why_missing"]
+__all__ = [
+    "DECODING",
+    "IMAGE_ENDINGS",
+    "LONGEST",
+    "cut_long_side",
+    "open_for_model",
+    "open_image",
+    "why_missing",
+]
 
 DECODING = "JPEGs at no less than twice the model's side, unless they are cropped at random"
 """How ``open_for_model`` decodes, in words: results depend on it, so ``metrics.json`` says it."""

@@ -58,4 +58,6 @@ def write_head(folder: Path, classifier: Classifier) -> None:
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     """Write arrays by name, contiguous, so that a program without pickle reads them."""
-    np.savez(path, allow_pickle=False, **{name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    np.savez(
+        path, allow_pickle=False, **{name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    )

@@ -42,12 +42,13 @@ _NOT_MEASURED = ("Measured", "Nothing is known of how good it is: it was saved w
 def _measured(path: Path) -> list[tuple[str, str]]:
     """Return what metrics.json says, as sections."""
     metrics = read_metrics(path)
-    rows = [f"| {score.name} | {percent(score.value)} | {percent_range(score.interval)} |" for score in scores(metrics)]
+    rows = [
+        f"| {score.name} | {percent(score.value)} | {percent_range(score.interval)} |"
+        for score in scores(metrics)
+    ]
     table = "\n".join(["| | accuracy | 95% interval |", "|---|---|---|", *rows])
     text = f"{run_sentence(metrics)}\n\n{table}\n\n{calibration_sentence(metrics)}"
-    how = "\n".join(
-        f"- {name}: {words}" for name, words in chosen(metrics.choices, metrics.old_selection)
-    )
+    how = "\n".join(f"- {name}: {words}" for name, words in chosen(metrics.choices, metrics.old_selection))
     return [("Measured", text), *([("How it was chosen", how)] if how else [])]
 
 

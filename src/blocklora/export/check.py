@@ -34,6 +34,13 @@ _MOST, _CONSUMED = 256, 8  # images that an export is compared on, and images th
 _IMAGE_TOLERANCE = 0.02  # of a probability, where an export decodes and resizes by itself
 _TIE = 1e-5  # classes whose probabilities the run itself hardly tells apart
 _BUNDLED = "clipart"
+_ALONE = """
+import os, runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv[1].split(",")))  # importing one of them fails
+del sys.argv[:2]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -114,9 +121,7 @@ def images_to_check(run: Path) -> CheckImages:
     return CheckImages("bundled", _spread(load_dataset(_BUNDLED).test))
 
 
-def agreement(
-    expected: NDArray[np.float64], found: NDArray[np.float64], source: str
-) -> Agreement:
+def agreement(expected: NDArray[np.float64], found: NDArray[np.float64], source: str) -> Agreement:
     """Compare probabilities (M, N) of an export with those of its run.
 
     An answer counts as the same where the run itself gave both classes the same probability, to 1e-5.
@@ -131,20 +136,29 @@ def agreement(
     )
 
 
-def expected_probabilities(loaded: LoadedRun, images: CheckImages) -> tuple[NDArray[np.float64], list[Example]]:
+def expected_probabilities(
+    loaded: LoadedRun, images: CheckImages
+) -> tuple[NDArray[np.float64], list[Example]]:
     """Return what the run itself says (M, N), and the images that can be read (M)."""
     named = [(example.image, example.source) for example in images.images]
     encoded = encode(loaded.classifier, named, loaded.compute, batch_size=loaded.images_at_once)
     kept = [images.images[index] for index in encoded.kept]
     if not kept:
-        raise RunError("none of the images that an export is checked on can be read; put the run's images back.")
+        raise RunError(
+            "none of the images that an export is checked on can be read; put the run's images back."
+        )
     return loaded.classifier.probabilities(encoded.features), kept
 
 
 def check_consumer(
-    folder: Path, images: Sequence[Example], source: str, expected: NDArray[np.float64], facts: Facts
+    folder: Path,
+    images: Sequence[Example],
+    source: str,
+    expected: NDArray[np.float64],
+    facts: Facts,
+    without: Sequence[str],
 ) -> Agreement:
-    """Run predict.py of an exported folder in a process of its own, and compare its answers with those of the run.
+    """Run predict.py of an exported folder in a process that lacks some packages, and compare its answers.
 
     Args:
         folder: The exported folder.
@@ -152,6 +166,7 @@ def check_consumer(
         source: Which they are.
         expected: The run's probabilities (M, N).
         facts: Of the export.
+        without: Packages that the process cannot import, blocklora among them.
 
     Returns:
         How far the answers are from the run's, on a few of the images.
@@ -162,10 +177,19 @@ def check_consumer(
     places = np.unique(np.linspace(0, len(images) - 1, _CONSUMED).astype(int))  # K of the M images
     with tempfile.TemporaryDirectory() as work:
         paths = [_file(images[place], Path(work) / f"{place}.png") for place in places]
-        command = [sys.executable, str(folder / "predict.py"), *map(str, paths)]
+        command = [
+            sys.executable,
+            "-c",
+            _ALONE,
+            ",".join(without),
+            str(folder / "predict.py"),
+            *map(str, paths),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
-        raise RunError(f"{folder / 'predict.py'}: failed on the run's own images: {done.stderr.strip()[-500:]}")
+        raise RunError(
+            f"{folder / 'predict.py'}: failed on the run's own images: {done.stderr.strip()[-500:]}"
+        )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     labels = list(facts.labels)
     given = np.array([labels.index(answer["label"]) for answer in answers])
@@ -176,7 +200,7 @@ def check_consumer(
         worst = int(change.argmax())
         raise RunError(
             f"{folder / 'predict.py'}: gives {images[places[worst]].image} the class {answers[worst]['label']!r} with "
-            f"probability {answers[worst]['probability']:.3f}, where the run says {own[worst]:.3f}; nothing was written."
+            f"probability {answers[worst]['probability']:.3f}, the run {own[worst]:.3f}; nothing was written."
         )
     same = expected[places].max(axis=1) - own <= _TIE
     return Agreement(len(places), source, float(same.mean()), float(change.max()))

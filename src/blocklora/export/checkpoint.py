@@ -85,8 +85,8 @@ def _zero_shot_note(classifier: Classifier, clip: Clip, model: Any) -> str:
             'hypothesis_template is "{}"; the temperature is part of the model\'s logit scale.'
         )
     return (
-        f"`{pipeline}` loads this folder, but does not give the run's probabilities: what was learned about the classes "
-        f"is in head.npz (kind: {classifier.head.kind}), which it does not read. predict.py does."
+        f"`{pipeline}` loads this folder, but does not give the run's probabilities: what was learned about the "
+        f"classes is in head.npz (kind: {classifier.head.kind}), which it does not read. predict.py does."
     )
 
 
@@ -96,7 +96,10 @@ def _equal(found: Tensor, own: Tensor) -> bool:
 
 def _write_classifier(folder: Path, classifier: Classifier, clip: Clip, model: Any) -> str:
     """Write the image tower with the head as a linear layer, where the head is one."""
-    head, pipeline = classifier.head, 'transformers.pipeline("image-classification", ..., trust_remote_code=True)'
+    head, pipeline = (
+        classifier.head,
+        'transformers.pipeline("image-classification", ..., trust_remote_code=True)',
+    )
     if head.kind not in ("cosine", "linear"):
         return f"There is no folder for `{pipeline}`: a head of kind {head.kind} is not a linear layer."
     tensors = head.tensors

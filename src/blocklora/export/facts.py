@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal
 
 from PIL import Image
 
-from blocklora import __version__
 from blocklora.classifier import Classifier
 from blocklora.classifier.record import Label
 from blocklora.clip import crop_size
 from blocklora.core.errors import ConfigError
 from blocklora.data import LONGEST
 
-__all__ = ["FACTS", "Facts", "Preprocess", "facts_of"]
+__all__ = ["FACTS", "Facts", "Format", "Precision", "Preprocess", "facts_of"]
+
+Format = Literal["lora", "hf", "onnx", "numpy"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 FACTS = "export.json"
 _VERSION = 1
@@ -96,11 +99,11 @@ class Facts:
         check: How far the export is from the run.
     """
 
-    format: str
+    format: Format
     method: str
     model: str
     revision: str | None
-    precision: str
+    precision: Precision
     labels: Sequence[Label]
     class_names: Sequence[str]
     prompts: Sequence[str]
@@ -112,10 +115,10 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts, ready for JSON."""
-        return {**asdict(self), "version": _VERSION, "blocklora": __version__}
+        return {**asdict(self), "version": _VERSION, "blocklora": version("blocklora")}
 
 
-def facts_of(classifier: Classifier, labels: Sequence[Label], format_: str, precision: str) -> Facts:
+def facts_of(classifier: Classifier, labels: Sequence[Label], format_: Format, precision: Precision) -> Facts:
     """Gather the facts of a classifier; errors are those of ``Preprocess.of``."""
     return Facts(
         format=format_,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -26,17 +26,16 @@ from blocklora.export.arrays import write_arrays
 from blocklora.export.card import run_card
 from blocklora.export.check import check_consumer, expected_probabilities, images_to_check
 from blocklora.export.checkpoint import write_checkpoint
-from blocklora.export.facts import FACTS, Facts, facts_of
+from blocklora.export.facts import FACTS, Facts, Format, Precision, facts_of
 from blocklora.run.load import load_run, load_towers
 
-__all__ = ["FORMATS", "PRECISIONS", "Exported", "Format", "Precision", "export_run"]
+__all__ = ["FORMATS", "PRECISIONS", "Exported", "export_run"]
 
-Format = Literal["lora", "hf", "onnx", "numpy"]
-Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _CONSUMERS = Path(__file__).parent / "consumers"
 _SUMS, _CARD = "SHA256SUMS", "README.md"
 _CPU = torch.device("cpu")
+_NO_TORCH = ("blocklora", "torch", "transformers", "peft", "onnx")
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ class _Kind:
         write: Writes what the format is, and returns the facts and notes for a reader.
         modules: The files beside predict.py.
         needs: What predict.py needs, for pip.
+        without: What it does not need, and is checked without.
         library: What the hub calls it.
         use: What else can be done with the folder, in Markdown.
     """
@@ -108,6 +108,7 @@ class _Kind:
     write: Callable[[_Work], _Written]
     modules: Sequence[str]
     needs: str
+    without: Sequence[str]
     library: str
     use: str
 
@@ -117,6 +118,7 @@ FORMATS: Mapping[Format, _Kind] = {
         _lora,
         ("images.py", "heads.py"),
         "torch transformers peft pillow numpy",
+        ("blocklora",),
         "peft",
         "The folder is a LoRA adapter that PEFT loads (`PeftModel.from_pretrained(base, FOLDER)`); head.npz holds what "
         "turns image features into logits.",
@@ -125,6 +127,7 @@ FORMATS: Mapping[Format, _Kind] = {
         _hf,
         ("images.py", "heads.py"),
         "torch transformers pillow numpy",
+        ("blocklora", "peft"),
         "transformers",
         "The folder is a checkpoint that transformers loads (`AutoModel.from_pretrained(FOLDER)`); head.npz holds what "
         "turns image features into logits.",
@@ -133,15 +136,17 @@ FORMATS: Mapping[Format, _Kind] = {
         _onnx,
         ("images.py",),
         "onnxruntime pillow numpy",
+        _NO_TORCH,
         "onnx",
-        "`image.onnx` takes one RGB image of any size (uint8, height x width x 3), `pixels.onnx` preprocessed pixels of "
-        "many. Both give `probabilities` and `features`, and read `weights.bin` beside them. Names of the classes and "
-        "all settings are in export.json and in the models' metadata.",
+        "`image.onnx` takes one RGB image of any size (uint8, height x width x 3), `pixels.onnx` preprocessed pixels "
+        "of many. Both give `probabilities` and `features`, and read `weights.bin` beside them. Names of the classes "
+        "and all settings are in export.json and in the models' metadata.",
     ),
     "numpy": _Kind(
         _numpy,
         ("images.py", "heads.py", "tower.py"),
         "numpy pillow",
+        (*_NO_TORCH, "onnxruntime"),
         "numpy",
         "`tower.npz` holds the image tower, `head.npz` what turns its features into logits; tower.py and heads.py "
         "compute both.",
@@ -210,12 +215,16 @@ def check_options(format_: str, precision: str) -> None:
         ConfigError: It names the nearest.
     """
     if format_ not in FORMATS:
-        raise ConfigError(f"format '{format_}': expected one of {', '.join(FORMATS)}{did_you_mean(format_, FORMATS)}.")
+        raise ConfigError(
+            f"format '{format_}': expected one of {', '.join(FORMATS)}{did_you_mean(format_, FORMATS)}."
+        )
     if precision not in PRECISIONS:
         hint = did_you_mean(precision, PRECISIONS)
         raise ConfigError(f"precision '{precision}': expected one of {', '.join(PRECISIONS)}{hint}.")
     if precision != "fp32" and format_ != "onnx":
-        raise ConfigError(f"precision '{precision}': expected fp32 for format {format_}; only onnx has others.")
+        raise ConfigError(
+            f"precision '{precision}': expected fp32 for format {format_}; only onnx has others."
+        )
 
 
 def check_free(out: Path) -> None:
@@ -236,7 +245,8 @@ def _with_consumer(work: _Work, facts: Facts) -> Facts:
         target = "predict.py" if name.startswith("predict_") else name
         shutil.copyfile(_CONSUMERS / name, work.folder / target)
     write_json(work.folder / FACTS, facts.to_json())
-    found = check_consumer(work.folder, work.images, work.source, work.expected, facts)
+    without = FORMATS[facts.format].without
+    found = check_consumer(work.folder, work.images, work.source, work.expected, facts, without)
     facts = facts if facts.check else replace(facts, check=found.to_json())
     write_json(work.folder / FACTS, facts.to_json())
     return facts

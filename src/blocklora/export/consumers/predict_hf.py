@@ -16,7 +16,10 @@ HERE = Path(__file__).parent
 def main():
     """Print one JSON line an image."""
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
-    model, head = AutoModel.from_pretrained(HERE, dtype=torch.float32).eval(), dict(np.load(HERE / "head.npz"))
+    model, head = (
+        AutoModel.from_pretrained(HERE, dtype=torch.float32).eval(),
+        dict(np.load(HERE / "head.npz")),
+    )
     for path in sys.argv[1:]:
         pixels = to_pixels(open_rgb(path, facts["preprocess"]["side"]), facts["preprocess"])
         with torch.inference_mode():

@@ -57,7 +57,9 @@ def image_features(pixel_values, weights, settings):
             x[:, -prompts.shape[1] :] = prompts[index]
         name = f"encoder.layers.{index}"
         x = x + attention(layer_norm(x, f"{name}.layer_norm1"), f"{name}.self_attn")
-        hidden = ACTIVATIONS[settings["activation"]](linear(layer_norm(x, f"{name}.layer_norm2"), f"{name}.mlp.fc1"))
+        hidden = ACTIVATIONS[settings["activation"]](
+            linear(layer_norm(x, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
+        )
         x = x + linear(hidden, f"{name}.mlp.fc2")
     features = layer_norm(x[:, 0], "post_layernorm") @ weights["visual_projection.weight"].T  # (B, D)
     return features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -32,6 +32,9 @@ _MOST_BYTES = 2**31 - 2**24  # of one protobuf message
 class _Network(nn.Module):
     """Tower, head and temperature; all but the tower computes in float32."""
 
+    prompts: Tensor | None
+    temperature: Tensor
+
     def __init__(self, classifier: Classifier, tower: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self._head, self._names = classifier.head, list(classifier.head.tensors)
@@ -94,7 +97,7 @@ def pixels_graph(classifier: Classifier, *, half: bool = False) -> Any:
             f"{classifier.base.model_id}: torch cannot write this model as ONNX ({reason}); export it with another "
             "--format."
         ) from error
-    model = _without_remarks(program.model_proto)
+    model = _without_remarks(program.model_proto)  # type: ignore[union-attr]  # never None with dynamo
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ConfigError(
             f"{classifier.base.model_id}: torch writes this model for a fixed number of images only; export it with "

@@ -1,8 +1,9 @@
 """Preprocessing as an ONNX graph: what Pillow does, in standard operators.
 
-Pillow resizes the width, rounds to whole levels, resizes the height, and rounds again. Two ``Resize`` operators with a
+Pillow resizes one side, rounds to whole levels, resizes the other side, and rounds again. Two ``Resize`` operators with a
 rounding after each do the same, to a level or two in a few values of ten thousand; one ``Resize`` of both sides would
-be wrong by up to nine levels. S = the side of the model's square.
+be wrong by up to nine levels. Pillow 13 begins with the height where that shrinks by more than twice the pixels by which
+the width does, else with the width. S = the side of the model's square.
 """
 
 from __future__ import annotations
@@ -59,20 +60,29 @@ preprocess (uint8[height, width, 3] image) => (float[1, 3, {how.side}, {how.side
     old_height = Slice (size, zero, one)
     height_now = Slice (resized, zero, one)
     width_now = Slice (resized, one, two)
-    size_1 = Concat <axis = 0> (first_two, old_height, width_now)
+    old_width = Slice (size, one, two)
+    shrinks = Sub (size, resized)
+    height_shrinks = Slice (shrinks, zero, one)
+    width_shrinks = Slice (shrinks, one, two)
+    twice = Mul (width_shrinks, two)
+    at_least = Max (twice, zero)
+    height_first = Greater (height_shrinks, at_least)
+    height_1 = Where (height_first, height_now, old_height)
+    width_1 = Where (height_first, old_width, width_now)
+    size_1 = Concat <axis = 0> (first_two, height_1, width_1)
     size_2 = Concat <axis = 0> (first_two, height_now, width_now)
-    wide = {resize} (whole, , , size_1)
-    wide_half = Add (wide, half)
-    wide_floor = Floor (wide_half)
-    wide_levels = Clip (wide_floor, black, white)
-    high = {resize} (wide_levels, , , size_2)
-    high_half = Add (high, half)
-    high_floor = Floor (high_half)
-    high_levels = Clip (high_floor, black, white)
+    one_way = {resize} (whole, , , size_1)
+    one_half_up = Add (one_way, half)
+    one_floor = Floor (one_half_up)
+    one_levels = Clip (one_floor, black, white)
+    both_ways = {resize} (one_levels, , , size_2)
+    both_half_up = Add (both_ways, half)
+    both_floor = Floor (both_half_up)
+    both_levels = Clip (both_floor, black, white)
     beside = Sub (resized, side)
     begin = Div (beside, two)
     end = Add (begin, side)
-    square = Slice (high_levels, begin, end, last_two)
+    square = Slice (both_levels, begin, end, last_two)
     shares = Mul (square, scale)
     centred = Sub (shares, mean)
     pixel_values = Div (centred, std)
@@ -80,7 +90,9 @@ preprocess (uint8[height, width, 3] image) => (float[1, 3, {how.side}, {how.side
 """
     model = parser.parse_model(text)
     if how.resize == "square":  # which does not cut a long side
-        kept = [tensor for tensor in model.graph.initializer if tensor.name not in ("longest", "rows_and_columns")]
+        kept = [
+            tensor for tensor in model.graph.initializer if tensor.name not in ("longest", "rows_and_columns")
+        ]
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
     checker.check_model(model, full_check=True)

@@ -126,7 +126,10 @@ def _quantised(model: Any) -> Any:
 def _with_preprocessing(model: Any, how: Preprocess) -> Any:
     """Return the model that takes one RGB image in the place of pixel values."""
     before = compose.add_prefix(
-        preprocess_graph(how, model.ir_version, OPSET), "preprocess/", rename_inputs=False, rename_outputs=False
+        preprocess_graph(how, model.ir_version, OPSET),
+        "preprocess/",
+        rename_inputs=False,
+        rename_outputs=False,
     )
     whole = compose.merge_models(before, _same_opsets(model, before), io_map=[(PIXELS, PIXELS)])
     for output in whole.graph.output:
