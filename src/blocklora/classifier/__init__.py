@@ -1,5 +1,6 @@
 """The one frozen classifier: its head, what was changed in its towers, how it encodes, and its files."""
 
+from blocklora.classifier.card import model_card
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.classifier.classifier import Classifier
@@ -43,6 +44,7 @@ __all__ = [
     "is_of_image_tower",
     "known_images",
     "mean_features",
+    "model_card",
     "nearest_images",
     "other_classes",
     "prompt_tokens",

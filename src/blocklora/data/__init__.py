@@ -16,6 +16,7 @@ from blocklora.data.given import (
 from blocklora.data.images import (
     DECODING,
     IMAGE_ENDINGS,
+    LONGEST,
     cut_long_side,
     open_for_model,
     open_image,
@@ -52,6 +53,7 @@ __all__ = [
     "DECODING",
     "ENSEMBLES",
     "IMAGE_ENDINGS",
+    "LONGEST",
     "SHIFTS",
     "TRAINABLE",
     "Benchmark",
