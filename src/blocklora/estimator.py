@@ -25,6 +25,7 @@ from blocklora.classifier import (
     read_classifier,
     write_classifier,
 )
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import user_path
@@ -75,6 +76,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels that repeat to the last bit may be used on CUDA; a CPU's always do.
+        time_limit: The time that ``fit`` may take, such as "10m", or seconds: training gets as many steps as there is
+            time for, of those of the recipe. None: all of them, however long they take.
         on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
             ``skip`` it and keep it in ``unreadable_``.
         verbose: Whether to say on stderr how far training is.
@@ -107,6 +110,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         device: str | torch.device = "auto",
         precision: str = "auto",
         deterministic: bool = False,
+        time_limit: str | float | None = None,
         on_unreadable: Literal["raise", "skip"] = "raise",
         verbose: bool = False,
         **options: Any,
@@ -114,7 +118,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.model, self.method, self.revision, self.shots, self.seed = model, method, revision, shots, seed
         self.prompt, self.ensemble, self.class_names = prompt, ensemble, class_names
         self.device, self.precision, self.deterministic = device, precision, deterministic
-        self.on_unreadable, self.verbose = on_unreadable, verbose
+        self.time_limit, self.on_unreadable, self.verbose = time_limit, on_unreadable, verbose
         self._options = options
         self._config()  # a mistyped option is named here, not after the model was loaded
 
@@ -151,19 +155,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ModelError: The model cannot be loaded.
         """
         config = self._config()
+        deadline = None if config.time_limit is None else Deadline(config.time_limit)
         dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             _raise_at(prepared.unreadable)
         twice = duplicate_notes(prepared.task.train, dataset.class_names)
-        fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
+        on_step = progress_on_stderr() if self.verbose else None
+        fit = fit_classifier(prepared, config, on_step=on_step, deadline=deadline)
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
         self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
-        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
+        known = ("revision", "shots", "seed", "prompt", "ensemble", "time_limit", *self._options)
         self._recorded = {name: value for name, value in config.to_json().items() if name in known}
         return self
 

@@ -22,7 +22,7 @@ _DATA_KEYS = ("path", "root", "prompt", "prompts", "protocol", "class_names")
 _EVERYWHERE = ("device", "precision")  # settings that are of no method alone
 _TAKEN = (
     "model", "shots", "seed", "data", "out", "resume", "progress", "store", "resources", "revision", "deterministic",
-    "index", "classes", "ensemble", *_DATA_KEYS,
+    "time_limit", "index", "classes", "ensemble", *_DATA_KEYS,
 )  # fmt: skip
 
 

@@ -186,6 +186,15 @@ class FitOptions:
     batch_size: Annotated[int | None, _option("Images a step.", _TRAINING, "32")] = None
     lr: Annotated[float | None, _option("Learning rate.", _TRAINING, "0.0002, for tiny 0.004")] = None
     weight_decay: Annotated[float | None, _option("Weight decay of AdamW.", _TRAINING, "0.01")] = None
+    time_limit: Annotated[
+        str | None,
+        _option(
+            "The time in which everything is to be done, such as 90s, 10m or 2h: as many steps as there is time for.",
+            _TRAINING,
+            "none",
+            metavar="TIME",
+        ),
+    ] = None
     augment: Annotated[
         str | None,
         _choice(

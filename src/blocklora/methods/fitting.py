@@ -28,8 +28,9 @@ from blocklora.methods.config import FitConfig
 from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
+from blocklora.methods.timing import said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
-from blocklora.training import Checkpoint, OnStep
+from blocklora.training import Checkpoint, OnExpected, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
 
@@ -66,6 +67,8 @@ def fit_classifier(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     deadline: Deadline | None = None,
+    n_test: int = 0,
+    on_expected: OnExpected | None = None,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -76,7 +79,9 @@ def fit_classifier(
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
-        deadline: When the fit is to be done; None: it takes as long as it takes.
+        deadline: When the fit is to be done, and the evaluation after it; None: they take as long as they take.
+        n_test: Test images that will be measured afterwards.
+        on_expected: Told before training how many seconds it and the evaluation are expected to take.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
@@ -95,9 +100,11 @@ def fit_classifier(
             on_step,
             engine,
             deadline,
+            on_expected,
         )
+        job = with_reserve(job, n_test)
         began = time.monotonic() + store.seconds_spared
-        result = method.fit(job, config.settings)
+        result = said_of_the_limit(method.fit(job, config.settings), deadline)
         seconds = time.monotonic() + store.seconds_spared - began
         if result.training:  # a resumed run began in another process
             seconds = max(seconds, result.training.seconds)

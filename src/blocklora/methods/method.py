@@ -32,7 +32,16 @@ from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
-from blocklora.training import Checkpoint, Curve, OnStep
+from blocklora.training import (
+    Batches,
+    Checkpoint,
+    Curve,
+    OnExpected,
+    OnStep,
+    Steps,
+    seconds_a_step,
+    steps_in_time,
+)
 
 __all__ = [
     "CROSS_VALIDATED",
@@ -104,7 +113,9 @@ class Job:
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         engine: Which engine computes features, for methods that let one choose.
-        deadline: When the fit is to be done, and the evaluation after it; None: it takes as long as it takes.
+        deadline: When everything is to be done; what it keeps back is for the evaluation. None: it takes as long as it
+            takes.
+        on_expected: Told before training how many seconds its steps will take.
     """
 
     task: Task
@@ -118,6 +129,7 @@ class Job:
     on_step: OnStep | None = None
     engine: Engine = "auto"
     deadline: Deadline | None = None
+    on_expected: OnExpected | None = None
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +145,37 @@ class Job:
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
         return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
+
+    def steps_in_time(
+        self,
+        recipe: int,
+        gradients: Callable[[int, Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        state: Mapping[str, Tensor],
+        *,
+        whole: int = 1,
+    ) -> Steps:
+        """Return how many steps to train: those of the recipe, or fewer where the deadline leaves no time for them.
+
+        Args:
+            recipe: How many without a deadline.
+            gradients: See ``minimise``, as the next three.
+            optimizer: It has taken no step yet.
+            batches: What every step is given.
+            state: Everything that a step changes.
+            whole: Steps of an epoch, where only whole epochs count.
+
+        Raises:
+            ConfigError: There is no time for a single step, or epoch.
+        """
+
+        def pace(budget: float) -> float:
+            return seconds_a_step(gradients, optimizer, batches, self.compute, state, budget, self.resources)
+
+        return steps_in_time(
+            recipe, pace, self.deadline, self.checkpoint, whole=whole, on_expected=self.on_expected
+        )
 
     def classifier(
         self,

@@ -4,7 +4,8 @@ from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.images import TrainingImages
 from blocklora.training.loop import Training, train
 from blocklora.training.memory.limits import plan_memory
-from blocklora.training.minimise import Batches, Curve, OnStep, minimise
+from blocklora.training.minimise import Batches, Curve, OnStep, Steps, minimise
+from blocklora.training.pace import OnExpected, seconds_a_step, steps_in_time
 from blocklora.training.progress import progress_on_stderr
 from blocklora.training.step import Plan
 
@@ -12,12 +13,16 @@ __all__ = [
     "Batches",
     "Checkpoint",
     "Curve",
+    "OnExpected",
     "OnStep",
     "Plan",
+    "Steps",
     "Training",
     "TrainingImages",
     "minimise",
     "plan_memory",
     "progress_on_stderr",
+    "seconds_a_step",
+    "steps_in_time",
     "train",
 ]

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from blocklora.clip.towers import Towers, trains
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
+from blocklora.training.pace import OnExpected, seconds_a_step, steps_in_time
 from blocklora.training.step import ClassFeatures, Plan, gradient
 
 __all__ = ["Training", "train"]
@@ -59,6 +61,8 @@ def train(
     save_seconds: float | None = None,
     on_step: OnStep | None = None,
     resources: Resources | None = None,
+    deadline: Deadline | None = None,
+    on_expected: OnExpected | None = None,
 ) -> Training:
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
@@ -68,7 +72,7 @@ def train(
         tokens: Token ids of the class prompts (N, L).
         images: The batches.
         compute: Device and precision.
-        iterations: Steps in all.
+        iterations: Steps in all, or fewer where ``deadline`` leaves no time for them.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
         seed: Where the dropout masks come from.
         plans: How a step is cut; the later ones are for when memory runs out. A run that is started again keeps the
@@ -77,9 +81,12 @@ def train(
         save_seconds: How often to keep it; see ``minimise``.
         on_step: Progress callback, called a few times a second.
         resources: Cores for reading images ahead; None is all that this process may use.
+        deadline: When the last step is to be done.
+        on_expected: Told how long the steps will take, where there is no deadline.
 
     Raises:
-        ConfigError: The loss is no longer a number, or the caller is in ``torch.inference_mode``.
+        ConfigError: The loss is no longer a number, there is no time for one step, or the caller is in
+            ``torch.inference_mode``.
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
@@ -87,23 +94,38 @@ def train(
     with compute.training(), _own_random_stream(compute.device):
         _training_mode(model)
         plans = _first_plans(checkpoint, plans)
-        steps = _Gradients(towers, tokens, plans, compute, seed)
+        gradients = _Gradients(towers, tokens, plans, compute, seed)
+        optimizer = torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS)
+        batches = _batches(towers, images, plans[0])
+        state = {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+        def pace(budget: float) -> float:
+            return seconds_a_step(gradients, optimizer, batches, compute, state, budget, resources)
+
+        steps = steps_in_time(iterations, pace, deadline, checkpoint, on_expected=on_expected)
         curve = minimise(
-            steps,
-            torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS),
-            step_cosine(iterations, last=min(_LAST_LR / lr, 1.0)),
-            _batches(towers, images, plans[0]),
+            gradients,
+            optimizer,
+            step_cosine(steps.number, last=min(_LAST_LR / lr, 1.0)),
+            batches,
             compute,
-            steps=iterations,
-            state={name: value for name, value in model.named_parameters() if value.requires_grad},
+            steps=steps,
+            state=state,
             checkpoint=checkpoint,
             save_seconds=save_seconds,
-            remember=steps,
+            remember=gradients,
             on_step=on_step,
             resources=resources,
         )
     model.eval()
-    return Training(curve.losses, curve.lrs, curve.seconds, steps.plan, tuple(steps.notes))
+    return Training(
+        curve.losses,
+        curve.lrs,
+        curve.seconds,
+        gradients.plan,
+        tuple(gradients.notes),
+        recipe_steps=curve.recipe_steps,
+    )
 
 
 def _training_mode(model: Any) -> None:
@@ -125,8 +147,8 @@ def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[
     """Return the plans of a run's first start, which are these unless it was started before."""
     if checkpoint is None:
         return tuple(plans)
-    kept = checkpoint.first_start({"plans": [asdict(plan) for plan in plans]})
-    first = tuple(Plan(**values) for values in kept["plans"])
+    kept = checkpoint.first_start("plans", lambda: [asdict(plan) for plan in plans])
+    first = tuple(Plan(**values) for values in kept)
     if first[0] != plans[0]:
         _LOG.info(
             "this run goes on by the plan of its first start: %s (a new run would take %s)",

@@ -69,6 +69,8 @@ def fit_adapter(
         checkpoint=job.checkpoint,
         on_step=job.on_step,
         resources=job.resources,
+        deadline=job.deadline,
+        on_expected=job.on_expected,
     )
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
@@ -80,7 +82,7 @@ def fit_adapter(
     return FitResult(
         classifier,
         trainable,
-        last_step(steps, recipe),
+        last_step(len(training.losses), recipe),
         training,
         EngineUse(
             towers.engine,

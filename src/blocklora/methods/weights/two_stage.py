@@ -10,6 +10,7 @@ every step. Written from the paper; whether the released code does so was not ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from blocklora.methods.weights.own_weights import (
     own,
     trainable_view,
 )
-from blocklora.training import minimise
+from blocklora.training import minimise, seconds_a_step, steps_in_time
 
 __all__ = ["METHOD", "TwoStageSettings", "fit"]
 
@@ -58,10 +59,8 @@ def fit(job: Job, settings: TwoStageSettings) -> FitResult:
     parameters = layer_norms(view)
     own(parameters)
     classes = torch.nn.Parameter(class_features(view, job.task.tokens).to(job.device))  # (N, D)
-    steps = job.task.steps(settings.iterations, _STEPS_A_SHOT)
-    first = round(settings.first_stage * steps)
 
-    def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
+    def gradients(step: int, pixel_values: Tensor, labels: Tensor, *, first: int) -> Tensor:
         if step == first:  # the towers are done
             classes.data = class_features(view, job.task.tokens).to(classes)
         with job.compute.autocast(), torch.set_grad_enabled(step < first):
@@ -73,28 +72,57 @@ def fit(job: Job, settings: TwoStageSettings) -> FitResult:
         return loss
 
     last = min(1.0, LAST_LR / settings.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(parameters.values())}, {"params": [classes]}],
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+    )
+    batches = training_images(job, settings.batch_size, settings.augment)
+    state = {**parameters, "classes": classes}
+    most = job.task.steps(settings.iterations, _STEPS_A_SHOT)
+
+    def pace(budget: float) -> float:
+        """Return the mean over both stages."""
+        shares = {
+            most: settings.first_stage,
+            0: 1 - settings.first_stage,
+        }  # by the step at which the first one ends
+        return sum(
+            share
+            * seconds_a_step(
+                partial(gradients, first=first),
+                optimizer,
+                batches,
+                job.compute,
+                state,
+                budget / 2,
+                job.resources,
+            )
+            for first, share in shares.items()
+            if share
+        )
+
+    steps = steps_in_time(most, pace, job.deadline, job.checkpoint, on_expected=job.on_expected)
+    first = round(settings.first_stage * steps.number)
+    second = steps.number - first
     curve = minimise(
-        gradients,
-        torch.optim.AdamW(
-            [{"params": list(parameters.values())}, {"params": [classes]}],
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-        ),
-        [step_cosine(first, last=last), step_cosine(steps - first, last=last, start=first)],
-        training_images(job, settings.batch_size, settings.augment),
+        partial(gradients, first=first),
+        optimizer,
+        [step_cosine(first, last=last), step_cosine(second, last=last, start=first)],
+        batches,
         job.compute,
         steps=steps,
-        state={**parameters, "classes": classes},
+        state=state,
         checkpoint=job.checkpoint,
         on_step=job.on_step,
         resources=job.resources,
     )
-    final = class_features(view, job.task.tokens) if first == steps else F.normalize(classes.detach(), dim=-1)
+    final = class_features(view, job.task.tokens) if not second else F.normalize(classes.detach(), dim=-1)
     image, text = changes_of(parameters)
     return FitResult(
         job.classifier(final, image=image, text=text),
         sum(p.numel() for p in parameters.values()) + classes.numel(),
-        last_step(steps, "2SFS"),
+        last_step(steps.number, "2SFS"),
         curve,
     )
 
