@@ -6,6 +6,7 @@ Axes: M = images, N = classes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
@@ -69,20 +70,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         shots: Images a class to train on; None takes all.
         seed: Where all randomness comes from: which images, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
-        ensemble: Templates whose mean class features predict, in the place of those of ``prompt``. For the methods
-            that read prompts as they are.
+        ensemble: Templates whose mean class features predict, for the methods that read prompts as they are.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
             scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        deterministic: Whether only kernels that repeat to the last bit may be used on CUDA; a CPU's always do.
-        time_limit: The time that ``fit`` may take, such as "10m", or seconds: training gets as many steps as there is
-            time for, of those of the recipe. None: all of them, however long they take.
+        deterministic: Whether only kernels may be used on CUDA that repeat to the last bit; a CPU's always do.
+        time_limit: The time for ``fit``, such as "10m", or seconds: as many of the steps as there is time for.
         on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
             ``skip`` it and keep it in ``unreadable_``.
         verbose: Whether to say on stderr how far training is.
-        **options: The settings of the method: iterations, batch_size, lr, r, ... for the adapters; each method's
-            file says which it has, and their published defaults.
+        **options: The settings of the method, such as iterations, lr or r; its file says which, and their defaults.
 
     Attributes:
         classes_: The N labels, in the order of the columns of ``predict_proba``.
@@ -154,15 +152,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ImageError: An image cannot be read, where ``on_unreadable`` is ``raise``.
             ModelError: The model cannot be loaded.
         """
-        config = self._config()
-        deadline = None if config.time_limit is None else Deadline(config.time_limit)
+        config, began = self._config(), time.monotonic()
         dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             _raise_at(prepared.unreadable)
         twice = duplicate_notes(prepared.task.train, dataset.class_names)
-        on_step = progress_on_stderr() if self.verbose else None
-        fit = fit_classifier(prepared, config, on_step=on_step, deadline=deadline)
+        said = progress_on_stderr() if self.verbose else None
+        fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
         self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)

@@ -28,6 +28,11 @@ class Deadline:
     began: float = field(default_factory=time.monotonic)
     reserved: float = 0.0
 
+    @classmethod
+    def of(cls, seconds: float | None, began: float | None = None) -> Deadline | None:
+        """Return the deadline of a time limit that began then, or now; None where there is no limit."""
+        return None if seconds is None else cls(seconds, time.monotonic() if began is None else began)
+
     def passed(self) -> float:
         """Return the seconds since the start."""
         return time.monotonic() - self.began

@@ -28,7 +28,7 @@ from blocklora.methods.config import FitConfig
 from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
-from blocklora.methods.timing import said_of_the_limit, with_reserve
+from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
 from blocklora.training import Checkpoint, OnExpected, OnStep
 
@@ -89,25 +89,17 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task,
-            clip,
-            compute,
-            config.seed,
-            config.method,
-            store,
-            resources,
-            checkpoint,
-            on_step,
-            engine,
-            deadline,
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
             on_expected,
-        )
+        )  # fmt: skip
         job = with_reserve(job, n_test)
+        settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
-        result = said_of_the_limit(method.fit(job, config.settings), deadline)
+        result = method.fit(job, settings)
         seconds = time.monotonic() + store.seconds_spared - began
         if result.training:  # a resumed run began in another process
             seconds = max(seconds, result.training.seconds)
+        result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
@@ -122,6 +114,11 @@ def fit_classifier(
         compute=compute,
         images_at_once=size,
     )
+
+
+def _passes(settings: Any, given: Any) -> tuple[int, int] | None:
+    """Return the augmented passes as they were and as they were asked for; None where the method has none."""
+    return (settings.passes, given.passes) if hasattr(given, "passes") else None
 
 
 def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[str]) -> Classifier:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ from blocklora.training import (
     Curve,
     OnExpected,
     OnStep,
+    Pace,
     Steps,
     seconds_a_step,
     steps_in_time,
@@ -116,6 +117,7 @@ class Job:
         deadline: When everything is to be done; what it keeps back is for the evaluation. None: it takes as long as it
             takes.
         on_expected: Told before training how many seconds its steps will take.
+        forward_seconds: Of one image through the frozen image tower, where ``on_expected`` is to be told; else 0.
     """
 
     task: Task
@@ -130,6 +132,7 @@ class Job:
     engine: Engine = "auto"
     deadline: Deadline | None = None
     on_expected: OnExpected | None = None
+    forward_seconds: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -146,36 +149,30 @@ class Job:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
         return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
 
-    def steps_in_time(
-        self,
-        recipe: int,
-        gradients: Callable[[int, Tensor, Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
-        batches: Batches,
-        state: Mapping[str, Tensor],
-        *,
-        whole: int = 1,
-    ) -> Steps:
+    def steps_in_time(self, recipe: int, pace: Pace, *, whole: int = 1) -> Steps:
         """Return how many steps to train: those of the recipe, or fewer where the deadline leaves no time for them.
 
         Args:
             recipe: How many without a deadline.
-            gradients: See ``minimise``, as the next three.
-            optimizer: It has taken no step yet.
-            batches: What every step is given.
-            state: Everything that a step changes.
+            pace: How long a step takes; see ``pace``.
             whole: Steps of an epoch, where only whole epochs count.
 
         Raises:
             ConfigError: There is no time for a single step, or epoch.
         """
-
-        def pace(budget: float) -> float:
-            return seconds_a_step(gradients, optimizer, batches, self.compute, state, budget, self.resources)
-
         return steps_in_time(
             recipe, pace, self.deadline, self.checkpoint, whole=whole, on_expected=self.on_expected
         )
+
+    def pace(
+        self,
+        gradients: Callable[[int, Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        state: Mapping[str, Tensor],
+    ) -> Pace:
+        """Return how to time the steps of ``minimise``, which takes the same arguments."""
+        return partial(seconds_a_step, gradients, optimizer, batches, self.compute, state, self.resources)
 
     def classifier(
         self,

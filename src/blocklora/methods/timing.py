@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -12,16 +13,14 @@ from blocklora.classifier import encode_images
 from blocklora.clip import image_features
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline, in_words
+from blocklora.methods.frozen.features import FeatureSettings
 from blocklora.methods.method import FitResult, Job
-from blocklora.training import Curve
 
-__all__ = ["evaluation_seconds", "said_of_the_limit", "with_reserve"]
+__all__ = ["passes_in_time", "said_of_the_limit", "with_reserve"]
 
-_SECONDS, _SHARE = (
-    1.0,
-    0.01,
-)  # that measuring images may take: the smaller of the two, the share is of a time limit
+_SECONDS, _SHARE = 1.0, 0.01  # that measuring images may take, whichever is less; the share is of the limit
 _AT_ONCE = (1, 4, 16, 64)  # images that are measured at a time
+_FOR_FEATURES = 0.8  # of the time that is left, where a method computes features of several augmented passes
 _MARGIN, _REPORT_SECONDS = 1.1, 2.0  # of the evaluation; and to write the report
 
 
@@ -34,77 +33,110 @@ def with_reserve(job: Job, n_test: int) -> Job:
     """
     if job.deadline is None and job.on_expected is None:
         return job
-    seconds = evaluation_seconds(job, n_test)
+    limit = job.deadline.seconds if job.deadline else float("inf")
+    one, forward = _seconds_an_image(job, min(_SECONDS, _SHARE * limit))
+    # Test images go through the adapted and the base model.
+    seconds = one * (len(job.task.val) + 2 * n_test) + (_REPORT_SECONDS if n_test else 0.0)
     told = job.on_expected
     return replace(
         job,
         deadline=job.deadline and job.deadline.reserve(_MARGIN * seconds),
         on_expected=told and (lambda training: told(training + seconds)),
+        forward_seconds=forward,
     )
 
 
-def evaluation_seconds(job: Job, n_test: int) -> float:
-    """Measure how long validation and test images will take: the latter go through the adapted and the base model."""
-    limit = job.deadline.seconds if job.deadline else float("inf")
-    one = _seconds_an_image(job, min(_SECONDS, _SHARE * limit))
-    return one * (len(job.task.val) + 2 * n_test) + (_REPORT_SECONDS if n_test else 0.0)
+def passes_in_time(job: Job, settings: Any) -> Any:
+    """Return settings with as many augmented passes over the training images as there is time for, at least one.
+
+    Where there is no time limit, someone is told how long the features will take instead.
+
+    Args:
+        job: From ``with_reserve``.
+        settings: Of the method; those of methods without such passes come back as they are.
+    """
+    if not isinstance(settings, FeatureSettings):
+        return settings
+    one = len(job.task.train) * job.forward_seconds
+    if job.deadline is None:
+        if job.on_expected:
+            job.on_expected(settings.passes * one)
+        return settings
+    left = job.deadline.left()
+
+    def decide() -> int:
+        return max(1, min(settings.passes, int(_FOR_FEATURES * left / one)))
+
+    passes = job.checkpoint.first_start("passes", decide) if job.checkpoint else decide()
+    return replace(settings, passes=passes)
 
 
-def _seconds_an_image(job: Job, budget: float) -> float:
-    """Decode and encode training images, more and more at a time, and return the seconds that one took at last."""
+def _seconds_an_image(job: Job, budget: float) -> tuple[float, float]:
+    """Decode and encode training images, more and more at a time.
+
+    Returns:
+        The seconds that one of the last ones took, and how many of them in the image tower.
+    """
     images = itertools.cycle((example.image, example.source) for example in job.task.train)
-
-    def forward(pixel_values: Tensor) -> Tensor:
-        with job.compute.autocast():
-            return image_features(job.clip.model, pixel_values, engine=job.engine)
-
     began = time.monotonic()
-    seconds = 0.0
     for size in _AT_ONCE:
+        timed = _TimedForward(job)
         start = time.monotonic()
         encode_images(
             list(itertools.islice(images, size)),
-            forward,
+            timed,
             job.clip.processor,
             device=job.device,
             batch_size=size,
         )
         now = time.monotonic()
-        seconds = (now - start) / size
         if now - began > budget:
             break
-    return seconds
+    return (now - start) / size, timed.seconds / size
 
 
-def said_of_the_limit(result: FitResult, deadline: Deadline | None) -> FitResult:
-    """Return a result whose choices say how the number of steps was chosen, and whose notes say if it was cut."""
-    training = result.training
-    if deadline is None or training is None or training.recipe_steps is None:
+class _TimedForward:
+    """The frozen image tower, and the seconds spent in it."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self.seconds = job, 0.0
+
+    def __call__(self, pixel_values: Tensor) -> Tensor:
+        """Return unit features (B, D) on the CPU."""
+        began = time.monotonic()
+        with self._job.compute.autocast():
+            features = image_features(self._job.clip.model, pixel_values, engine=self._job.engine).cpu()
+        self.seconds += time.monotonic() - began
+        return features
+
+
+def said_of_the_limit(
+    result: FitResult, deadline: Deadline | None, passes: tuple[int, int] | None
+) -> FitResult:
+    """Say what a time limit did: how the number of steps and of passes was chosen, and a note for what was cut.
+
+    Args:
+        result: Of the method.
+        deadline: The time limit, if there was one.
+        passes: Augmented passes over the training images as they were, and as they would be without the limit.
+    """
+    if deadline is None:
         return result
-    limit = in_words(deadline.seconds)
-    return replace(
-        result,
-        choices={**result.choices, "steps": _choice(training, training.recipe_steps, limit)},
-        notes=(*result.notes, *_notes(training, training.recipe_steps, limit)),
-    )
+    limit, training = in_words(deadline.seconds), result.training
+    numbers = {"augmented passes": passes} if passes else {}
+    if training and training.recipe_steps:
+        numbers["steps"] = len(training.losses), training.recipe_steps
+    notes = [
+        f"the time limit of {limit} cut {what} from {without:,} to {number:,}"
+        for what, (number, without) in numbers.items()
+        if number < without
+    ]
+    choices = {what: _choice(*both, limit) for what, both in numbers.items()}
+    return replace(result, choices={**result.choices, **choices}, notes=(*result.notes, *notes))
 
 
-def _choice(training: Curve, recipe: int, limit: str) -> Choice:
-    """Return how the number of steps was chosen."""
-    number = len(training.losses)
-    if number == recipe:
-        return Choice(
-            number, "fixed", f"the recipe's or given; the time limit of {limit} leaves time for all"
-        )
-    return Choice(number, "fixed", f"time limit of {limit}; {recipe:,} without it")
-
-
-def _notes(training: Curve, recipe: int, limit: str) -> tuple[str, ...]:
-    """Say that training was cut."""
-    number = len(training.losses)
-    if number == recipe:
-        return ()
-    return (
-        f"the time limit of {limit} cut training to {number:,} of {recipe:,} steps; the learning rate went through its "
-        "whole schedule in them",
-    )
+def _choice(number: int, without: int, limit: str) -> Choice:
+    """Return how a number was chosen."""
+    if number == without:
+        return Choice(number, "fixed", f"as without the time limit of {limit}, which leaves time for all")
+    return Choice(number, "fixed", f"time limit of {limit}; {without:,} without it")

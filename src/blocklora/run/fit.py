@@ -80,6 +80,7 @@ def fit_run(
     store: FeatureStore = NOTHING_KEPT,
     resources: Resources | None = None,
     on_expected: OnExpected | None = None,
+    began: float | None = None,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
     """Fit a classifier to a data set and measure it on the test images, once.
@@ -91,7 +92,7 @@ def fit_run(
         out: The RUN folder to make; None is ``runs/DATA-METHOD-SHOTS-SEED``.
         root: The folder that holds the folders of the data sets.
         protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
-        index: A file that names the training and validation images, in the place of sampling.
+        index: A file that names the images, in the place of sampling.
         classes: The ``base`` or ``new`` half of the classes; None is all.
         class_names: A file with other words for the classes.
         prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
@@ -102,7 +103,8 @@ def fit_run(
         store: Where features of the frozen model are kept.
         resources: Cores and memory to use; None: all that this process may use.
         on_expected: Told before training how many seconds it and the evaluation are expected to take.
-        **settings: The arguments of ``methods.fit_config``. A ``time_limit`` counts from the call of this function.
+        began: When a ``time_limit`` began, as ``time.monotonic`` tells it; None is now.
+        **settings: The arguments of ``methods.fit_config``.
 
     Returns:
         The RUN folder, and its metrics.
@@ -111,18 +113,17 @@ def fit_run(
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
-    began = time.monotonic()
+    began = began or time.monotonic()
     choice = DataChoice(data, root, protocol, index, classes, class_names)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     out = user_path(out) if out else _default_out(whole.name, config)
-    deadline = None if config.time_limit is None else Deadline(config.time_limit, began)
+    deadline = Deadline.of(config.time_limit, began)
     with claim_folder(out):
-        return out, _run_in(
-            out, choice, config, whole, drawn, resume, progress, store, resources, deadline, on_expected
-        )
+        told = (deadline, on_expected)
+        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources, *told)
 
 
 def _run_in(

@@ -3,9 +3,9 @@
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.images import TrainingImages
 from blocklora.training.loop import Training, train
-from blocklora.training.memory.limits import plan_memory
+from blocklora.training.memory.limits import MemoryPlan, plan_memory
 from blocklora.training.minimise import Batches, Curve, OnStep, Steps, minimise
-from blocklora.training.pace import OnExpected, seconds_a_step, steps_in_time
+from blocklora.training.pace import OnExpected, Pace, seconds_a_step, steps_in_time
 from blocklora.training.progress import progress_on_stderr
 from blocklora.training.step import Plan
 
@@ -13,8 +13,10 @@ __all__ = [
     "Batches",
     "Checkpoint",
     "Curve",
+    "MemoryPlan",
     "OnExpected",
     "OnStep",
+    "Pace",
     "Plan",
     "Steps",
     "Training",

@@ -10,20 +10,20 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blocklora.clip.towers import Towers, trains
-from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
-from blocklora.training.pace import OnExpected, seconds_a_step, steps_in_time
+from blocklora.training.pace import InTime, all_steps, seconds_a_step
 from blocklora.training.step import ClassFeatures, Plan, gradient
 
 __all__ = ["Training", "train"]
@@ -61,8 +61,7 @@ def train(
     save_seconds: float | None = None,
     on_step: OnStep | None = None,
     resources: Resources | None = None,
-    deadline: Deadline | None = None,
-    on_expected: OnExpected | None = None,
+    in_time: InTime = all_steps,
 ) -> Training:
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
@@ -72,7 +71,7 @@ def train(
         tokens: Token ids of the class prompts (N, L).
         images: The batches.
         compute: Device and precision.
-        iterations: Steps in all, or fewer where ``deadline`` leaves no time for them.
+        iterations: Steps in all, or fewer where ``in_time`` says so.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
         seed: Where the dropout masks come from.
         plans: How a step is cut; the later ones are for when memory runs out. A run that is started again keeps the
@@ -81,12 +80,10 @@ def train(
         save_seconds: How often to keep it; see ``minimise``.
         on_step: Progress callback, called a few times a second.
         resources: Cores for reading images ahead; None is all that this process may use.
-        deadline: When the last step is to be done.
-        on_expected: Told how long the steps will take, where there is no deadline.
+        in_time: Says how many steps there is time for.
 
     Raises:
-        ConfigError: The loss is no longer a number, there is no time for one step, or the caller is in
-            ``torch.inference_mode``.
+        ConfigError: The loss is no longer a number, there is no time for a step, or the caller is in inference mode.
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
@@ -98,34 +95,15 @@ def train(
         optimizer = torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS)
         batches = _batches(towers, images, plans[0])
         state = {name: value for name, value in model.named_parameters() if value.requires_grad}
-
-        def pace(budget: float) -> float:
-            return seconds_a_step(gradients, optimizer, batches, compute, state, budget, resources)
-
-        steps = steps_in_time(iterations, pace, deadline, checkpoint, on_expected=on_expected)
+        pace = partial(seconds_a_step, gradients, optimizer, batches, compute, state, resources)
+        steps = in_time(iterations, pace)
+        factor = step_cosine(steps.number, last=min(_LAST_LR / lr, 1.0))
         curve = minimise(
-            gradients,
-            optimizer,
-            step_cosine(steps.number, last=min(_LAST_LR / lr, 1.0)),
-            batches,
-            compute,
-            steps=steps,
-            state=state,
-            checkpoint=checkpoint,
-            save_seconds=save_seconds,
-            remember=gradients,
-            on_step=on_step,
-            resources=resources,
-        )
+            gradients, optimizer, factor, batches, compute, steps=steps, state=state, checkpoint=checkpoint,
+            save_seconds=save_seconds, remember=gradients, on_step=on_step, resources=resources,
+        )  # fmt: skip
     model.eval()
-    return Training(
-        curve.losses,
-        curve.lrs,
-        curve.seconds,
-        gradients.plan,
-        tuple(gradients.notes),
-        recipe_steps=curve.recipe_steps,
-    )
+    return Training(**vars(curve), plan=gradients.plan, notes=tuple(gradients.notes))
 
 
 def _training_mode(model: Any) -> None:

@@ -120,8 +120,7 @@ def minimise(
 ) -> Curve:
     """Minimise a loss by an optimizer, step by step.
 
-    Gradients are on and autocast is off inside, whatever the caller's context; torch's settings, the random state and
-    the handler of Ctrl-C are afterwards as before.
+    Gradients are on and autocast is off inside; the caller's settings and handlers are afterwards as before.
 
     Args:
         gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
@@ -129,7 +128,7 @@ def minimise(
         factors: On the learning rate: one, or one for every parameter group.
         batches: What every step is given.
         compute: Device and loss scaling.
-        steps: How many in all, and where a time limit set the number, what it would be without.
+        steps: How many in all.
         state: Everything that a step changes, by name: the trainable tensors, and any others that ``after_step``
             changes in place.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
@@ -146,7 +145,7 @@ def minimise(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
-    of, steps = (steps.recipe, steps.number) if isinstance(steps, Steps) else (None, steps)
+    recipe, steps = (steps.recipe, steps.number) if isinstance(steps, Steps) else (None, steps)
     scheduler, lrs = _schedule(optimizer, factors, steps)
     losses = _zeros(steps, compute.device)
     held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember))
@@ -162,7 +161,7 @@ def minimise(
             if after_step:
                 after_step(step)
             _after(step, steps, stop, saver, report)
-    return Curve(losses.cpu().double(), lrs, held.seconds(), recipe_steps=of)
+    return Curve(losses.cpu().double(), lrs, held.seconds(), recipe_steps=recipe)
 
 
 def _after(step: int, steps: int, stop: threading.Event, saver: Saver, report: _Report) -> None:

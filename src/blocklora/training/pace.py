@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from statistics import fmean
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,11 +23,13 @@ from blocklora.core.threads import read_ahead
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.minimise import Batches, Steps
 
-__all__ = ["OnExpected", "Pace", "seconds_a_step", "steps_in_time"]
+__all__ = ["InTime", "OnExpected", "Pace", "all_steps", "seconds_a_step", "steps_in_time"]
 
 _LOG = logging.getLogger(__name__)
 _MARGIN = 0.95  # of the time that is left that is planned with: steps do not all take the same time
-_TIMED = 0.04  # of the time that is left that timing may take; or so many seconds, if that is not too large a part
+_TIMED = (
+    0.04  # of the time that is left that timing may take; or so many seconds, if that is not too large a part
+)
 _TIMED_SECONDS, _LARGEST_PART = 6.0, 0.25
 _FEW, _ENOUGH_SECONDS, _MOST = 5, 1.0, 50  # steps to time: a few, unless they are short
 
@@ -36,12 +37,15 @@ OnExpected = Callable[[float], None]
 """Told before training how many seconds it is expected to take."""
 
 
-class Pace(Protocol):
-    """Says how long a step takes."""
+Pace = Callable[[float], float]
+"""Says how many seconds a step takes; to find out takes no more than the seconds that it is given, or one step."""
+InTime = Callable[[int, Pace], Steps]
+"""Given the steps of a recipe and a step's pace, says how many there is time for."""
 
-    def __call__(self, budget: float) -> float:
-        """Return seconds a step; finding out takes no more than ``budget`` seconds, or one step."""
-        ...
+
+def all_steps(recipe: int, pace: Pace) -> Steps:
+    """Return all steps: there is no time limit."""
+    return Steps(recipe)
 
 
 def steps_in_time(
@@ -101,8 +105,8 @@ def seconds_a_step(
     batches: Batches,
     compute: Compute,
     state: Mapping[str, Tensor],
+    resources: Resources | None,
     budget: float,
-    resources: Resources | None = None,
 ) -> float:
     """Take the first steps, time them, and put everything back as it was.
 
@@ -112,8 +116,8 @@ def seconds_a_step(
         batches: What the steps are given.
         compute: Device and loss scaling.
         state: Everything that a step changes.
+        resources: Cores for reading ahead; None is all that this process may use.
         budget: Seconds that this may take; one step is taken whatever it takes.
-        resources: Cores for reading ahead.
 
     Returns:
         Seconds: the mean, without the first step if there are others, as it has to wait for its images.

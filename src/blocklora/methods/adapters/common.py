@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from blocklora.clip import Clip, class_features, make_towers, shared_view
 from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
 from blocklora.methods.frozen.features import training_images
 from blocklora.methods.method import EngineUse, FitResult, Job, last_step
-from blocklora.training import plan_memory, train
+from blocklora.training import MemoryPlan, OnExpected, plan_memory, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -69,8 +70,7 @@ def fit_adapter(
         checkpoint=job.checkpoint,
         on_step=job.on_step,
         resources=job.resources,
-        deadline=job.deadline,
-        on_expected=job.on_expected,
+        in_time=replace(job, on_expected=_tell(job, memory, steps)).steps_in_time,
     )
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
@@ -92,6 +92,20 @@ def fit_adapter(
         ),
         notes=training.notes,
     )
+
+
+def _tell(job: Job, memory: MemoryPlan, steps: int) -> OnExpected | None:
+    """Tell how long training will take, by its FLOPs and the speed of the frozen image tower.
+
+    Returns:
+        What is still to be told: where FLOPs are not counted, the first step is timed.
+    """
+    if job.on_expected is None or job.deadline or memory.need is None:
+        return job.on_expected
+    if not (job.checkpoint and job.checkpoint.path.exists()):
+        step = job.forward_seconds * memory.need.flops / memory.frozen_image_flops
+        job.on_expected(steps * step)
+    return None
 
 
 def _with_adapter(model: Any, config: PeftConfig, seed: int) -> Any:

@@ -77,7 +77,7 @@ def fit(job: Job, settings: ClipAdapterSettings) -> FitResult:
     optimizer = torch.optim.SGD([down, up], lr=settings.lr)
     an_epoch, state = batches.an_epoch, {"down": down, "up": up}
     steps = job.steps_in_time(
-        settings.epochs * an_epoch, gradients, optimizer, batches, state, whole=an_epoch
+        settings.epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
     )
     curve = minimise(
         gradients,

@@ -88,7 +88,7 @@ def fit(job: Job, settings: LpPlusPlusSettings) -> FitResult:
     )
     batches = FeatureBatches(features[None].cpu(), labels.cpu(), batch_size=len(labels), seed=job.seed)
     state = {"weight": weight, "alpha": alpha}
-    steps = job.steps_in_time(settings.epochs, gradients, optimizer, batches, state)
+    steps = job.steps_in_time(settings.epochs, job.pace(gradients, optimizer, batches, state))
     curve = minimise(
         gradients,
         optimizer,

@@ -72,7 +72,7 @@ def fit(job: Job, settings: ProlipSettings) -> FitResult:
 
     batches, state = training_batches(job, features, features.shape[1]), {"weight": weight}
     optimizer = torch.optim.Adam([weight], lr=settings.lr, eps=settings.eps)
-    steps = job.steps_in_time(settings.epochs, gradients, optimizer, batches, state)
+    steps = job.steps_in_time(settings.epochs, job.pace(gradients, optimizer, batches, state))
     curve = minimise(
         gradients,
         optimizer,

@@ -72,7 +72,9 @@ def fit(job: Job, settings: TaskResSettings) -> FitResult:
     epochs = settings.epochs or (_EPOCHS_FEW if job.task.shots <= _FEW else _EPOCHS_MANY)
     optimizer = torch.optim.Adam([residual], lr=settings.lr, weight_decay=settings.weight_decay)
     an_epoch, state = batches.an_epoch, {"residual": residual}
-    steps = job.steps_in_time(epochs * an_epoch, gradients, optimizer, batches, state, whole=an_epoch)
+    steps = job.steps_in_time(
+        epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
+    )
     curve = minimise(
         gradients,
         optimizer,

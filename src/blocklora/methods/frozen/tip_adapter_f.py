@@ -84,7 +84,7 @@ def fit(job: Job, settings: TipAdapterFSettings) -> FitResult:
     )
     an_epoch, state = batches.an_epoch, {"keys": keys}
     steps = job.steps_in_time(
-        settings.epochs * an_epoch, gradients, optimizer, batches, state, whole=an_epoch
+        settings.epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
     )
     curve = minimise(
         gradients,

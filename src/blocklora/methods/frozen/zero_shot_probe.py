@@ -69,7 +69,7 @@ def fit(job: Job, settings: ZeroShotProbeSettings) -> FitResult:
     )
     an_epoch, state = batches.an_epoch, {"prototypes": prototypes}
     steps = job.steps_in_time(
-        settings.epochs * an_epoch, gradients, optimizer, batches, state, whole=an_epoch
+        settings.epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
     )
     curve = minimise(
         gradients,

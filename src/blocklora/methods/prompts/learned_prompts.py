@@ -117,7 +117,9 @@ def train_prompts(
     n_train = len(job.task.train)
     an_epoch = -(-n_train // min(batch_size, n_train))
     optimizer = torch.optim.SGD(tensors.values(), lr=lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
-    steps = job.steps_in_time(epochs * an_epoch, gradients, optimizer, batches, tensors, whole=an_epoch)
+    steps = job.steps_in_time(
+        epochs * an_epoch, job.pace(gradients, optimizer, batches, tensors), whole=an_epoch
+    )
     epochs = steps.number // an_epoch
 
     def after_step(step: int) -> None:

@@ -114,7 +114,7 @@ def fit_weights(
 
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
     batches = training_images(job, settings.batch_size, settings.augment)
-    steps = job.steps_in_time(most, gradients, optimizer, batches, parameters)
+    steps = job.steps_in_time(most, job.pace(gradients, optimizer, batches, parameters))
     curve = minimise(
         gradients,
         optimizer,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from blocklora.methods.weights.own_weights import (
     own,
     trainable_view,
 )
-from blocklora.training import minimise, seconds_a_step, steps_in_time
+from blocklora.training import minimise
 
 __all__ = ["METHOD", "TwoStageSettings", "fit"]
 
@@ -55,22 +56,11 @@ class TwoStageSettings(WeightSettings):
 
 def fit(job: Job, settings: TwoStageSettings) -> FitResult:
     """Train the LayerNorms, then the classes."""
-    view, tokens = trainable_view(job), job.task.tokens.to(job.device)
+    view = trainable_view(job)
     parameters = layer_norms(view)
     own(parameters)
     classes = torch.nn.Parameter(class_features(view, job.task.tokens).to(job.device))  # (N, D)
-
-    def gradients(step: int, pixel_values: Tensor, labels: Tensor, *, first: int) -> Tensor:
-        if step == first:  # the towers are done
-            classes.data = class_features(view, job.task.tokens).to(classes)
-        with job.compute.autocast(), torch.set_grad_enabled(step < first):
-            images = image_features(view, pixel_values)
-            texts = text_features(view, tokens) if step < first else None
-        units = F.normalize(classes, dim=-1) if texts is None else texts
-        loss = F.cross_entropy(cosine_logits(images, units.to(images.dtype), job.scale).float(), labels)
-        job.compute.backward(loss)
-        return loss
-
+    gradients = partial(_gradients, job, view, classes)
     last = min(1.0, LAST_LR / settings.lr)
     optimizer = torch.optim.AdamW(
         [{"params": list(parameters.values())}, {"params": [classes]}],
@@ -82,31 +72,19 @@ def fit(job: Job, settings: TwoStageSettings) -> FitResult:
     most = job.task.steps(settings.iterations, _STEPS_A_SHOT)
 
     def pace(budget: float) -> float:
-        """Return the mean over both stages."""
+        """Return the mean over both stages, each of which is timed alone."""
         shares = {
             most: settings.first_stage,
             0: 1 - settings.first_stage,
-        }  # by the step at which the first one ends
-        return sum(
-            share
-            * seconds_a_step(
-                partial(gradients, first=first),
-                optimizer,
-                batches,
-                job.compute,
-                state,
-                budget / 2,
-                job.resources,
-            )
-            for first, share in shares.items()
-            if share
-        )
+        }  # by the step that ends the first stage
+        paces = {first: job.pace(partial(gradients, first), optimizer, batches, state) for first in shares}
+        return sum(share * paces[first](budget / 2) for first, share in shares.items() if share)
 
-    steps = steps_in_time(most, pace, job.deadline, job.checkpoint, on_expected=job.on_expected)
+    steps = job.steps_in_time(most, pace)
     first = round(settings.first_stage * steps.number)
     second = steps.number - first
     curve = minimise(
-        partial(gradients, first=first),
+        partial(gradients, first),
         optimizer,
         [step_cosine(first, last=last), step_cosine(second, last=last, start=first)],
         batches,
@@ -117,7 +95,7 @@ def fit(job: Job, settings: TwoStageSettings) -> FitResult:
         on_step=job.on_step,
         resources=job.resources,
     )
-    final = class_features(view, job.task.tokens) if not second else F.normalize(classes.detach(), dim=-1)
+    final = F.normalize(classes.detach(), dim=-1) if second else class_features(view, job.task.tokens)
     image, text = changes_of(parameters)
     return FitResult(
         job.classifier(final, image=image, text=text),
@@ -125,6 +103,27 @@ def fit(job: Job, settings: TwoStageSettings) -> FitResult:
         last_step(steps.number, "2SFS"),
         curve,
     )
+
+
+def _gradients(
+    job: Job,
+    view: Any,
+    classes: torch.nn.Parameter,
+    first: int,
+    step: int,
+    pixel_values: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Compute the gradient of a step, whose stage is the first up to the step ``first``, and return its loss."""
+    if step == first:  # the towers are done
+        classes.data = class_features(view, job.task.tokens).to(classes)
+    with job.compute.autocast(), torch.set_grad_enabled(step < first):
+        images = image_features(view, pixel_values)
+        texts = text_features(view, job.task.tokens.to(job.device)) if step < first else None
+    units = F.normalize(classes, dim=-1) if texts is None else texts
+    loss = F.cross_entropy(cosine_logits(images, units.to(images.dtype), job.scale).float(), labels)
+    job.compute.backward(loss)
+    return loss
 
 
 METHOD = Method(fit, TwoStageSettings, open=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
@@ -21,7 +21,13 @@ from blocklora.core.device import give_back_freed_memory, peak_memory_bytes
 from blocklora.core.errors import ConfigError
 from blocklora.core.resources import Resources, available_resources, format_bytes
 from blocklora.training.images import KEPT_BYTES, TrainingImages
-from blocklora.training.memory.planner import Need, Priced, Workload, choose_plans
+from blocklora.training.memory.planner import (
+    Need,
+    Priced,
+    Workload,
+    choose_plans,
+    frozen_image_flops,
+)
 from blocklora.training.memory.shapes import workload
 from blocklora.training.step import Plan
 
@@ -65,6 +71,7 @@ class MemoryPlan:
         limit: Bytes that may be used.
         predicted: The peak that is expected, in bytes; 0 where it is not predicted.
         device: Where.
+        frozen_image_flops: FLOPs of one image's forward through the tower without adapters; 0 where ``need`` is None.
     """
 
     plans: tuple[Plan, ...]
@@ -72,6 +79,7 @@ class MemoryPlan:
     limit: int
     predicted: int
     device: torch.device
+    frozen_image_flops: float = 0.0
 
     def __str__(self) -> str:
         text = f"plan: {self.plans[0]}"
@@ -139,6 +147,7 @@ def plan_memory(
         work = workload(towers, tokens, images, device, resources.cores)
         forecast = plan_within(work, most, used, images.expected_bytes())
         plan = _chosen(forecast, device, most, limited=bool(limit))
+        plan = replace(plan, frozen_image_flops=frozen_image_flops(work.model))
     elif limit:
         raise ConfigError(
             f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from blocklora.clip.lean import Keep
@@ -20,7 +20,7 @@ from blocklora.core.threads import results_held
 from blocklora.training.memory.costs import Cost, TowerShape, image_rows, text_rows, tower_cost
 from blocklora.training.step import Plan
 
-__all__ = ["ModelShape", "Need", "Priced", "Workload", "choose_plans", "price"]
+__all__ = ["ModelShape", "Need", "Priced", "Workload", "choose_plans", "frozen_image_flops", "price"]
 
 _KEEPS: tuple[Keep, ...] = ("all", "no-mlp", "inputs")
 _PASS_FLOPS = 2e9  # what starting one more pass costs beside its products, for the choice only
@@ -132,6 +132,12 @@ def price(work: Workload, plan: Plan) -> Need:
     pixels, host = _pixel_bytes(work, size)
     state = 4 * _STATE_COPIES * model.trained
     return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state, host)
+
+
+def frozen_image_flops(model: ModelShape) -> float:
+    """Count the forward of one image through the image tower without its adapters."""
+    bare = replace(model.vision, first=model.vision.layers, ranks=(0, 0, 0, 0), adapted=0)
+    return tower_cost(bare, image_rows(1, model.tokens), "all", 4).forward
 
 
 def _pixel_bytes(work: Workload, size: int) -> tuple[int, int]:
