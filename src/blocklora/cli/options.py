@@ -229,6 +229,14 @@ class FitOptions:
         str | None,
         _option("The most memory that training may use, such as 24GB.", _MACHINE, "what is free"),
     ] = None
+    cached_views: Annotated[
+        int | None,
+        _option(
+            "With --layers top-N: train on so many fixed views of each image, whose lower layers run once; 0: as fit.",
+            _MACHINE,
+            "new crops in every step",
+        ),
+    ] = None
     precision: Annotated[str, _choice("precision", "Of the computation.", _MACHINE, True)] = "auto"
     device: Device = "auto"
     out: Annotated[

@@ -7,7 +7,7 @@ width of the shared space.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocklora.clip.towers import Towers, trains
+from blocklora.clip.towers import LeanTowers, Towers, trains
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
@@ -25,6 +25,7 @@ from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
 from blocklora.training.pace import InTime, all_steps, seconds_a_step
 from blocklora.training.step import ClassFeatures, Plan, gradient
+from blocklora.training.views import EncodedViews, FixedViews
 
 __all__ = ["Training", "train"]
 
@@ -50,7 +51,7 @@ def train(
     towers: Towers,
     groups: Sequence[Mapping[str, Any]],
     tokens: Tensor,
-    images: TrainingImages,
+    images: TrainingImages | FixedViews,
     compute: Compute,
     *,
     iterations: int,
@@ -69,7 +70,7 @@ def train(
         towers: A model on the compute's device, with an adapter in its layers.
         groups: Parameter groups for AdamW, with their learning rates and weight decays.
         tokens: Token ids of the class prompts (N, L).
-        images: The batches.
+        images: The batches; of fixed views, what is frozen below the first adapter is computed once.
         compute: Device and precision.
         iterations: Steps in all, or fewer where ``in_time`` says so.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
@@ -114,11 +115,20 @@ def _training_mode(model: Any) -> None:
             tower.eval()
 
 
-def _batches(towers: Towers, images: TrainingImages, plan: Plan) -> Batches:
-    """Return the images; or their features, where neither they nor the image tower ever change."""
+def _batches(towers: Towers, images: TrainingImages | FixedViews, plan: Plan) -> Batches:
+    """Return the images; or their features, where neither they nor the image tower ever change.
+
+    Of fixed views, what goes into the first trained block; their features, where none is trained.
+    """
+    size = plan.micro_batch or images.batch_size
+    if isinstance(images, FixedViews):
+        encode: Callable[[Tensor], Tensor] = torch.no_grad()(towers.images)
+        if trains(towers.model.vision_model) and isinstance(towers, LeanTowers):
+            encode = towers.images_before
+        return EncodedViews(images, encode, size, next(towers.model.parameters()).device)
     if trains(towers.model.vision_model) or not images.fixed:
         return images
-    return _Features(towers, images, plan.micro_batch or images.batch_size)
+    return _Features(towers, images, size)
 
 
 def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
