@@ -6,6 +6,7 @@ Axes: M = images, N = classes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from blocklora.classifier import (
     read_classifier,
     write_classifier,
 )
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
@@ -68,18 +70,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         shots: Images a class to train on; None takes all.
         seed: Where all randomness comes from: which images, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
-        ensemble: Templates whose mean class features predict, in the place of those of ``prompt``. For the methods
-            that read prompts as they are.
+        ensemble: Templates whose mean class features predict, for the methods that read prompts as they are.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
             scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        deterministic: Whether only kernels that repeat to the last bit may be used on CUDA; a CPU's always do.
+        deterministic: Whether only kernels may be used on CUDA that repeat to the last bit; a CPU's always do.
+        time_limit: The time for ``fit``, such as "10m", or seconds: as many of the steps as there is time for.
         on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
             ``skip`` it and keep it in ``unreadable_``.
         verbose: Whether to say on stderr how far training is.
-        **options: The settings of the method: iterations, batch_size, lr, r, ... for the adapters; each method's
-            file says which it has, and their published defaults.
+        **options: The settings of the method, such as iterations, lr or r; its file says which, and their defaults.
 
     Attributes:
         classes_: The N labels, in the order of the columns of ``predict_proba``.
@@ -107,6 +108,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         device: str | torch.device = "auto",
         precision: str = "auto",
         deterministic: bool = False,
+        time_limit: str | float | None = None,
         on_unreadable: Literal["raise", "skip"] = "raise",
         verbose: bool = False,
         **options: Any,
@@ -114,7 +116,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.model, self.method, self.revision, self.shots, self.seed = model, method, revision, shots, seed
         self.prompt, self.ensemble, self.class_names = prompt, ensemble, class_names
         self.device, self.precision, self.deterministic = device, precision, deterministic
-        self.on_unreadable, self.verbose = on_unreadable, verbose
+        self.time_limit, self.on_unreadable, self.verbose = time_limit, on_unreadable, verbose
         self._options = options
         self._config()  # a mistyped option is named here, not after the model was loaded
 
@@ -145,20 +147,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ImageError: An image cannot be read, where ``on_unreadable`` is ``raise``.
             ModelError: The model cannot be loaded.
         """
-        config = self._config()
+        config, began = self._config(), time.monotonic()
         dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             raise_unreadable(prepared.unreadable)
         twice = duplicate_notes(prepared.task.train, dataset.class_names)
-        fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
+        said = progress_on_stderr() if self.verbose else None
+        fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
         self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
-        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
+        known = ("revision", "shots", "seed", "prompt", "ensemble", "time_limit", *self._options)
         self._recorded = {name: value for name, value in config.to_json().items() if name in known}
         return self
 

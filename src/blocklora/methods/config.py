@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from blocklora.clip import TINY
+from blocklora.core.deadline import parse_seconds
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.seeds import check_seed
@@ -40,6 +41,7 @@ class FitConfig:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels that repeat to the last bit may be used.
         given: The names of the settings that were given; the others have their defaults.
+        time_limit: Seconds in which everything is to be done; None: it takes as long as the recipe takes.
     """
 
     method: str
@@ -54,10 +56,11 @@ class FitConfig:
     precision: str
     deterministic: bool = False
     given: frozenset[str] = frozenset()
+    time_limit: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return every value, those of the method's settings among them, ready for JSON."""
-        own = {
+        own: dict[str, Any] = {
             "model": self.model,
             "method": self.method,
             "shots": self.shots,
@@ -71,6 +74,8 @@ class FitConfig:
             own["revision"] = self.revision
         if self.deterministic:
             own["deterministic"] = True
+        if self.time_limit is not None:
+            own["time_limit"] = self.time_limit
         return own | settings_json(self.settings)
 
 
@@ -86,6 +91,7 @@ def fit_config(
     device: str | torch.device = "auto",
     precision: str = "auto",
     deterministic: bool = False,
+    time_limit: str | float | None = None,
     **settings: Any,
 ) -> FitConfig:
     """Check everything that can be checked without opening a file.
@@ -101,6 +107,7 @@ def fit_config(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: See ``FitConfig``.
+        time_limit: Such as "10m", or a number of seconds; see ``FitConfig``.
         **settings: The method's own settings; the others have their defaults, see ``model_defaults``.
 
     Raises:
@@ -128,6 +135,7 @@ def fit_config(
         precision=resolve_precision(precision, where),
         deterministic=deterministic,
         given=frozenset(settings),
+        time_limit=None if time_limit is None else parse_seconds(time_limit),
     )
 
 

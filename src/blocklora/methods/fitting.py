@@ -26,8 +26,9 @@ from blocklora.methods.evidence import gather_evidence, judged
 from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
+from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
-from blocklora.training import Checkpoint, OnStep
+from blocklora.training import Checkpoint, OnExpected, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
 
@@ -64,6 +65,8 @@ def fit_classifier(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     deadline: Deadline | None = None,
+    n_test: int = 0,
+    on_expected: OnExpected | None = None,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -74,7 +77,9 @@ def fit_classifier(
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
-        deadline: When the fit is to be done; None: it takes as long as it takes.
+        deadline: When the fit is to be done, and the evaluation after it; None: they take as long as they take.
+        n_test: Test images that will be measured afterwards.
+        on_expected: Told before training how many seconds it and the evaluation are expected to take.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
@@ -82,23 +87,17 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task,
-            clip,
-            compute,
-            config.seed,
-            config.method,
-            store,
-            resources,
-            checkpoint,
-            on_step,
-            engine,
-            deadline,
-        )
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
+            on_expected,
+        )  # fmt: skip
+        job = with_reserve(job, n_test)
+        settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
-        result = method.fit(job, config.settings)
+        result = method.fit(job, settings)
         seconds = time.monotonic() + store.seconds_spared - began
         if result.training:  # a resumed run began in another process
             seconds = max(seconds, result.training.seconds)
+        result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
@@ -115,6 +114,11 @@ def fit_classifier(
         compute=compute,
         images_at_once=size,
     )
+
+
+def _passes(settings: Any, given: Any) -> tuple[int, int] | None:
+    """Return the augmented passes as they were and as they were asked for; None where the method has none."""
+    return (settings.passes, given.passes) if hasattr(given, "passes") else None
 
 
 def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[str]) -> Classifier:
