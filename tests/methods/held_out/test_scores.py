@@ -46,13 +46,19 @@ def test_an_image_judged_twice_counts_once_with_its_mean() -> None:
     assert found.log_loss == pytest.approx(found.losses.mean())
     assert (held_out.n_images, len(held_out.labels)) == (4, 8)
     assert "validation" in held_out.reason
+    own = held_out.of_training(3)
+    assert own is not None
+    assert own.labels.tolist() == LABELS[:3].tolist()
+    rows = np.concatenate([logits[number].numpy() for number in range(4)])
+    np.testing.assert_allclose(own.logits[2], rows[held_out.images == 2].mean(axis=0))
+    assert held_out.of_training(5) is None
 
 
 def test_a_mixture_is_on_the_parts_that_judged_all_of_it() -> None:
     both, first = said(1, range(4)), said(2, range(2))
     found = mixture([both, first], PARTS, LABELS)
     assert sum(found.weights) == pytest.approx(1.0)
-    assert len(found.held_out.labels) == 4
+    assert len(found.out_of_fold.labels) == 4
     losses = []
     temperatures = [scores(member, PARTS, LABELS)[0].temperature for member in (both, first)]
     for number in (0, 1):
@@ -64,7 +70,7 @@ def test_a_mixture_is_on_the_parts_that_judged_all_of_it() -> None:
             mean = sum(weight * share for weight, share in zip(found.weights, each, strict=True))
             losses.append(-math.log(mean))
     assert found.scores.log_loss == pytest.approx(np.mean(losses))
-    np.testing.assert_allclose(np.exp(found.held_out.logits).sum(axis=1), 1.0)
+    np.testing.assert_allclose(np.exp(found.out_of_fold.logits).sum(axis=1), 1.0)
 
 
 def test_a_difference_has_the_standard_error_of_its_mean() -> None:

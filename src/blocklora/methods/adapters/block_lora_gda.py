@@ -58,17 +58,18 @@ def fit(job: Job, settings: BlockLoraGdaSettings) -> FitResult:
 def fit_with_partner(job: Job, settings: BlockLoraGdaSettings, partner: Contender) -> FitResult:
     """Fit Block-LoRA and a partner on frozen features, and weigh them by what they say of held-out images."""
     own = Contender("block-lora", "block-lora", block_lora.fit, settings, adapts=True, trains_towers=True)
+    limit = job.deadline
     job, both = with_bank(job), (own, partner)
     blind = job.on_images(job.task.train, ())  # validation images weigh, so they choose nothing before
     if job.task.val:
         n = len(job.task.train)
         parts = [Part(job.task.train, (), tuple(range(n, n + len(job.task.val))), validated=True)]
-        fitted = [fit_member(blind, one) for one in both]
+        fitted = [fit_member(replace(blind, deadline=limit), one) for one in both]
         said = [{0: logits_of(job, one.result.classifier, job.task.val) / one.temperature} for one in fitted]
     else:
         parts = cut(blind.task, job.seed, folds=settings.folds)
-        said = [_held_out(blind, one, parts) for one in both]
-        fitted = [fit_member(blind, one) for one in both]
+        said = [_held_out(blind, one, parts, limit) for one in both]
+        fitted = [fit_member(replace(blind, deadline=limit), one) for one in both]
     if not parts:
         return replace(together(job, fitted, (0.5, 0.5), (1.0, 1.0), None), notes=_unweighed(fitted))
     labels = torch.cat([labels_of(job.task.train), labels_of(job.task.val)])
@@ -76,17 +77,19 @@ def fit_with_partner(job: Job, settings: BlockLoraGdaSettings, partner: Contende
     temperatures = [scores(one, parts, labels)[0].temperature for one in said]
     weights = tuple(max(weight, _LEAST_WEIGHT) for weight in mixed.weights)
     weights = tuple(weight / sum(weights) for weight in weights)
-    result = together(job, fitted, weights, temperatures, mixed.held_out)
+    result = together(job, fitted, weights, temperatures, mixed.out_of_fold)
     return replace(result, choices={**result.choices, **_weighed(both, weights, mixed)})
 
 
-def _held_out(job: Job, contender: Contender, parts: Sequence[Part]) -> dict[int, torch.Tensor]:
+def _held_out(
+    job: Job, contender: Contender, parts: Sequence[Part], limit: Deadline | None
+) -> dict[int, torch.Tensor]:
     """Return what fits to parts of the images say of the others (m, N), by the part; a time limit is shared evenly."""
     found: dict[int, torch.Tensor] = {}
     for number in range(len(parts)):
         deadline = None
-        if job.deadline and contender.adapts:
-            deadline = Deadline(job.deadline.left() / (len(parts) - number + 1))
+        if limit and contender.adapts:
+            deadline = Deadline(limit.left() / (len(parts) - number + 1))
         record = judged(job, contender, parts, [number], deadline=deadline)
         if record.given_up:
             raise ConfigError(f"{contender.method}: {record.given_up}")
@@ -96,13 +99,12 @@ def _held_out(job: Job, contender: Contender, parts: Sequence[Part]) -> dict[int
 
 def _weighed(both: Sequence[Contender], weights: Sequence[float], mixed: Mixture) -> dict[str, Choice]:
     """Return how the weights were chosen."""
-    held_out = mixed.held_out
     value = tuple(f"{one.method} {weight:.3f}" for one, weight in zip(both, weights, strict=True))
     choice = Choice(
         value,
         "validation",
-        held_out.reason,
-        n_images=held_out.n_images or len(held_out.labels),
+        mixed.out_of_fold.reason,
+        n_images=mixed.out_of_fold.n_images,
         score=mixed.scores.log_loss,
         score_name="log loss",
     )

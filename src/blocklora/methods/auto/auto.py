@@ -23,6 +23,7 @@ from torch import Tensor
 
 from blocklora.core.candidates import Candidate
 from blocklora.core.deadline import Deadline
+from blocklora.methods.answers import OutOfFold
 from blocklora.methods.auto import facts
 from blocklora.methods.auto.choose import Judged, best_mixture, best_of
 from blocklora.methods.auto.contenders import adapters, frozen
@@ -34,7 +35,7 @@ from blocklora.methods.held_out.judging import Contender, Record, given_up, judg
 from blocklora.methods.held_out.parts import Part, cut
 from blocklora.methods.held_out.scores import Scores, scores
 from blocklora.methods.held_out.together import fit_member, together
-from blocklora.methods.method import FitResult, HeldOut, Job, Method
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need, need_whole
 from blocklora.training.images import Augment
 from blocklora.training.memory.limits import parse_bytes
@@ -43,8 +44,8 @@ __all__ = ["METHOD", "AutoSettings", "fit"]
 
 _LOG = logging.getLogger(__name__)
 _NOTHING_JUDGES = "every class has one image and there are no validation images, so nothing could be judged"
-_LAST_START = 0.8  # of the time: after it nothing is judged any more
-_FOR_THE_END = 0.1  # of the time: testing and the report
+_FOR_TESTING = 0.1  # of the time, where nobody has said how many test images there are
+_LAST_START = 0.12  # of the time: when no more is left nothing is judged any more
 _SOON = 5.0  # seconds: what takes no longer is always fitted
 
 _Tried = tuple[Contender, Record]
@@ -76,7 +77,7 @@ class AutoSettings:
 
 def fit(job: Job, settings: AutoSettings) -> FitResult:
     """Judge all that fits into the time, and fit the best to all training images."""
-    deadline = job.deadline or Deadline(settings.seconds)
+    deadline = job.deadline or Deadline(settings.seconds).reserve(_FOR_TESTING * settings.seconds)
     job, parts = with_bank(job), cut(job.task, job.seed)
     if not parts:
         return _unjudged(job)
@@ -88,11 +89,10 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
         Judged(one, record, scores(record.logits, parts, labels)[0]) for one, record in tried if record.logits
     ]
     whole = [one for one in heard if one.contender.key not in dropped]
-    members, weights, kept, held_out = _chosen(whole, parts, labels)
+    members, weights, kept, out_of_fold = _chosen(whole, parts, labels)
     _tell(job, f"{' and '.join(one.contender.method for one in members)}, on all training images")
-    alone = replace(job, deadline=None)  # the steps are the plan's
-    fitted = [fit_member(alone, one.contender) for one in members]
-    final = together(job, fitted, weights, [one.scores.temperature for one in members], held_out)
+    fitted = [fit_member(job, one.contender) for one in members]
+    final = together(job, fitted, weights, [one.scores.temperature for one in members], out_of_fold)
     by_key = {one.contender.key: weight for one, weight in zip(members, weights, strict=True)}
     silent = [(one, record) for one, record in tried if not record.logits]
     return replace(
@@ -127,7 +127,7 @@ def _judge(
     dropped = {one.key: record.given_up for one, record in tried if record.given_up}
     shared = {"iterations": plan.steps, "augment": settings.augment, "memory_limit": settings.memory_limit}
     others = adapters([dict(given) for given in plan.adapters], shared)
-    over = _over(deadline.passed, _LAST_START * deadline.seconds)
+    over = _over(lambda: -deadline.left(), -_LAST_START * deadline.seconds)
     records, out = halved(job, others, parts, labels, give_up=over)
     return tried + [(one, records[one.key]) for one in others], dropped | out
 
@@ -139,11 +139,9 @@ def _in_time(
     found = []
     for one, record in tried:
         slowest = max(record.seconds.values(), default=0.0)
-        left = deadline.left() - _FOR_THE_END * deadline.seconds
+        left = deadline.left()
         if one.adapts and one.key not in dropped and slowest > max(_SOON, left):
-            why = (
-                f"its fit to all images would take {slowest:.0f} s or more, and {max(0, left):.0f} s are left"
-            )
+            why = f"its fit to all images would take {slowest:.0f} s or more, and {left:.0f} s are left"
             record = given_up(job, one, record, why)
             dropped = {**dropped, one.key: why}
         found.append((one, record))
@@ -152,18 +150,18 @@ def _in_time(
 
 def _chosen(
     whole: Sequence[Judged], parts: Sequence[Part], labels: Tensor
-) -> tuple[list[Judged], tuple[float, ...], Scores, HeldOut]:
+) -> tuple[list[Judged], tuple[float, ...], Scores, OutOfFold]:
     """Return what is kept, its weights, its scores, and what it said of held-out images."""
     best = best_of(whole)
     mixed = best_mixture(best, whole, parts, labels)
     if mixed:
-        return mixed[0], mixed[1].weights, mixed[1].scores, mixed[1].held_out
+        return mixed[0], mixed[1].weights, mixed[1].scores, mixed[1].out_of_fold
     return [best], (1.0,), *scores(best.record.logits, parts, labels)
 
 
 def _over(passed: Callable[[], float], seconds: float) -> Callable[[], str]:
     """Return what says that a time is over, once it is."""
-    return lambda: f"the {seconds:.0f} s that there were for it were over" if passed() > seconds else ""
+    return lambda: "the time that there was for it was over" if passed() > seconds else ""
 
 
 def _tell(job: Job, what: str) -> None:

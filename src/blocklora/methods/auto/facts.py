@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import CROSS_VALIDATED, CROSS_VALIDATED_WITH_VAL
 from blocklora.methods.auto.choose import Judged, why_not
 from blocklora.methods.held_out.judging import Contender, Record
 from blocklora.methods.held_out.scores import Scores
-from blocklora.methods.method import CROSS_VALIDATED, CROSS_VALIDATED_WITH_VAL
 
 __all__ = ["candidates", "choices"]
 

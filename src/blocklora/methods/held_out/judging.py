@@ -66,8 +66,9 @@ class Record:
 
 
 def with_bank(job: Job) -> Job:
-    """Return the job with its training and validation images' features in memory, each computed when first needed."""
-    return job.on_images(job.task.train, job.task.val, bank=FeatureBank(job.task.train, job.task.val))
+    """Return the job without a time limit, and with its images' features in memory, computed when first needed."""
+    bank = FeatureBank(job.task.train, job.task.val)
+    return job.on_images(job.task.train, job.task.val, bank=bank, deadline=None, on_expected=None)
 
 
 def judged(

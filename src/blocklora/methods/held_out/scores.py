@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from blocklora.methods.answers import CROSS_VALIDATED, CROSS_VALIDATED_WITH_VAL, OutOfFold
 from blocklora.methods.held_out.parts import Part
-from blocklora.methods.method import CROSS_VALIDATED, CROSS_VALIDATED_WITH_VAL, HeldOut
 from blocklora.metrics import fit_temperature, mixture_weights
 
 __all__ = ["Mixture", "Scores", "difference", "mixture", "scores"]
@@ -58,10 +58,10 @@ class Mixture:
 
     weights: tuple[float, ...]
     scores: Scores
-    held_out: HeldOut
+    out_of_fold: OutOfFold
 
 
-def scores(logits: Mapping[int, Tensor], parts: Sequence[Part], labels: Tensor) -> tuple[Scores, HeldOut]:
+def scores(logits: Mapping[int, Tensor], parts: Sequence[Part], labels: Tensor) -> tuple[Scores, OutOfFold]:
     """Score a contender on all parts that judged it.
 
     Args:
@@ -76,7 +76,7 @@ def scores(logits: Mapping[int, Tensor], parts: Sequence[Part], labels: Tensor) 
     truth = labels[torch.from_numpy(places)].numpy()
     temperature = fit_temperature(rows, truth)
     found = _scores(softmax(rows / temperature, axis=1), places, truth, temperature)
-    return found, _held_out(rows, truth, found, parts)
+    return found, _out_of_fold(rows, truth, places, parts)
 
 
 def mixture(members: Sequence[Mapping[int, Tensor]], parts: Sequence[Part], labels: Tensor) -> Mixture:
@@ -101,7 +101,7 @@ def mixture(members: Sequence[Mapping[int, Tensor]], parts: Sequence[Part], labe
     mean = np.tensordot(weights, np.stack(each), axes=1)  # (R, N)
     logs = np.log(np.maximum(mean, _LEAST))
     found = _scores(mean, places, truth, 1.0)
-    return Mixture(tuple(weights.tolist()), found, _held_out(logs, truth, found, parts))
+    return Mixture(tuple(weights.tolist()), found, _out_of_fold(logs, truth, places, parts))
 
 
 def difference(one: _Floats, other: _Floats) -> tuple[float, float]:
@@ -111,10 +111,12 @@ def difference(one: _Floats, other: _Floats) -> tuple[float, float]:
     return float(gap.mean()), error
 
 
-def _held_out(rows: _Floats, truth: NDArray[np.int64], found: Scores, parts: Sequence[Part]) -> HeldOut:
+def _out_of_fold(
+    rows: _Floats, truth: NDArray[np.int64], places: NDArray[np.int64], parts: Sequence[Part]
+) -> OutOfFold:
     """Return rows of logits as what sets a temperature."""
     reason = CROSS_VALIDATED_WITH_VAL if any(part.validated for part in parts) else CROSS_VALIDATED
-    return HeldOut(rows, truth, len(found.images), reason)
+    return OutOfFold(rows, truth, places, reason)
 
 
 def _rows(logits: Mapping[int, Tensor], parts: Sequence[Part]) -> tuple[_Floats, NDArray[np.int64]]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from blocklora.classifier import Member, mixture_head
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import OutOfFold
 from blocklora.methods.held_out.judging import Contender, own_temperature
-from blocklora.methods.method import FitResult, HeldOut, Job
+from blocklora.methods.method import FitResult, Job
 
 __all__ = ["Fitted", "fit_member", "together"]
 
@@ -41,7 +42,7 @@ def together(
     fitted: Sequence[Fitted],
     weights: Sequence[float],
     temperatures: Sequence[float],
-    held_out: HeldOut | None,
+    out_of_fold: OutOfFold | None,
 ) -> FitResult:
     """Return the one fit, or the classifier that mixes several.
 
@@ -50,19 +51,20 @@ def together(
         fitted: One, or two or three of which one at most adapts the image tower.
         weights: Of the probabilities of each.
         temperatures: What the logits of each are divided by, after the temperature that its fit found for itself.
-        held_out: What they said together of held-out images; it sets the temperature of the whole.
+        out_of_fold: What they said together of images that they were fitted without; it sets the temperature of the
+            whole, and where the image tower is the base model's own it is what the classifier judges its answers by.
     """
     if len(fitted) == 1:
         (one,) = fitted
-        if held_out:
-            held_out = replace(held_out, logits=held_out.logits * one.temperature)
-        return replace(one.result, held_out=held_out)
+        if out_of_fold:
+            out_of_fold = replace(out_of_fold, logits=out_of_fold.logits * one.temperature)
+        return _with_answers(job, one.result, out_of_fold)
     heads = [
         Member(one.result.classifier.head, weight, one.temperature * more, one.result.classifier.is_base)
         for one, weight, more in zip(fitted, weights, temperatures, strict=True)
     ]
     adapted = next((one for one in fitted if not one.result.classifier.is_base), fitted[0]).result
-    return FitResult(
+    result = FitResult(
         job.classifier(
             head=mixture_head(heads), adapter=adapted.classifier.adapter, image=adapted.classifier.image
         ),
@@ -71,8 +73,18 @@ def together(
         adapted.training,
         adapted.engine,
         tuple(note for one in fitted for note in one.result.notes),
-        held_out,
     )
+    return _with_answers(job, result, out_of_fold)
+
+
+def _with_answers(job: Job, result: FitResult, out_of_fold: OutOfFold | None) -> FitResult:
+    """Return a result with what was said of held-out images.
+
+    Features of an adapted tower are not those that the fits of the parts had, so they prove nothing of held-out images.
+    """
+    frozen = result.classifier.is_base
+    held_out = out_of_fold.of_training(len(job.task.train)) if out_of_fold and frozen else None
+    return replace(result, out_of_fold=out_of_fold, held_out=held_out)
 
 
 def _choices(fitted: Sequence[Fitted]) -> dict[str, Choice]:
