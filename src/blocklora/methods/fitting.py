@@ -97,29 +97,32 @@ def fit_classifier(
         settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, settings)
-        seconds = time.monotonic() + store.seconds_spared - began
-        if result.training:  # a resumed run began in another process
-            seconds = max(seconds, result.training.seconds)
-        seconds = max(seconds, sum(one.seconds for one in result.candidates))
+        seconds = _seconds(result, time.monotonic() + store.seconds_spared - began)
         result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
         held_out = judged(classifier, task.val, compute, size, store) if task.val else result.held_out
-        temperature, choice = _temperature(
-            result.out_of_fold or held_out, "" if task.val else CROSS_VALIDATED
-        )
+        temperature, choice = _temperature(result.out_of_fold or held_out, bool(task.val))
         classifier = classifier.with_temperature(temperature)
         evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
         classifier=replace(classifier, evidence=evidence),
-        result=result if held_out else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
+        result=result
+        if result.out_of_fold or held_out
+        else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
         images_at_once=size,
     )
+
+
+def _seconds(result: FitResult, here: float) -> float:
+    """Return how long a fit took; a resumed one began in another process."""
+    trained = result.training.seconds if result.training else 0.0
+    return max(here, trained, sum(one.seconds for one in result.candidates))
 
 
 def _passes(settings: Any, given: Any) -> tuple[int, int] | None:
@@ -149,12 +152,12 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _temperature(held_out: OutOfFold | HeldOut | None, reason: str) -> tuple[float, Choice]:
+def _temperature(held_out: OutOfFold | HeldOut | None, validated: bool) -> tuple[float, Choice]:
     """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
     if held_out is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
     found = fit_temperature(held_out.logits, held_out.labels)
-    n_images = len(held_out.labels)
+    reason, n_images = "" if validated else CROSS_VALIDATED, len(held_out.labels)
     if isinstance(held_out, OutOfFold):
         reason, n_images = held_out.reason, held_out.n_images
     return found, Choice(found, "validation", reason, n_images=n_images)

@@ -16,10 +16,10 @@ from blocklora.core.deadline import Deadline
 from blocklora.methods import FitResult, Job, Prepared, fit_classifier, fit_config
 from blocklora.methods.auto import auto, plan
 from blocklora.methods.auto.auto import AutoSettings
-from blocklora.methods.auto.plan import Plan
+from blocklora.methods.auto.plan import AutoPlan
 from blocklora.training import Checkpoint
 
-SHORT = Plan(
+SHORT = AutoPlan(
     frozen=("zero-shot", "gda", "proker"),
     frozen_seconds=1e9,
     adapters=(

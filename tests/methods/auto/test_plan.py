@@ -42,7 +42,7 @@ def test_steps_fit_into_the_time_and_stay_below_the_recipe(four_shots: Job) -> N
     for seconds in (60, 120, 600):
         plan = decide(four_shots, parts, costs, Deadline(seconds))
         spent = fits_of(len(plan.adapters), 4) * (costs.start + plan.steps * costs.step)
-        assert spent <= 0.85 * seconds
+        assert spent <= 0.94 * seconds
         assert not plan.adapters or plan.steps >= ENOUGH_STEPS[len(plan.adapters)]
     assert decide(four_shots, parts, Costs(1e-4, 1e-4), Deadline(36000)).steps == 2000  # 500 a shot
 

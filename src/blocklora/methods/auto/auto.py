@@ -28,7 +28,7 @@ from blocklora.methods.auto import facts
 from blocklora.methods.auto.choose import Judged, best_mixture, best_of
 from blocklora.methods.auto.contenders import adapters, frozen
 from blocklora.methods.auto.halving import halved
-from blocklora.methods.auto.plan import Plan, first_plan
+from blocklora.methods.auto.plan import AutoPlan, first_plan
 from blocklora.methods.frozen import proker
 from blocklora.methods.frozen.features import labels_of
 from blocklora.methods.held_out.judging import Contender, Record, given_up, judged, with_bank
@@ -108,7 +108,7 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
 def _judge(
     job: Job,
     settings: AutoSettings,
-    plan: Plan,
+    plan: AutoPlan,
     parts: Sequence[Part],
     labels: Tensor,
     deadline: Deadline,
@@ -126,7 +126,7 @@ def _judge(
         tried.append((one, judged(job, one, parts, range(len(parts)), give_up=over)))
     dropped = {one.key: record.given_up for one, record in tried if record.given_up}
     shared = {"iterations": plan.steps, "augment": settings.augment, "memory_limit": settings.memory_limit}
-    others = adapters([dict(given) for given in plan.adapters], shared)
+    others = adapters(list(plan.adapters), shared)
     over = _over(lambda: -deadline.left(), -_LAST_START * deadline.seconds)
     records, out = halved(job, others, parts, labels, give_up=over)
     return tried + [(one, records[one.key]) for one in others], dropped | out

@@ -73,7 +73,7 @@ def frozen(name: str, augment: Augment | None) -> Contender:
     )
 
 
-def adapter_settings(clip: Clip) -> list[dict[str, Any]]:
+def adapter_settings(clip: Clip) -> list[Mapping[str, Any]]:
     """Return settings of Block-LoRA, the most promising first; those not named are the method's own.
 
     Training is short, so rank and learning rate are higher, and dropout lower, than in the published recipe.
@@ -89,7 +89,7 @@ def adapter_settings(clip: Clip) -> list[dict[str, Any]]:
     ]
 
 
-def adapters(chosen: list[dict[str, Any]], fixed: Mapping[str, Any]) -> list[Contender]:
+def adapters(chosen: list[Mapping[str, Any]], fixed: Mapping[str, Any]) -> list[Contender]:
     """Return Block-LoRA with each of some settings, and others that all have."""
     return [
         Contender(

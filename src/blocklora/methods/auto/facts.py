@@ -71,7 +71,7 @@ def choices(
     """
     reason = CROSS_VALIDATED_WITH_VAL if validated else CROSS_VALIDATED
     names = tuple(one.contender.method for one in members)
-    facts: dict[str, Any] = {"by": "validation", "reason": reason, "n_images": len(kept.images)}
+    facts: Mapping[str, Any] = {"by": "validation", "reason": reason, "n_images": len(kept.images)}
     found = {
         "kept": Choice(
             names if len(names) > 1 else names[0],
@@ -106,6 +106,6 @@ def _error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _ready(given: Mapping[str, Any]) -> dict[str, Any]:
+def _ready(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return settings ready for JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}

@@ -18,7 +18,7 @@ from blocklora.methods.frozen.features import frozen_features
 from blocklora.methods.held_out.parts import Part
 from blocklora.methods.method import MOST_SHOTS, Job
 
-__all__ = ["Costs", "Plan", "decide", "first_plan", "fits_of"]
+__all__ = ["Costs", "AutoPlan", "decide", "first_plan", "fits_of"]
 
 FOR_FROZEN = 0.35  # of the time, at most, where Block-LoRA is tried as well
 FOR_THE_END = 0.06  # of the time: what nobody foresees
@@ -49,7 +49,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AutoPlan:
     """What is tried.
 
     Attributes:
@@ -67,7 +67,7 @@ class Plan:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def first_plan(job: Job, settings: Any, parts: Sequence[Part], deadline: Deadline) -> Plan:
+def first_plan(job: Job, settings: Any, parts: Sequence[Part], deadline: Deadline) -> AutoPlan:
     """Return the plan of the run's first start: one that was written down, or a new one."""
     keep = job.checkpoint.part("auto-plan") if job.checkpoint else None
     if keep and (kept := keep.kept()):
@@ -87,7 +87,7 @@ def fits_of(settings: int, parts: int) -> int:
     return total
 
 
-def decide(job: Job, parts: Sequence[Part], costs: Costs, deadline: Deadline) -> Plan:
+def decide(job: Job, parts: Sequence[Part], costs: Costs, deadline: Deadline) -> AutoPlan:
     """Share the time that is left out among methods.
 
     Args:
@@ -108,7 +108,7 @@ def decide(job: Job, parts: Sequence[Part], costs: Costs, deadline: Deadline) ->
         left_out = left_out | {"block-lora": _too_long(costs, folds, for_adapters)}
         chosen, more_out, _ = _frozen(job, costs, left, fits / len(FROZEN))
         left_out = {"block-lora": left_out["block-lora"]} | more_out
-    return Plan(
+    return AutoPlan(
         frozen=tuple(chosen),
         frozen_seconds=FOR_FROZEN * left if tried else left,
         adapters=tuple(adapter_settings(job.clip)[:tried]),
@@ -193,9 +193,9 @@ def _measured(job: Job, settings: Any, deadline: Deadline) -> Costs:
     return Costs(view, step, max(0.0, whole - _TIMED_STEPS * step) + judging)
 
 
-def _read(facts: Mapping[str, Any]) -> Plan:
+def _read(facts: Mapping[str, Any]) -> AutoPlan:
     """Return the plan that was written down."""
-    return Plan(
+    return AutoPlan(
         tuple(facts["frozen"]),
         facts["frozen_seconds"],
         tuple(facts["adapters"]),
