@@ -18,7 +18,7 @@ from blocklora.methods.frozen.features import frozen_features
 from blocklora.methods.held_out.parts import Part
 from blocklora.methods.method import MOST_SHOTS, Job
 
-__all__ = ["Costs", "AutoPlan", "decide", "first_plan", "fits_of"]
+__all__ = ["AutoPlan", "Costs", "decide", "first_plan", "fits_of"]
 
 FOR_FROZEN = 0.35  # of the time, at most, where Block-LoRA is tried as well
 FOR_THE_END = 0.06  # of the time: what nobody foresees
@@ -175,7 +175,8 @@ def _measured(job: Job, settings: Any, deadline: Deadline) -> Costs:
     if guess * min(ENOUGH_STEPS.values()) > deadline.left():
         return Costs(view, None)
     times: list[float] = []
-    given = adapter_settings(job.clip)[0] | {
+    given = {
+        **adapter_settings(job.clip)[0],
         "iterations": _TIMED_STEPS,
         "memory_limit": settings.memory_limit,
     }

@@ -89,7 +89,8 @@ def _with_answers(job: Job, result: FitResult, out_of_fold: OutOfFold | None) ->
 
 def _choices(fitted: Sequence[Fitted]) -> dict[str, Choice]:
     """Return how each member's settings were chosen, by the names of method and setting."""
-    return {
+    names = ", ".join(one.contender.method for one in fitted)
+    return {"settings": Choice(f"those of {names}", "fixed", "each member's own")} | {
         f"{one.contender.method}: {name}": choice
         for one in fitted
         for name, choice in one.result.choices.items()
