@@ -5,6 +5,7 @@ from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_t
 from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
+from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
@@ -23,6 +24,7 @@ __all__ = [
     "ClassifierRecord",
     "Encoded",
     "Evidence",
+    "Explanation",
     "FeatureStore",
     "Head",
     "HeldOutAnswers",
@@ -37,7 +39,9 @@ __all__ = [
     "cut_notes",
     "encode",
     "encode_images",
+    "explain",
     "frozen_facts",
+    "heat_maps",
     "held_out_answers",
     "in_halves",
     "is_of_image_tower",
@@ -50,5 +54,6 @@ __all__ = [
     "read_both_towers",
     "read_classifier",
     "template_features",
+    "why_no_heat_map",
     "write_classifier",
 ]

@@ -78,6 +78,11 @@ class Classifier:
         found: torch.device = next(self.base.model.parameters()).device
         return found
 
+    @property
+    def adapted_tower(self) -> Any:
+        """The model whose image tower predicts, with its adapter or new weights; learned vectors come beside it."""
+        return self._tower
+
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Return unit features (B, D) of pixel values (B, 3, S, S) on the model's device."""
         if self.image.prompts is not None:
