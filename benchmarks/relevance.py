@@ -5,8 +5,8 @@
 A classifier is fitted to 16 images a class with the bundled model. Of test images the patches are taken away in the
 order of a heat map, those of the most relevance first, and replaced by the mean colour (deletion); or put back onto the
 mean colour (insertion). The mean probability of the predicted class over all steps says how good the order is: low for
-deletion, high for insertion (Petsiuk et al., RISE, 2018). Compared are the library's value projections of the last
-layer, attention rollout (Abnar and Zuidema, 2020), and a random order.
+deletion, high for insertion (Petsiuk et al., RISE, 2018). Compared are the library's value projections, those of the
+last layer alone, attention rollout (Abnar and Zuidema, 2020), and a random order.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import argparse
 import statistics
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blocklora.classifier import Classifier, heat_maps
-from blocklora.clip import crop_size, pixels
+from blocklora.clip import crop_size, pixels, relevance
 from blocklora.core.device import Compute
 from blocklora.data import DataChoice, choose, open_for_model
 from blocklora.methods import fit_classifier, fit_config, prepare
 from measuring import circumstances, write
 
 RESULT = Path(__file__).parent / "results" / "relevance.json"
-DATA, METHODS = ("digits", "twemoji", "clipart"), ("linear-probe", "block-lora")
+DATA, METHODS = ("digits", "twemoji", "clipart"), ("linear-probe",)
 STEPS = 12
 
 
@@ -52,6 +53,20 @@ def rollout(model: Any, pixel_values: Tensor) -> Tensor:
     found = flow[:, 0, 1:]
     grid = round(found.shape[1] ** 0.5)
     return found.view(batch, grid, grid)
+
+
+@torch.no_grad()
+def last_layer(classifier: Classifier, pixel_values: Tensor, labels: Any) -> Tensor:
+    """Return the library's maps (B, G, G) with the values of the last layer alone."""
+    read = relevance._read_by_class_token
+    layers = classifier.adapted_tower.vision_model.encoder.layers
+
+    def of_the_last(layer: Any, hidden: Tensor, n_heads: int) -> Tensor:
+        return read(layer, hidden, n_heads) if layer is layers[-1] else torch.zeros_like(hidden)
+
+    with patch.object(relevance, "_read_by_class_token", of_the_last):
+        found = heat_maps(classifier, pixel_values, labels, Compute(torch.device("cpu"), "fp32"))
+    return torch.from_numpy(found)
 
 
 @torch.no_grad()
@@ -98,8 +113,10 @@ def measure(data: str, method: str, n_images: int) -> dict[str, Any]:
     with torch.no_grad():
         labels = classifier.probabilities(classifier.image_features(values).float()).argmax(axis=1)
     ours = heat_maps(classifier, values, labels, Compute(torch.device("cpu"), "fp32"))
+    last = last_layer(classifier, values, labels)
     orders = {
         "value projections": ours,
+        "last layer alone": last.numpy(),
         "rollout": rollout(classifier.adapted_tower, values).numpy(),
         "random": rng.random(ours.shape),
     }
@@ -125,7 +142,7 @@ def main() -> None:
             runs.append(run := measure(data, method, arguments.images))
             print(run, flush=True)
             write(arguments.out, {"runs": runs, **circumstances()})
-    for name in ("value projections", "rollout", "random"):
+    for name in ("value projections", "last layer alone", "rollout", "random"):
         means = [statistics.fmean(run[name][kind] for run in runs) for kind in ("deletion", "insertion")]
         print(f"{name}: deletion {means[0]:.3f}, insertion {means[1]:.3f}")
 

@@ -19,10 +19,11 @@ __all__ = ["patch_relevance", "why_no_relevance"]
 
 @torch.no_grad()
 def patch_relevance(model: Any, pixel_values: Tensor, directions: Tensor) -> Tensor:
-    """Return what each patch adds along a direction through the values that the last layer reads.
+    """Return what each patch adds along a direction through the values that the class token reads from it.
 
-    The class token leaves the last layer's attention as a sum over patches of (attention times value), projected. Each
-    summand goes through the last layer norm, with the whole sum's spread, and the projection into the shared space.
+    In every layer the class token takes up a sum over patches of (attention times value), projected. Each summand goes
+    straight to the last layer norm, with the whole token's spread, and the projection into the shared space; what
+    later layers make of it is left out. The sum over all layers is better than the last one alone (docs/confidence.md).
 
     Args:
         model: A ``CLIPModel``, its image tower with projection, or a model of the same build, with or without an
@@ -38,17 +39,17 @@ def patch_relevance(model: Any, pixel_values: Tensor, directions: Tensor) -> Ten
 
     Source:
         Gandelsman et al., Interpreting CLIP's Image Representation via Text-Based Decomposition, ICLR 2024,
-        equations 3 to 5, for the last layer alone.
+        section 4: the direct effects of the attention layers, by image patches.
     """
     if why := why_no_relevance(model):
         raise ConfigError(f"no heat map of patches: {why}; leave heat maps out for this model.")
     vision = model.vision_model
     hidden = vision.pre_layrnorm(vision.embeddings(pixel_values))  # (B, L, V)
-    *layers, last = vision.encoder.layers
-    for layer in layers:
+    parts = torch.zeros_like(hidden)
+    for layer in vision.encoder.layers:
+        parts = parts + _read_by_class_token(layer, hidden, int(vision.config.num_attention_heads))
         hidden = layer(hidden, None)
-    parts = _read_by_class_token(last, hidden, int(vision.config.num_attention_heads))  # (B, L, V)
-    token = last(hidden, None)[:, :1]  # (B, 1, V)
+    token = hidden[:, :1]  # (B, 1, V)
     norm = vision.post_layernorm
     spread = (token.var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()  # (B, 1, 1)
     scaled = norm.weight * (parts - parts.mean(dim=-1, keepdim=True)) / spread
