@@ -6,6 +6,7 @@ from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_t
 from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
+from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member, cosine_head, mixture_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
@@ -25,6 +26,7 @@ __all__ = [
     "ClassifierRecord",
     "Encoded",
     "Evidence",
+    "Explanation",
     "FeatureStore",
     "Head",
     "HeldOutAnswers",
@@ -40,7 +42,9 @@ __all__ = [
     "cut_notes",
     "encode",
     "encode_images",
+    "explain",
     "frozen_facts",
+    "heat_maps",
     "held_out_answers",
     "in_halves",
     "is_of_image_tower",
@@ -55,5 +59,6 @@ __all__ = [
     "read_both_towers",
     "read_classifier",
     "template_features",
+    "why_no_heat_map",
     "write_classifier",
 ]

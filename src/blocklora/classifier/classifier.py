@@ -83,6 +83,11 @@ class Classifier:
         """Whether a prediction needs the base model's own features beside the adapted ones."""
         return not self.is_base and any(member.base for member in self.head.members)
 
+    @property
+    def adapted_tower(self) -> Any:
+        """The model whose image tower predicts, with its adapter or new weights; learned vectors come beside it."""
+        return self._tower
+
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Return what ``logits`` takes, of pixel values (B, 3, S, S) on the model's device.
 
