@@ -16,7 +16,7 @@ from blocklora.data.literature.benchmarks import (
     missing,
 )
 from blocklora.data.literature.inventory import Inventory, expected_tree, inventory
-from blocklora.data.load import load_dataset
+from blocklora.data.load import load_dataset, read_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import (
     content_digests,
@@ -82,6 +82,7 @@ __all__ = [
     "open_for_model",
     "open_image",
     "prompts",
+    "read_dataset",
     "read_labelled",
     "read_split_part",
     "readable",
