@@ -3,11 +3,11 @@
     python benchmarks/check_faults.py [--out RESULT.json] [--seeds 3]
 
 Each task is written as class folders with its own splits (digits enlarged to 64 x 64 pixels). Planted are wrong labels
-(5% of the images), ten exact copies and ten re-encoded ones (JPEG of quality 60, or resized to 70%) of training images in the
-test part, three blank images and three foreign ones (of another task). Found is: a wrong label that stands among the first
-suspects, a tenth as many as there are images; copies that a finding names with their originals; blank and foreign images
-that are called so. Precision is the share of the findings of a kind that were planted; a task's own near copies, odd
-images and wrong labels count against it.
+(5% of the images), ten exact copies and ten re-encoded ones (JPEG of quality 60, or resized to 70%) of training images
+in the test part, three blank images and three foreign ones (of another task). Found is: a wrong label that stands among
+the first suspects, a tenth as many as there are images; copies that a finding names with their originals; blank and
+foreign images that are called so. Precision is the share of the findings of a kind that were planted: a task's own near
+copies, odd images and wrong labels count against it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from blocklora.explore.finding import Finding
 from measuring import circumstances, write
 
 RESULT = Path(__file__).parent / "results" / "check_faults.json"
-TASKS = {"digits": "clipart", "twemoji": "digits", "clipart": "digits"}  # each with the task of the foreign images
+TASKS = {
+    "digits": "clipart",
+    "twemoji": "digits",
+    "clipart": "digits",
+}  # each with the task of the foreign images
 WRONG, COPIES, BLANK, FOREIGN, ENLARGED = 0.05, 10, 3, 3, 64
 
 
@@ -70,7 +74,13 @@ def plant(task: str, foreign: str, folder: Path, seed: int) -> Faults:
             copy = reencoded(path, copy, number)
             faults.near.append({name(path, folder), name(copy, folder)})
     for number, colour in enumerate(("white", "black", "#777")[:BLANK]):
-        path = save(Image.new("RGB", (96, 80), colour), folder, "train", rng.choice(data.class_names), f"blank-{number}.jpg")
+        path = save(
+            Image.new("RGB", (96, 80), colour),
+            folder,
+            "train",
+            rng.choice(data.class_names),
+            f"blank-{number}.jpg",
+        )
         faults.blank.add(name(path, folder))
     for number, one in enumerate(rng.sample(load_dataset(foreign).train, FOREIGN)):
         path = save(pixels_of(one), folder, "train", rng.choice(data.class_names), f"foreign-{number}.png")
@@ -82,7 +92,9 @@ def plant(task: str, foreign: str, folder: Path, seed: int) -> Faults:
 def pixels_of(one: Example) -> Image.Image:
     """Open an image; a very small one is enlarged."""
     image = open_image(one.source)
-    return image.resize((ENLARGED, ENLARGED), Image.Resampling.BICUBIC) if image.width < ENLARGED // 2 else image
+    return (
+        image.resize((ENLARGED, ENLARGED), Image.Resampling.BICUBIC) if image.width < ENLARGED // 2 else image
+    )
 
 
 def save(image: Image.Image, folder: Path, part: str, label: str, file: str) -> Path:
@@ -122,7 +134,8 @@ def measure(task: str, folder: Path, seed: int) -> dict[str, Any]:
         "images": faults.n_images,
         "wrong labels found": len(hits) / len(faults.wrong),
         "precision of the suspects": len(hits) / len(suspects),
-        "precision of the first as many as there are": len(faults.wrong.intersection(first)) / len(faults.wrong),
+        "precision of the first as many as there are": len(faults.wrong.intersection(first))
+        / len(faults.wrong),
     }
     for kind, planted in (("exact-duplicate", faults.exact), ("near-duplicate", faults.near)):
         groups = [set(one.images) for one in of_kind(kind)]
@@ -158,7 +171,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Plant, check and count for every task and seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()

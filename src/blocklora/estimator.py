@@ -35,7 +35,6 @@ from blocklora.data import (
     Unreadable,
     check_images,
     dataset_from_lists,
-    duplicate_notes,
     few_shot,
     labels_to_compare,
     named_sources,
@@ -155,11 +154,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             _raise_at(prepared.unreadable)
-        twice = duplicate_notes(prepared.task.train, dataset.class_names)
         fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
-        self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
+        self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once

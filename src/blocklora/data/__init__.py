@@ -3,6 +3,7 @@
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.classes import label_notes, number_notes, same_words, words_of
+from blocklora.data.copies import Copies
 from blocklora.data.from_lists import dataset_from_lists, labels_to_compare, named_sources
 from blocklora.data.given import ImageLike, check_images, check_labels, image_from_array, name_of, source_of
 from blocklora.data.images import DECODING, IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
@@ -20,8 +21,6 @@ from blocklora.data.load import load_dataset, read_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import (
     content_digests,
-    duplicate_notes,
-    duplicates,
     leaks,
     readable,
     split_record,
@@ -40,6 +39,7 @@ __all__ = [
     "SHIFTS",
     "TRAINABLE",
     "Benchmark",
+    "Copies",
     "DataChoice",
     "Dataset",
     "Example",
@@ -61,8 +61,6 @@ __all__ = [
     "content_digests",
     "cut_long_side",
     "dataset_from_lists",
-    "duplicate_notes",
-    "duplicates",
     "ensemble",
     "expected_tree",
     "few_shot",

@@ -95,7 +95,9 @@ def check_data(
     named = [(one.image, one.source) for _, one in items]
     looked = look_at(named, base, compute, (lambda n: on_batch(n, len(named))) if on_batch else None)
     if not len(looked.kept):
-        raise DataError(f"{found.name}: none of {count(len(items), 'image')} can be read: {looked.unreadable[0].reason}")
+        raise DataError(
+            f"{found.name}: none of {count(len(items), 'image')} can be read: {looked.unreadable[0].reason}"
+        )
     kept = [items[place] for place in looked.kept]
     contents = content_digests([named[place] for place in looked.kept])
     checked = Checked(
@@ -105,7 +107,10 @@ def check_data(
         found.class_names,
     )
     findings, notes = _findings(checked, looked, contents, crop_size(base.processor))
-    findings += [Finding("unreadable", (one.image,), 1.0, one.reason, ("remove",)) for one in looked.unreadable]
+    findings += [
+        Finding("unreadable", (one.image,), 1.0, one.reason.removeprefix(f"{one.image}: "), ("remove",))
+        for one in looked.unreadable
+    ]
     kinds = list(KINDS)
     findings.sort(key=lambda one: (kinds.index(one.kind), -one.score))
     return CheckResult(
@@ -125,7 +130,9 @@ def _check_there(found: Dataset, images: Sequence[Example]) -> None:
     if not images:
         raise DataError(f"{found.name}: there are no images")
     if gone := missing(images):
-        raise DataError(f"{found.name}: {count(len(gone), 'image')} of {len(images)} not found, e.g. {gone[0]}: put them back")
+        raise DataError(
+            f"{found.name}: {count(len(gone), 'image')} of {len(images)} not found, e.g. {gone[0]}: put them back"
+        )
 
 
 def _findings(
@@ -141,7 +148,10 @@ def _findings(
     near = [_with_copies(group, unique, exact) for group in near]
     lonely = np.zeros(len(seen))
     lonely[unique] = far_away(neighbours.cosines)
-    families = [*near, *(group for group in exact if not any(set(group.places) <= set(n.places) for n in near))]
+    families = [
+        *near,
+        *(group for group in exact if not any(set(group.places) <= set(n.places) for n in near)),
+    ]
     found, note = _label_doubts(checked, looked, families, empty)
     findings = [
         *group_findings(checked, exact, near, families),

@@ -43,7 +43,7 @@ class _Shown:
 class _Row:
     """One finding as the page shows it."""
 
-    message: str
+    what: str
     images: Sequence[_Shown]
     more: int
 
@@ -96,8 +96,10 @@ def write_check_page(result: CheckResult, out: Path) -> None:
     def row(finding: Finding) -> _Row:
         actions = finding.actions or ("",) * len(finding.images)
         pairs = zip(finding.images[:_SIDE_BY_SIDE], actions, strict=False)
-        images = [_Shown(names[image], *result.images[image], action, small[image]) for image, action in pairs]
-        return _Row(finding.message, images, len(finding.images) - len(images))
+        images = [
+            _Shown(names[image], *result.images[image], action, small[image]) for image, action in pairs
+        ]
+        return _Row(finding.what, images, len(finding.images) - len(images))
 
     write_page(
         out,
@@ -108,7 +110,8 @@ def write_check_page(result: CheckResult, out: Path) -> None:
             sentence=sentence(result),
             notes=result.notes,
             sections=[
-                (kind, KINDS[kind], len(kinds[kind]), [row(one) for one in found]) for kind, found in shown.items()
+                (kind, KINDS[kind], len(kinds[kind]), [row(one) for one in found])
+                for kind, found in shown.items()
             ],
         ),
     )

@@ -18,7 +18,12 @@ from blocklora.explore.properties import Properties
 __all__ = ["Group", "exact_groups", "near_groups"]
 
 _COSINE, _SKETCH = 0.92, 0.99  # enough for two images to be the same
-_NEARER, _LIKE_COSINE, _LIKE_SKETCH, _BITS = 0.25, 0.97, 0.93, 6  # of changed ones that stand out among their neighbours
+_NEARER, _LIKE_COSINE, _LIKE_SKETCH, _BITS = (
+    0.25,
+    0.97,
+    0.93,
+    6,
+)  # of changed ones that stand out among their neighbours
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,7 @@ def out_of_fold(
     return found
 
 
-def _folds(
-    labels: NDArray[np.int64], n_classes: int, groups: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _folds(labels: NDArray[np.int64], n_classes: int, groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return in which fold each image is held out (M,), -1 for images of a class that cannot be judged."""
     of_group: dict[int, int] = {}
     judged = np.zeros(len(labels), bool)

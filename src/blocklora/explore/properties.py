@@ -1,7 +1,7 @@
 """What one image is like, without any model: size, brightness, sharpness, and two short descriptions of its pixels.
 
-Axes: H = height, W = width. Everything but the digest is measured on a copy of at most ``MEASURED`` pixels a side, so that
-values of large and small images can be compared.
+Axes: H = height, W = width. Everything but size and digest is measured on a copy of at most ``MEASURED`` pixels a
+side, so that values of large and small images can be compared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Images that are unlike the others: blank, dark, blurry, of an odd size, or far from all; and labels that follow
-from such properties alone.
+"""Images that are unlike the others, and labels that follow from how the images were made.
 
-Axes: M = images, K = neighbours, C = classes. Thresholds that depend on the data use the modified z-score, the distance
-from the median in units of the median absolute deviation (Iglewicz & Hoaglin, 1993).
+Axes: M = images, K = neighbours. Thresholds that depend on the data use the modified z-score: the distance from the
+median in units of the median absolute deviation (Iglewicz & Hoaglin, 1993).
 """
 
 from __future__ import annotations
@@ -86,9 +85,7 @@ def far_away(cosines: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.where(_z(np.log(np.maximum(distance, 1e-6))) >= _Z, np.clip(distance, 1e-6, 1), 0.0)
 
 
-def tell_tale(
-    found: Sequence[Properties], labels: NDArray[np.int64]
-) -> list[tuple[str, float, float]]:
+def tell_tale(found: Sequence[Properties], labels: NDArray[np.int64]) -> list[tuple[str, float, float]]:
     """Find properties of the images from which alone a small tree tells the labels of others.
 
     Args:

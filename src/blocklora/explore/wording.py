@@ -45,7 +45,7 @@ class Checked:
 
     def label(self, place: int) -> str:
         """Return the class name of an image."""
-        return self.class_names[self.labels[place]]
+        return self.class_names[int(self.labels[place])]
 
 
 def group_findings(
@@ -53,7 +53,7 @@ def group_findings(
 ) -> list[Finding]:
     """Return copies, near copies, and what is wrong with them: two labels, or two splits."""
     found = [
-        Finding(kind, names, group.likeness, f"{_listed(names)} are {_likeness(group)}", actions)
+        Finding(kind, names, group.likeness, _likeness(group), actions)
         for kind, groups in (("exact-duplicate", exact), ("near-duplicate", near))
         for group in groups
         for names, actions in [_ordered(checked, group, "remove" if kind == "exact-duplicate" else "look")]
@@ -63,12 +63,12 @@ def group_findings(
         labels = list(dict.fromkeys(checked.label(place) for place in group.places))
         parts = [part for part in _SPLIT_WORDS if part in {checked.parts[place] for place in group.places}]
         if len(labels) > 1:
-            message = f"{_listed(names)} are {_likeness(group)}, under the labels {name_some(labels)}"
-            found.append(Finding("conflict", names, group.likeness, message, ("look",) * len(names)))
+            what = f"{_likeness(group)}, under the labels {name_some(labels)}"
+            found.append(Finding("conflict", names, group.likeness, what, ("look",) * len(names)))
         if len(parts) > 1:
             where = " and the ".join(_SPLIT_WORDS[part] for part in parts)
-            message = f"{_listed(names)} are {_likeness(group)}, in the {where} images"
-            found.append(Finding("leak", names, group.likeness, message, actions))
+            what = f"{_likeness(group)}, in the {where} images"
+            found.append(Finding("leak", names, group.likeness, what, actions))
     return found
 
 
@@ -80,13 +80,10 @@ def label_findings(checked: Checked, found: LabelDoubts, features: NDArray[np.fl
         peers = np.flatnonzero(checked.labels == other)
         peer = peers[int(np.argmax(features[peers] @ features[place]))]
         suggested = checked.class_names[other]
-        message = (
-            f"{checked.images[place]} is labelled {name!r} ({found.confidence[place]:.0%}) and looks like "
-            f"{suggested!r} ({found.rival[place]:.0%}), as {checked.images[peer]}"
-        )
+        what = f"labelled {name!r} ({found.confidence[place]:.0%}), looks like {suggested!r} ({found.rival[place]:.0%})"
         pair = (checked.images[place], checked.images[peer])
         score = float(1 - found.confidence[place])
-        findings.append(Finding("label", pair, score, message, ("look", "keep"), suggested))
+        findings.append(Finding("label", pair, score, what, ("look", "keep"), suggested))
     return findings
 
 
@@ -106,17 +103,16 @@ def quality_findings(
     for place, one in enumerate(seen):
         name = checked.images[place]
         if score := blank(one):
-            findings.append(Finding("blank", (name,), score, f"{name} is one colour all over", ("remove",)))
+            findings.append(Finding("blank", (name,), score, "one colour all over", ("remove",)))
             continue
         kinds = {
-            "outlier": (float(lonely[place]), f"{name} ({checked.label(place)!r}) is far from every other image"),
-            "dark": (dark(one), f"{name} is nearly black: 95% of it is darker than {one.highlight:.0f} of 255"),
-            "blurry": (float(soft[place]), f"{name} has hardly any edges (variance of the Laplacian "
-                       f"{one.sharpness:.0f})"),
-            "odd-size": (float(max(small[place], stretched[place])), f"{name} is {_shape(one, small[place] > 0)}"),
+            "outlier": (float(lonely[place]), f"under {checked.label(place)!r}, and far from every other image"),
+            "dark": (dark(one), f"nearly black: 95% of it is darker than {one.highlight:.0f} of 255"),
+            "blurry": (float(soft[place]), f"hardly any edges (variance of the Laplacian {one.sharpness:.0f})"),
+            "odd-size": (float(max(small[place], stretched[place])), _shape(one, small[place] > 0)),
         }  # fmt: skip
         findings += [
-            Finding(kind, (name,), score, message, ("look",)) for kind, (score, message) in kinds.items() if score
+            Finding(kind, (name,), score, what, ("look",)) for kind, (score, what) in kinds.items() if score
         ]
     return findings
 
@@ -159,7 +155,9 @@ def _confused(checked: Checked, found: LabelDoubts) -> list[Finding]:
         message = f"{names} are mixed up: {len(places)} of their {n} images look like the other class"
         worst = sorted(places, key=lambda place: found.confidence[place])[:_SHOWN]
         images = tuple(checked.images[place] for place in worst)
-        findings.append(Finding("confused-classes", images, len(places) / n, message, ("look",) * len(images)))
+        findings.append(
+            Finding("confused-classes", images, len(places) / n, message, ("look",) * len(images))
+        )
     return sorted(findings, key=lambda one: -one.score)[:_MOST_PAIRS]
 
 
@@ -171,13 +169,6 @@ def _ordered(checked: Checked, group: Group, action: str) -> tuple[tuple[str, ..
 
 def _likeness(group: Group) -> str:
     return group.why if group.likeness == 1 else f"{group.why} (cosine {group.likeness:.2f})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Name up to three images, and count the rest."""
-    if len(names) <= 3:
-        return ", ".join(names[:-1]) + f" and {names[-1]}"
-    return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _shape(one: Properties, small: bool) -> str:
