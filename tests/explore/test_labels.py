@@ -11,7 +11,7 @@ def clouds(n: int, per_class: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     """Unit features around n directions, and their labels."""
     draw = np.random.default_rng(seed)
     labels = np.repeat(np.arange(n), per_class)
-    values = np.eye(n, 12)[labels] + 0.25 * draw.normal(size=(len(labels), 12))
+    values = np.eye(n, 12)[labels] + 0.15 * draw.normal(size=(len(labels), 12))
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32), labels
 
 
