@@ -16,8 +16,8 @@ from blocklora.clip import crop_size, load_image_tower
 from blocklora.core.device import Compute, resolve_device, resolve_precision
 from blocklora.core.errors import DataError
 from blocklora.core.words import count
-from blocklora.data import Dataset, Example, Source, content_digests, missing, read_dataset
-from blocklora.explore.duplicates import Group, exact_groups, near_groups
+from blocklora.data import Dataset, Example, Source, Unreadable, content_digests, missing, read_dataset
+from blocklora.explore.duplicates import CopyGroup, exact_groups, near_groups
 from blocklora.explore.finding import KINDS, Finding
 from blocklora.explore.labels import LabelDoubts, doubts, out_of_fold
 from blocklora.explore.looking import Looked, look_at
@@ -107,22 +107,27 @@ def check_data(
         found.class_names,
     )
     findings, notes = _findings(checked, looked, contents, crop_size(base.processor))
-    findings += [
-        Finding("unreadable", (one.image,), 1.0, one.reason.removeprefix(f"{one.image}: "), ("remove",))
-        for one in looked.unreadable
-    ]
-    kinds = list(KINDS)
-    findings.sort(key=lambda one: (kinds.index(one.kind), -one.score))
     return CheckResult(
         found.name,
         base.model_id,
         {part: len(getattr(found, part)) for part in ("train", "val", "test") if getattr(found, part)},
         len(found.class_names),
-        tuple(findings),
+        _sorted([*findings, *map(_unreadable, looked.unreadable)]),
         (*found.notes, *notes),
         {one.image: (found.class_names[one.label], part) for part, one in items},
         dict(named),
     )
+
+
+def _unreadable(one: Unreadable) -> Finding:
+    """Return the finding of an image that cannot be read."""
+    return Finding("unreadable", (one.image,), 1.0, one.reason.removeprefix(f"{one.image}: "), ("remove",))
+
+
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return findings with the gravest kind first, and within a kind the worst."""
+    kinds = list(KINDS)
+    return tuple(sorted(findings, key=lambda one: (kinds.index(one.kind), -one.score)))
 
 
 def _check_there(found: Dataset, images: Sequence[Example]) -> None:
@@ -162,21 +167,23 @@ def _findings(
     return findings, note
 
 
-def _without_copies(m: int, exact: Sequence[Group]) -> NDArray[np.int64]:
+def _without_copies(m: int, exact: Sequence[CopyGroup]) -> NDArray[np.int64]:
     """Return the places of images (U,) of which no earlier one is an exact copy."""
     copies = {place for group in exact for place in group.places[1:]}
     return np.array([place for place in range(m) if place not in copies], dtype=np.int64)
 
 
-def _with_copies(group: Group, unique: NDArray[np.int64], exact: Sequence[Group]) -> Group:
+def _with_copies(group: CopyGroup, unique: NDArray[np.int64], exact: Sequence[CopyGroup]) -> CopyGroup:
     """Return a group of images that have no copies, with the places that they have among all, and their copies."""
     copies = {one.places[0]: one.places for one in exact}
     own = [int(unique[place]) for place in group.places]
-    return Group(tuple(sorted(p for one in own for p in copies.get(one, (one,)))), group.likeness, group.why)
+    return CopyGroup(
+        tuple(sorted(p for one in own for p in copies.get(one, (one,)))), group.likeness, group.why
+    )
 
 
 def _label_doubts(
-    checked: Checked, looked: Looked, families: Sequence[Group], empty: NDArray[np.bool_]
+    checked: Checked, looked: Looked, families: Sequence[CopyGroup], empty: NDArray[np.bool_]
 ) -> tuple[LabelDoubts, list[str]]:
     """Rank the labels in doubt; blank images are neither judged nor learned from."""
     groups = np.arange(len(checked.images))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blocklora.explore.neighbours import Neighbours
 from blocklora.explore.properties import Properties
 
-__all__ = ["Group", "exact_groups", "near_groups"]
+__all__ = ["CopyGroup", "exact_groups", "near_groups"]
 
 _COSINE, _SKETCH = 0.92, 0.99  # enough for two images to be the same
 _NEARER, _LIKE_COSINE, _LIKE_SKETCH, _BITS = (
@@ -27,7 +27,7 @@ _NEARER, _LIKE_COSINE, _LIKE_SKETCH, _BITS = (
 
 
 @dataclass(frozen=True)
-class Group:
+class CopyGroup:
     """Images that belong together.
 
     Attributes:
@@ -41,8 +41,8 @@ class Group:
     why: str
 
 
-def exact_groups(contents: Sequence[Hashable], pixels: Sequence[Hashable]) -> list[Group]:
-    """Group images of the same bytes or the same pixels.
+def exact_groups(contents: Sequence[Hashable], pixels: Sequence[Hashable]) -> list[CopyGroup]:
+    """CopyGroup images of the same bytes or the same pixels.
 
     Args:
         contents: A digest of the bytes of each (M,).
@@ -55,14 +55,14 @@ def exact_groups(contents: Sequence[Hashable], pixels: Sequence[Hashable]) -> li
     for places in groups.values():
         if len(places) > 1:
             same = len({contents[place] for place in places}) == 1
-            found.append(Group(tuple(places), 1.0, "the same file" if same else "the same pixels"))
+            found.append(CopyGroup(tuple(places), 1.0, "the same file" if same else "the same pixels"))
     return found
 
 
 def near_groups(
     properties: Sequence[Properties], neighbours: Neighbours, left_out: NDArray[np.bool_]
-) -> list[Group]:
-    """Group images that are the same to the eye: near by features and by pixels.
+) -> list[CopyGroup]:
+    """CopyGroup images that are the same to the eye: near by features and by pixels.
 
     Two images are so where their features have a cosine of 0.92 or more and their sketches correlate with 0.99. They
     are so, too, with a cosine of 0.97 where the sketches correlate with 0.93 or the perceptual hashes differ in at most
@@ -99,7 +99,7 @@ def near_groups(
     for place in range(len(properties)):
         if root(place) in best:
             groups[root(place)].append(place)
-    return [Group(tuple(places), best[first], "nearly the same") for first, places in groups.items()]
+    return [CopyGroup(tuple(places), best[first], "nearly the same") for first, places in groups.items()]
 
 
 def _alike(one: Properties, two: Properties, cosine: float, nearer: float) -> bool:

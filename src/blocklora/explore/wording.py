@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from blocklora.core.words import count, name_some
 from blocklora.data import same_words
-from blocklora.explore.duplicates import Group
+from blocklora.explore.duplicates import CopyGroup
 from blocklora.explore.finding import Finding
 from blocklora.explore.labels import LabelDoubts
 from blocklora.explore.properties import Properties
@@ -49,7 +49,7 @@ class Checked:
 
 
 def group_findings(
-    checked: Checked, exact: Sequence[Group], near: Sequence[Group], families: Sequence[Group]
+    checked: Checked, exact: Sequence[CopyGroup], near: Sequence[CopyGroup], families: Sequence[CopyGroup]
 ) -> list[Finding]:
     """Return copies, near copies, and what is wrong with them: two labels, or two splits."""
     found = [
@@ -161,13 +161,13 @@ def _confused(checked: Checked, found: LabelDoubts) -> list[Finding]:
     return sorted(findings, key=lambda one: -one.score)[:_MOST_PAIRS]
 
 
-def _ordered(checked: Checked, group: Group, action: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _ordered(checked: Checked, group: CopyGroup, action: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a group, the one to keep first, and what to do with each."""
     places = sorted(group.places, key=lambda place: (_KEPT_FIRST.index(checked.parts[place]), place))
     return tuple(checked.images[place] for place in places), ("keep", *[action] * (len(places) - 1))
 
 
-def _likeness(group: Group) -> str:
+def _likeness(group: CopyGroup) -> str:
     return group.why if group.likeness == 1 else f"{group.why} (cosine {group.likeness:.2f})"
 
 
