@@ -151,6 +151,10 @@ class FitOptions:
         str | None,
         _file("A file with other words for the classes: one a line, or JSON.", _DATA),
     ] = None
+    add: Annotated[
+        list[str] | None,
+        _file("A CSV file of images and labels that train, too; may be repeated.", _DATA),
+    ] = None
     model: BaseModel = "openai/clip-vit-base-patch16"
     revision: Revision = None
     method: Annotated[

@@ -23,9 +23,9 @@ _EXPECTED = "expected the columns 'image' (a path) and 'label', as 'blocklora su
 def with_added(dataset: Dataset, split: FewShotSplit, files: Sequence[str]) -> FewShotSplit:
     """Add labelled images to the training images of a run, beside its shots.
 
-    Paths are absolute, or relative to the CSV file. Rows without a label are left; of several rows for one image with the
-    same label the first counts. A label must be a class of the data: a new class needs a folder of its own, and a label
-    that is none is far more often a typing error.
+    Paths are absolute, or relative to the CSV file. Rows without a label are left; of several rows for one image with
+    the same label the first counts. A label must be a class of the data: one that is none is far more often a typing
+    error than a new class, which needs a folder of its own.
 
     Args:
         dataset: The whole task; its classes are those to choose from.
@@ -36,9 +36,14 @@ def with_added(dataset: Dataset, split: FewShotSplit, files: Sequence[str]) -> F
         The split, with the added images last in its training part, and a note.
 
     Raises:
-        DataError: A file cannot be read, a label is no class, an image is missing, has two labels, or is one of the run.
+        DataError: A file cannot be read, a label is no class, or an image is missing, has two labels, or is one of
+            the run.
     """
-    classes = {name: label for names in (dataset.found_names, dataset.class_names) for label, name in enumerate(names)}
+    classes = {
+        name: label
+        for names in (dataset.found_names, dataset.class_names)
+        for label, name in enumerate(names)
+    }
     taken = {_place(one.source): part for part in ("train", "val", "test") for one in getattr(split, part)
              if part != "test" and isinstance(one.source, Path)}  # fmt: skip
     added: dict[str, Example] = {}
@@ -51,19 +56,25 @@ def with_added(dataset: Dataset, split: FewShotSplit, files: Sequence[str]) -> F
             if label not in classes:
                 raise DataError(
                     f"{file}: row {number} has the label {label!r}, which is no class of {dataset.name}"
-                    f"{did_you_mean(label, classes)} (classes: {name_some(dataset.class_names)}); for a new class make a "
-                    "folder for it in the data"
+                    f"{did_you_mean(label, classes)} (classes: {name_some(dataset.class_names)}); for a new class "
+                    "make a folder for it in the data"
                 )
             path = Finder().find(file.parent, image)
             if path is None:
                 raise DataError(f"{file}: row {number}: {image}: there is no such file: correct the path")
             place = _place(path)
-            earlier = added.setdefault(place, Example(printable(Path(place).as_posix()), classes[label], path))
+            earlier = added.setdefault(
+                place, Example(printable(Path(place).as_posix()), classes[label], path)
+            )
             if earlier.label != classes[label]:
                 raise DataError(f"{file}: row {number}: {image} has two labels: keep one")
             if place in taken:
-                raise DataError(f"{file}: row {number}: {image} is a {taken[place]} image already: remove the row")
-    notes = [f"{count(len(added), 'training image')} added from {name_some(Path(file).name for file in files)}"]
+                raise DataError(
+                    f"{file}: row {number}: {image} is a {taken[place]} image already: remove the row"
+                )
+    notes = [
+        f"{count(len(added), 'training image')} added from {name_some(Path(file).name for file in files)}"
+    ]
     if empty:
         notes[0] += f"; {count(empty, 'row')} without a label left"
     return replace(split, train=(*split.train, *added.values()), notes=(*split.notes, *notes))

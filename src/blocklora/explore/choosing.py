@@ -1,12 +1,12 @@
 """Which unlabelled images to label next: Uncertainty Herding (Bae et al., 2024, arXiv 2412.20644).
 
 With few labels a classifier's doubts say little, and images that are typical of many others and unlike each other teach
-most (MaxHerding, arXiv 2407.12212); with more labels doubtful images do. Uncertainty Herding weights the former by the latter:
-the images chosen maximise the mean over all unlabelled images x of u(x) max_s k(x, s), where s are the labelled and chosen
-images, u is 1 less the margin between the two most probable classes, and k(x, s) = exp(-|x - s|^2 / width^2).
+most (MaxHerding, arXiv 2407.12212); with more labels doubtful images do. Uncertainty Herding weights the former by the
+latter: the images chosen maximise the mean over all unlabelled images x of u(x) max_s k(x, s). Here s are the labelled
+and chosen images, u is 1 less the margin between the two most probable classes, k(x, s) = exp(-|x - s|^2 / width^2).
 
-Axes: M = unlabelled images, L = labelled ones, A = those of the M over which the mean is taken, D = the width of a feature,
-N = classes, B = images of a block.
+Axes: M = unlabelled images, L = labelled ones, A = those of the M over which the mean is taken, D = the width of a
+feature, N = classes, B = images of a block.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def choose_images(
         added: NDArray[np.float64] = weights @ more / len(anchors)
         return added
 
-    bound = np.concatenate([gains(features[start : start + _BLOCK]) for start in range(0, m, _BLOCK)] or [np.zeros(0)])
+    bound = np.concatenate(
+        [gains(features[start : start + _BLOCK]) for start in range(0, m, _BLOCK)] or [np.zeros(0)]
+    )
     chosen: list[int] = []
     added: list[float] = []
     while len(chosen) < min(n, m):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Neighbours", "nearest"]
 
-_BLOCK_BYTES = 1 << 26  # of the cosines of one block
+_BLOCK_BYTES = 1 << 24  # of the cosines of one block; its order takes three times as much
 
 
 @dataclass(frozen=True)
