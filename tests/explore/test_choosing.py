@@ -10,7 +10,7 @@ from blocklora.clip import load_image_tower
 from blocklora.core.device import Compute
 from blocklora.data import load_dataset
 from blocklora.explore import choosing
-from blocklora.explore.choosing import choose_images, doubt
+from blocklora.explore.choosing import FEW, choose_images, doubt
 from blocklora.explore.looking import look_at
 from blocklora.methods.frozen.gda import discriminant
 
@@ -97,7 +97,8 @@ def simulated(digits, seed: int, *, by_chance: bool) -> float:
         if by_chance:
             chosen = draw.choice(len(rest), 10, replace=False)
         else:
-            uncertainty = doubt(probabilities(pool[labelled], truth[labelled], pool[rest]))
+            doubts = doubt(probabilities(pool[labelled], truth[labelled], pool[rest]))
+            uncertainty = np.ones(len(rest)) if len(labelled) < 10 * FEW else doubts
             chosen, _ = choose_images(pool[rest], pool[labelled], uncertainty, 10)
         labelled += rest[chosen].tolist()
         said = probabilities(pool[labelled], truth[labelled], test).argmax(axis=1)

@@ -1,9 +1,9 @@
-"""Which unlabelled images to label next: Uncertainty Herding (Bae et al., 2024, arXiv 2412.20644).
+"""Which unlabelled images to label next: MaxHerding (arXiv 2407.12212), and later Uncertainty Herding (2412.20644).
 
-With few labels a classifier's doubts say little, and images that are typical of many others and unlike each other teach
-most (MaxHerding, arXiv 2407.12212); with more labels doubtful images do. Uncertainty Herding weights the former by the
-latter: the images chosen maximise the mean over all unlabelled images x of u(x) max_s k(x, s). Here s are the labelled
-and chosen images, u is 1 less the margin between the two most probable classes, k(x, s) = exp(-|x - s|^2 / width^2).
+The images chosen maximise the mean over all unlabelled images x of u(x) max_s k(x, s), where s are the labelled and
+chosen images and k(x, s) = exp(-|x - s|^2 / width^2): images that are typical of many others, and unlike each other.
+With few labels a classifier's doubts say little, and u is 1; from about four labels a class on, u is 1 less the margin
+between the two most probable classes.
 
 Axes: M = unlabelled images, L = labelled ones, A = those of the M over which the mean is taken, D = the width of a
 feature, N = classes, B = images of a block.
@@ -14,7 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["choose_images", "doubt"]
+__all__ = ["FEW", "choose_images", "doubt"]
+
+FEW = 4
+"""Labels a class below which doubts do not count; see docs/labelling.md for what was measured."""
 
 _WIDTH = 0.5  # of the kernel on unit features; of 0.5 and 1, the better on digits, twemoji and clipart
 _ANCHORS = 4000  # images over which the mean is taken, spread evenly over all

@@ -19,7 +19,7 @@ from blocklora.core.errors import ConfigError, DataError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, printable
 from blocklora.data import Example, content_digests, read_split_part
-from blocklora.explore.choosing import choose_images, doubt
+from blocklora.explore.choosing import FEW, choose_images, doubt
 from blocklora.explore.duplicates import exact_groups, near_groups
 from blocklora.explore.looking import Looked, look_at
 from blocklora.explore.neighbours import nearest
@@ -76,9 +76,9 @@ def suggest_images(
     model: str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Suggested:
-    """Suggest unlabelled images to label next: typical of many others, unlike those that are labelled, and in doubt.
+    """Suggest unlabelled images to label next: typical of many others, and unlike those that are labelled.
 
-    Left out are images that the run has, blank ones, and all but one of nearly the same image.
+    From about four labels a class on, doubtful ones count for more. Left out are images that the run has, blank ones, and all but one of nearly the same image.
 
     Args:
         run: A RUN folder.
@@ -116,7 +116,8 @@ def suggest_images(
     paths = [files[place - len(labelled)] for place in looked.kept[candidates]]
     features = looked.features[candidates]
     probabilities = _probabilities(loaded, features, paths)
-    uncertainty = doubt(probabilities) if len(loaded.labels) > 1 else np.ones(len(paths))
+    few = int(known.sum()) < FEW * len(loaded.labels)
+    uncertainty = np.ones(len(paths)) if few else doubt(probabilities)
     chosen, added = choose_images(features, looked.features[known], uncertainty, n)
     most, usual = max(float(added[0]), 1e-12), float(np.median(uncertainty))
     images = [
