@@ -78,7 +78,8 @@ def suggest_images(
 ) -> Suggested:
     """Suggest unlabelled images to label next: typical of many others, and unlike those that are labelled.
 
-    From about four labels a class on, doubtful ones count for more. Left out are images that the run has, blank ones, and all but one of nearly the same image.
+    From about four labels a class on, doubtful ones count for more. Left out are images that the run has, blank ones,
+    and all but one of nearly the same image.
 
     Args:
         run: A RUN folder.
