@@ -115,29 +115,35 @@ def suggest_images(
     if not len(candidates):
         raise DataError(f"{folders[0]}: no image is left to label: {'; '.join(notes)}")
     paths = [files[place - len(labelled)] for place in looked.kept[candidates]]
-    features = looked.features[candidates]
+    images = _chosen(loaded, paths, looked.features[candidates], looked.features[known], n)
+    if looked.unreadable:
+        first = looked.unreadable[0].reason
+        notes.append(f"{count(len(looked.unreadable), 'image')} cannot be read, e.g. {first}")
+    return Suggested(images, tuple(map(str, loaded.labels)), tuple(notes))
+
+
+def _chosen(
+    loaded: LoadedRun,
+    paths: Sequence[Path],
+    features: NDArray[np.float32],
+    labelled: NDArray[np.float32],
+    n: int,
+) -> tuple[Suggestion, ...]:
+    """Choose n of the candidates (M,) with features (M, D), beside those of the labelled images."""
     probabilities = _probabilities(loaded, features, paths)
-    few = int(known.sum()) < FEW * len(loaded.labels)
-    uncertainty = np.ones(len(paths)) if few else doubt(probabilities)
-    chosen, added = choose_images(features, looked.features[known], uncertainty, n)
+    uncertainty = np.ones(len(paths)) if len(labelled) < FEW * len(loaded.labels) else doubt(probabilities)
+    chosen, added = choose_images(features, labelled, uncertainty, n)
     most, usual = max(float(added[0]), 1e-12), float(np.median(uncertainty))
-    images = [
+    return tuple(
         Suggestion(
             paths[place],
             float(gain) / most,
-            "in doubt, and like many others"
-            if uncertainty[place] > usual
-            else "like many that are not labelled",
+            "in doubt, and like others" if uncertainty[place] > usual else "like many that have no label",
             str(loaded.labels[int(probabilities[place].argmax())]),
             float(probabilities[place].max()),
         )
         for place, gain in zip(chosen, added, strict=True)
-    ]
-    if looked.unreadable:
-        notes.append(
-            f"{count(len(looked.unreadable), 'image')} cannot be read, e.g. {looked.unreadable[0].reason}"
-        )
-    return Suggested(tuple(images), tuple(map(str, loaded.labels)), tuple(notes))
+    )
 
 
 def _labelled(run: Path, record: dict[str, Any]) -> tuple[Example, ...]:
