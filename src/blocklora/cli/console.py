@@ -98,6 +98,10 @@ class RunProgress:
         """Show how many test images are done."""
         self._update("testing ", done, total, "")
 
+    def looked(self, done: int, total: int) -> None:
+        """Show how many images were looked at."""
+        self._update("looking", done, total, "")
+
     def predicted(self, done: int, total: int) -> None:
         """Show how many images are classified."""
         self._update("classifying", done, total, "")

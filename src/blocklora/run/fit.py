@@ -77,6 +77,7 @@ def fit_run(
     index: str | None = None,
     classes: Half | None = None,
     class_names: str | None = None,
+    add: Sequence[str] | None = None,
     prompt: str | Sequence[str] | None = None,
     prompts: str | None = None,
     resume: bool = False,
@@ -99,6 +100,7 @@ def fit_run(
         index: A file that names the images, in the place of sampling.
         classes: The ``base`` or ``new`` half of the classes; None is all.
         class_names: A file with other words for the classes.
+        add: CSV files with images and labels that train beside the shots.
         prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
             features predicts. None is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
@@ -118,7 +120,7 @@ def fit_run(
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
     began = began or time.monotonic()
-    choice = DataChoice(data, root, protocol, index, classes, class_names)
+    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     whole, drawn = choose(choice, config.shots, config.seed)
