@@ -3,7 +3,7 @@
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.classifier.classifier import Classifier
-from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
+from blocklora.classifier.encode import Encoded, at_once, encode, encode_batches, encode_images, in_halves
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
@@ -27,6 +27,7 @@ __all__ = [
     "cosine_head",
     "cut_notes",
     "encode",
+    "encode_batches",
     "encode_images",
     "frozen_facts",
     "in_halves",

@@ -94,9 +94,9 @@ class RunProgress:
         """Show how many test images are done."""
         self._update("testing ", done, total, "")
 
-    def predicted(self, done: int, total: int) -> None:
-        """Show how many images are classified."""
-        self._update("classifying", done, total, "")
+    def predicted(self, done: int, total: int, rate: float | None = None) -> None:
+        """Show how many images are classified, and how many a second."""
+        self._update("classifying", done, total, f"{rate:,.3g} images/s" if rate else "")
 
     def _update(self, name: str, done: int, total: int, detail: str) -> None:
         """Move a bar; a bar that was full starts again as a new one."""

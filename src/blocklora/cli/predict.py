@@ -4,53 +4,140 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blocklora.cli.known import check_run
-from blocklora.cli.options import Debug, Device, Json, Moved, Run
+from blocklora.cli.options import Debug, Device, Json, Moved, Run, takes
 from blocklora.cli.output import ERR, write
+from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
+from blocklora.core.shards import Shard
 from blocklora.core.words import count, printable
 
 if TYPE_CHECKING:
     from blocklora.data import Unreadable
     from blocklora.run.predict import Prediction
+    from blocklora.run.table.work import TableOrder
 
 __all__ = ["predict"]
 
+_TABLE = "Tables of many images"
 
-def predict(
-    run: Run,
+
+def _path(help_: str, metavar: str, *names: str) -> Any:
+    """Return an option of a table that takes a path."""
+    return typer.Option(*names, help=help_, metavar=metavar, parser=user_path, rich_help_panel=_TABLE)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of ``predict``."""
+
+    run: Run
     images: Annotated[
         list[Path],
         typer.Argument(help="Images, or folders of images.", metavar="IMAGES", parser=user_path),
-    ],
-    top_k: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
-    model: Moved = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Classify images; one that cannot be read is named, and makes the exit code 1."""
-    check_run(run)
+    ]
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Classes to name for each image.", min=1, show_default="5; in a table 1"),
+    ] = None
+    out: Annotated[
+        Path | None,
+        _path(
+            "Write a table: .csv, .jsonl or .parquet. The same command goes on after an interruption.", "FILE"
+        ),
+    ] = None
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(
+            "--abstain-below", "--threshold",
+            help="Give no label where the probability is lower.", metavar="P", rich_help_panel=_TABLE,
+        ),
+    ] = None  # fmt: skip
+    move_to: Annotated[
+        Path | None, _path("Move each image into the folder of its class below this one.", "FOLDER")
+    ] = None
+    copy_to: Annotated[
+        Path | None, _path("Copy each image into the folder of its class below this one.", "FOLDER")
+    ] = None
+    features: Annotated[
+        Path | None, _path("Write unit features, too: a row for each row of the table (.npy).", "FILE")
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer part I of N alone; OUT gets '.I-of-N' into its name.", metavar="I/N",
+            rich_help_panel=_TABLE,
+        ),
+    ] = None  # fmt: skip
+    model: Moved = None
+    device: Device = "auto"
+    as_json: Json = False
+    debug: Debug = False
+
+
+@takes(PredictOptions)
+def predict(options: PredictOptions) -> None:
+    """Classify images; one that cannot be read is named, and makes the exit code 1.
+
+    With --out, folders of any size become a table, and an image that cannot be read a row with the reason.
+    """
+    check_run(options.run)
+    if options.out is not None:
+        from blocklora.cli.table import predict_table
+
+        predict_table(_order(options), device=options.device, model=options.model, as_json=options.as_json)
+        return
+    for name in ("abstain_below", "move_to", "copy_to", "features", "shard"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} needs --out, the table that it belongs to.")
+    _say_answers(options)
+
+
+def _order(options: PredictOptions) -> TableOrder:
+    """Return which table is asked for."""
+    from blocklora.run.table.work import TableOrder, check_order
+
+    assert options.out is not None
+    shard = Shard.parse(options.shard) if options.shard else None
+    order = TableOrder(
+        run=options.run,
+        inputs=options.images,
+        out=shard.file(options.out) if shard else options.out,
+        top_k=options.top_k or 1,
+        abstain_below=options.abstain_below or 0.0,
+        features=shard.file(options.features) if shard and options.features else options.features,
+        move_to=options.move_to,
+        copy_to=options.copy_to,
+        shard=shard,
+    )
+    check_order(order)
+    return order
+
+
+def _say_answers(options: PredictOptions) -> None:
+    """Answer on stdout, as text or JSON."""
     from blocklora.run.find import find_images
 
-    found = find_images(images)
+    found = find_images(options.images)
     if found.repeated:
         ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
     from blocklora.cli.console import RunProgress
     from blocklora.run.load import load_run
     from blocklora.run.predict import Prediction, predict_images
 
-    loaded = load_run(run, device=device, model=model)
+    run, as_json = options.run, options.as_json
+    loaded = load_run(run, device=options.device, model=options.model)
     answers = _JsonAnswers(run, loaded.classifier.base.model_id) if as_json else _TextAnswers()
     bad = list(found.without)
     with RunProgress(ERR) as progress:
         for answer in predict_images(
-            loaded, found.files, top_k=top_k,
+            loaded, found.files, top_k=options.top_k or 5,
             on_batch=lambda done: progress.predicted(done, len(found.files)),
         ):  # fmt: skip
             if isinstance(answer, Prediction):
