@@ -41,6 +41,7 @@ MAY_IMPORT_LATE = {
     "data/bundled.py": "scikit-learn's data sets take a second",
     "data/hub.py": "pyarrow is an optional extra",
     "data/tables.py": "pyarrow is an optional extra",
+    "run/table/formats.py": "pyarrow is an optional extra",
 }
 DRAWS = {"default_rng", "SeedSequence"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MEDIAN_FUNCTION_LINES, MOST_LOOSE_DICTS = 300, 60, 10, 40

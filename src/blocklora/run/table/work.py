@@ -150,23 +150,29 @@ def open_work(order: TableOrder) -> Iterator[TableWork]:
     check_order(order)
     classifier = _fingerprint(order.run)
     settings = {"format": _FORMAT, "classifier": classifier, **order.settings()}
-    with claim_folder(order.folder) as folder:
-        resumed = (folder / _SETTINGS).exists()
-        if resumed:
-            _check_same(order, settings)
-        else:
-            _check_free(order)
-            _begin(order, settings)
-        with open(folder / LISTING, "rb") as stream:
-            n_images = sum(1 for _ in stream)
-        yield TableWork(order, n_images, resumed)
-    with suppress(OSError):
-        order.folder.rmdir()  # where it held an unfinished listing, or the system removes no open file
+    try:
+        with claim_folder(order.folder) as folder:
+            resumed = (folder / _SETTINGS).exists()
+            if resumed:
+                _check_same(order, settings)
+            else:
+                for name in (
+                    LISTING,
+                    _JOURNAL,
+                ):  # of a listing that was not whole, or of a table that is there
+                    (folder / name).unlink(missing_ok=True)
+                _check_free(order)
+                _begin(order, settings)
+            with open(folder / LISTING, "rb") as stream:
+                n_images = sum(1 for _ in stream)
+            yield TableWork(order, n_images, resumed)
+    finally:
+        with suppress(OSError):
+            order.folder.rmdir()  # refuses a folder that holds something
 
 
 def _begin(order: TableOrder, settings: Mapping[str, Any]) -> None:
     """List the images, and say what is asked for."""
-    (order.folder / _JOURNAL).unlink(missing_ok=True)
     if not write_listing(order.folder / LISTING, order.inputs, order.shard):
         (order.folder / LISTING).unlink()
         names = ", ".join(map(str, order.inputs))
