@@ -94,7 +94,9 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--longest", type=float, default=15.0, help="seconds of work after which to kill at most")
+    parser.add_argument(
+        "--longest", type=float, default=15.0, help="seconds of work after which to kill at most"
+    )
     parser.add_argument("--seed", type=int, default=0)
     default = Path(__file__).parent / "results" / "killed_predict.json"
     parser.add_argument("--out", type=Path, default=default, help="where to write the numbers (JSON)")

@@ -127,7 +127,7 @@ def _say_answers(options: PredictOptions) -> None:
     found = find_images(options.images)
     if found.repeated:
         ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
-    from blocklora.cli.console import RunProgress
+    from blocklora.cli.progress import RunProgress
     from blocklora.run.load import load_run
     from blocklora.run.predict import Prediction, predict_images
 

@@ -9,7 +9,7 @@ from blocklora.cli.output import ERR, print_json, write
 from blocklora.core.words import count
 
 if TYPE_CHECKING:
-    from blocklora.cli.console import RunProgress
+    from blocklora.cli.progress import RunProgress
     from blocklora.run.table.fill import TableSummary
     from blocklora.run.table.work import TableOrder
 
@@ -18,7 +18,7 @@ __all__ = ["predict_table"]
 
 def predict_table(order: TableOrder, *, device: str, model: str | None, as_json: bool) -> None:
     """Fill a table, and say what it holds."""
-    from blocklora.cli.console import RunProgress
+    from blocklora.cli.progress import RunProgress
     from blocklora.run.load import load_run
     from blocklora.run.table.fill import fill_table
     from blocklora.run.table.work import open_work
