@@ -20,7 +20,7 @@ from blocklora.report.metrics_file import (
 from blocklora.report.notes import leak_note, warnings
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
-from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.spreadsheets import (
     PredictionRow,
     read_predictions,
@@ -28,13 +28,14 @@ from blocklora.report.spreadsheets import (
     write_predictions,
     written_name,
 )
-from blocklora.report.tables import OpenImage
+from blocklora.report.tables import OpenImage, confused_cells, confused_pairs
 from blocklora.report.words import Score, Verdict, scores, verdict
 
 __all__ = [
     "ComparedPair",
     "ComparedRun",
     "Comparison",
+    "ConfusedPair",
     "DisputedImage",
     "Mistake",
     "OpenImage",
@@ -47,6 +48,8 @@ __all__ = [
     "Verdict",
     "check_comparison_page",
     "compared_sentence",
+    "confused_cells",
+    "confused_pairs",
     "json_text",
     "leak_note",
     "metrics_from_json",

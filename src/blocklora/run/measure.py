@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +16,20 @@ from blocklora.core.device import Compute
 from blocklora.core.errors import DataError
 from blocklora.core.words import count
 from blocklora.data import Example
-from blocklora.metrics import evaluate
-from blocklora.report import Mistake, RunMetrics, write_predictions
+from blocklora.metrics import Evaluation, evaluate
+from blocklora.report import (
+    ConfusedPair,
+    Mistake,
+    RunMetrics,
+    confused_cells,
+    confused_pairs,
+    write_predictions,
+)
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
 _MISTAKES = 24
+_PAIRS, _OF_A_PAIR = 5, 3
 
 
 class Measurable(Protocol):
@@ -90,12 +100,31 @@ def measure(
     if predictions:
         images = [example.image for example in kept]
         write_predictions(predictions, images, labels.tolist(), probabilities, names, zero_shot.tolist())
+    evaluation = evaluate(probabilities, labels, names, zero_shot)
     return RunMetrics(
-        evaluation=evaluate(probabilities, labels, names, zero_shot),
+        evaluation=evaluation,
         temperature=what.classifier.temperature,
         mistakes=_mistakes(kept, labels, probabilities, names),
+        confused=_confused(evaluation, kept, labels, probabilities),
         unreadable=tuple(encoded.unreadable),
     )
+
+
+def _confused(
+    evaluation: Evaluation,
+    examples: Sequence[Example],
+    labels: NDArray[Any],
+    probabilities: NDArray[np.float64],
+) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes that were confused most often, each with its most confident mistakes."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    pairs = []
+    cells = zip(confused_pairs(evaluation), confused_cells(evaluation), strict=True)
+    for pair, (label, other, _) in islice(cells, _PAIRS):
+        places = np.flatnonzero((labels == label) & (predicted == other))
+        worst = places[np.argsort(-confidence[places], kind="stable")][:_OF_A_PAIR].tolist()
+        pairs.append(replace(pair, mistaken=tuple(examples[place].image for place in worst)))
+    return tuple(pairs)
 
 
 def _mistakes(
