@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,8 +41,12 @@ class PredictOptions:
 
     run: Run
     images: Annotated[
-        list[Path],
-        typer.Argument(help="Images, or folders of images.", metavar="IMAGES", parser=user_path),
+        list[str],
+        typer.Argument(
+            help="Images, or folders of images; with --ray also URIs such as s3://bucket/folder, and Parquet tables.",
+            metavar="IMAGES",
+            parser=expanduser,
+        ),
     ]
     top_k: Annotated[
         int | None,
@@ -75,6 +81,15 @@ class PredictOptions:
             rich_help_panel=_TABLE,
         ),
     ] = None  # fmt: skip
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Fill a folder of Parquet files, OUT, on a Ray cluster; auto is the one here, or one made of this "
+            "machine.",
+            metavar="auto|ADDRESS",
+            rich_help_panel=_TABLE,
+        ),
+    ] = None
     model: Moved = None
     device: Device = "auto"
     as_json: Json = False
@@ -88,6 +103,14 @@ def predict(options: PredictOptions) -> None:
     With --out, folders of any size become a table, and an image that cannot be read a row with the reason.
     """
     check_run(options.run)
+    if options.ray is not None:
+        _on_ray(options)
+        return
+    for place in options.images:
+        if "://" in place:
+            raise ConfigError(
+                f"{place}: is read on a Ray cluster only; add --ray auto, which takes this machine."
+            )
     if options.out is not None:
         from blocklora.cli.table import predict_table
 
@@ -107,7 +130,7 @@ def _order(options: PredictOptions) -> TableOrder:
     shard = Shard.parse(options.shard) if options.shard else None
     order = TableOrder(
         run=options.run,
-        inputs=options.images,
+        inputs=[Path(place) for place in options.images],
         out=shard.file(options.out) if shard else options.out,
         top_k=options.top_k or 1,
         abstain_below=options.abstain_below or 0.0,
@@ -120,11 +143,35 @@ def _order(options: PredictOptions) -> TableOrder:
     return order
 
 
+def _on_ray(options: PredictOptions) -> None:
+    """Fill a folder of parts."""
+    for name in ("move_to", "copy_to", "features", "shard"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not with --ray; leave one of them out.")
+    if options.out is None:
+        raise ConfigError("--ray needs --out, a folder that every machine reaches by that name.")
+    if options.device != "auto":
+        raise ConfigError(
+            "--device: not with --ray, which takes the cluster's GPUs, or its cores where it has none."
+        )
+    from blocklora.cli.table import predict_blocks
+    from blocklora.run.table.blocks import BlockOrder, as_input
+
+    order = BlockOrder(
+        run=Path(os.path.abspath(options.run)),
+        inputs=[as_input(place) for place in options.images],
+        out=Path(os.path.abspath(options.out)),
+        top_k=options.top_k or 1,
+        abstain_below=options.abstain_below or 0.0,
+    )
+    predict_blocks(order, str(options.ray), model=options.model, as_json=options.as_json)
+
+
 def _say_answers(options: PredictOptions) -> None:
     """Answer on stdout, as text or JSON."""
     from blocklora.run.find import find_images
 
-    found = find_images(options.images)
+    found = find_images([Path(place) for place in options.images])
     if found.repeated:
         ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
     from blocklora.cli.progress import RunProgress

@@ -10,10 +10,11 @@ from blocklora.core.words import count
 
 if TYPE_CHECKING:
     from blocklora.cli.progress import RunProgress
+    from blocklora.run.table.blocks import BlockOrder
     from blocklora.run.table.fill import TableSummary
     from blocklora.run.table.work import TableOrder
 
-__all__ = ["predict_table"]
+__all__ = ["predict_blocks", "predict_table"]
 
 
 def predict_table(order: TableOrder, *, device: str, model: str | None, as_json: bool) -> None:
@@ -38,6 +39,20 @@ def predict_table(order: TableOrder, *, device: str, model: str | None, as_json:
         print_json({"out": str(order.out)} | vars(found))
     else:
         write(_summary(order, found))
+
+
+def predict_blocks(order: BlockOrder, address: str, *, model: str | None, as_json: bool) -> None:
+    """Fill a folder of parts on a Ray cluster."""
+    from blocklora.cli.progress import RunProgress
+    from blocklora.run.table.on_ray import predict_on_ray
+
+    with RunProgress(ERR) as progress:
+        rate = _Rate(progress)
+        n_images = predict_on_ray(order, address, model=model, on_block=rate.tell)
+    if as_json:
+        print_json({"out": str(order.out), "n_images": n_images})
+    else:
+        write(f"{count(n_images, 'image')}; written to {order.out}\n")
 
 
 class _Rate:

@@ -17,7 +17,7 @@ from blocklora.core.shards import Shard
 from blocklora.data import Unreadable
 from blocklora.data.scan import walk
 
-__all__ = ["read_listing", "write_listing"]
+__all__ = ["listed", "read_listing", "write_listing"]
 
 
 def write_listing(path: Path, inputs: Sequence[Path], shard: Shard | None = None) -> int:
@@ -31,11 +31,16 @@ def write_listing(path: Path, inputs: Sequence[Path], shard: Shard | None = None
     """
     n = 0
     with write_stream(path) as stream:
-        for found in _distinct(inputs, shard):
-            line = str(found) if isinstance(found, Path) else {"image": found.image, "reason": found.reason}
+        for line in listed(inputs, shard):
             stream.write(json.dumps(line).encode("ascii") + b"\n")  # escapes stand for what is no UTF-8
             n += 1
     return n
+
+
+def listed(inputs: Sequence[Path], shard: Shard | None = None) -> Iterator[str | dict[str, str]]:
+    """Yield the lines of a listing: a path, or what cannot be listed and why; arguments are ``write_listing``'s."""
+    for found in _distinct(inputs, shard):
+        yield str(found) if isinstance(found, Path) else {"image": found.image, "reason": found.reason}
 
 
 def read_listing(path: Path, start: int = 0, end: int | None = None) -> Iterator[Path | Unreadable]:

@@ -25,7 +25,7 @@ from blocklora.run.table.features import part_of
 from blocklora.run.table.formats import check_format
 from blocklora.run.table.listing import write_listing
 
-__all__ = ["LISTING", "TableOrder", "TableWork", "check_order", "open_work"]
+__all__ = ["LISTING", "TableOrder", "TableWork", "check_order", "classifier_fingerprint", "open_work"]
 
 LISTING = "listing.jsonl"
 _SETTINGS, _JOURNAL = "settings.json", "journal.jsonl"
@@ -148,7 +148,7 @@ def open_work(order: TableOrder) -> Iterator[TableWork]:
             work on it.
     """
     check_order(order)
-    classifier = _fingerprint(order.run)
+    classifier = classifier_fingerprint(order.run)
     settings = {"format": _FORMAT, "classifier": classifier, **order.settings()}
     try:
         with claim_folder(order.folder) as folder:
@@ -205,7 +205,7 @@ def _check_same(order: TableOrder, settings: Mapping[str, Any]) -> None:
             raise RunError(f"{order.out}: was begun with {name} = {old}, not {new}; {hint}")
 
 
-def _fingerprint(run: Path) -> str:
+def classifier_fingerprint(run: Path) -> str:
     """Return a hash of the classifier in a RUN folder."""
     digests = {}
     for name in CLASSIFIER_FILES:
