@@ -217,6 +217,7 @@ def main() -> None:
         models = {"tiny": str(TINY), "ViT-B/16": str(write_vit(base / "vit"))}
         for model, folder in models.items():
             result[model] = measure(model, folder, base, arguments.rounds)
+            write(arguments.out, result)
         (image,) = write_images(base / "one", SIZES["640 x 480"], 1)
         result["cpu_seconds_to_start"] = starts(base / "run-tiny", image, min(3, arguments.rounds))
         print(result["cpu_seconds_to_start"])

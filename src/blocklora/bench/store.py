@@ -83,7 +83,7 @@ def open_results(folder: Path, shard: Shard | None = None) -> Iterator[ResultsFo
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: this is a file; --out takes a folder.")
     others = folder.exists() and any(folder.iterdir())
-    if others and not _files(folder) and not any((folder / name).exists() for name in (PLAN, LOCK)):
+    if others and not _files(folder) and not (folder / PLAN).exists() and not any(folder.glob(f"{LOCK}*")):
         raise RunError(f"{folder}: this folder is not empty and holds no results; choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / (f"{LOCK}.{shard.name}" if shard else LOCK), timeout=0)

@@ -72,22 +72,31 @@ def test_other_folders_and_settings_are_refused(run: Path, photos: Path, tmp_pat
             pass
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
-    with pytest.raises(RunError, match=r"holds something else \(mine\.txt\)"), open_blocks(
-        replace(order, out=tmp_path / "other")
+    with (
+        pytest.raises(RunError, match=r"holds something else \(mine\.txt\)"),
+        open_blocks(replace(order, out=tmp_path / "other")),
     ):
         pass
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="there are no images here"), open_blocks(
-        replace(order, inputs=[str(tmp_path / "empty")], out=tmp_path / "new")
+    with (
+        pytest.raises(DataError, match="there are no images here"),
+        open_blocks(replace(order, inputs=[str(tmp_path / "empty")], out=tmp_path / "new")),
     ):
         pass
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ConfigError, match="expected a probability"), open_blocks(replace(order, abstain_below=2)):
+    with (
+        pytest.raises(ConfigError, match="expected a probability"),
+        open_blocks(replace(order, abstain_below=2)),
+    ):
         pass
 
 
 def test_the_command_says_what_does_not_go_together(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*more: object) -> str:
         code, _, stderr = call(capsys, monkeypatch, "predict", run, *more)
@@ -108,7 +117,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import ray
 
-    ray.init("local", num_cpus=2, object_store_memory=80 * 1024**2, log_to_driver=False, include_dashboard=False)
+    ray.init(
+        "local", num_cpus=2, object_store_memory=80 * 1024**2, log_to_driver=False, include_dashboard=False
+    )
     yield ray
     ray.shutdown()
 
@@ -136,7 +147,9 @@ def test_a_worker_is_killed_on_the_way(run: Path, photos: Path, tmp_path: Path, 
 
     assert predict_on_ray(order, "auto", on_block=kill_one) == 36
     assert killed
-    parts = [pyarrow.parquet.read_table(path).to_pylist() for path in sorted(order.out.glob("part-*.parquet"))]
+    parts = [
+        pyarrow.parquet.read_table(path).to_pylist() for path in sorted(order.out.glob("part-*.parquet"))
+    ]
     assert [len(part) for part in parts] == [2] * 18
     assert same([row for part in parts for row in part], table(run, photos, tmp_path / "x.parquet"))
     assert predict_on_ray(order, "auto") == 36

@@ -72,7 +72,7 @@ def test_a_table_of_contents(photos: Path, tmp_path: Path, by_uri: bool) -> None
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    (name, source), = open_places([(tmp_path / "gone.png").as_uri()])
+    ((name, source),) = open_places([(tmp_path / "gone.png").as_uri()])
     assert isinstance(source, Unreadable)
     assert source.reason.startswith(f"{name}: cannot be read")
     with pytest.raises(DataError, match="gone: cannot be listed"):

@@ -66,6 +66,7 @@ def predict_on_ray(
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         cpus = max(1, min(_MOST_CPUS, *(int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1)))
         actors = gpus or sum(int(node.get("CPU", 0)) // cpus for node in nodes)
+        ray.data.DataContext.get_current().enable_progress_bars = False  # there is a bar of ours
         results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
             _BlockActor,
             fn_constructor_args=(order, cpus, model),
