@@ -4,7 +4,7 @@ from blocklora.classifier.card import model_card
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.classifier.classifier import Classifier
-from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
+from blocklora.classifier.encode import Encoded, at_once, encode, encode_batches, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
 from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
@@ -41,6 +41,7 @@ __all__ = [
     "cosine_head",
     "cut_notes",
     "encode",
+    "encode_batches",
     "encode_images",
     "explain",
     "frozen_facts",
