@@ -83,16 +83,21 @@ class Small:
 
 @contextmanager
 def listening(app: FastAPI) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run an application on a free port; yields its address, and what asks it to stop."""
-    ready = threading.Event()
+    """Run an application on a free port; yields its address, and what makes it begin to stop."""
+    ready, ending = threading.Event(), threading.Event()
 
     class Server(uvicorn.Server):
         async def startup(self, *arguments: Any, **more: Any) -> None:
             await super().startup(*arguments, **more)
             ready.set()
 
+        async def shutdown(self, *arguments: Any, **more: Any) -> None:
+            ending.set()
+            await super().shutdown(*arguments, **more)
+
         def stop(self) -> None:
             self.should_exit = True
+            assert ending.wait(20)
 
     server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
