@@ -56,9 +56,15 @@ def jpegs(n: int = 16) -> list[bytes]:
     return found
 
 
-def without_http(backend: Backend, images: list[bytes], seconds: float) -> float:
-    """Return the images a second that the backend answers by itself."""
-    batch, done, began = LIMITS.max_batch, 0, time.monotonic()
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def without_http(backend: Backend, images: list[bytes], seconds: float) -> tuple[float, float]:
+    """Return the images that the backend answers by itself in a second, and in a second of CPU time."""
+    batch, done, began, used = LIMITS.max_batch, 0, time.monotonic(), time.process_time()
 
     def prepare(start: int) -> Any:
         return np.stack([backend.prepare(images[(start + n) % len(images)], "x") for n in range(batch)])
@@ -67,7 +73,7 @@ def without_http(backend: Backend, images: list[bytes], seconds: float) -> float
         done += len(backend.answer(pixel_values))
         if time.monotonic() - began >= seconds:
             break
-    return done / (time.monotonic() - began)
+    return done / (time.monotonic() - began), done / (time.process_time() - used)
 
 
 @dataclass
@@ -106,6 +112,8 @@ class Client:
         self._sent += 1
         self.open += 1
         try:
+            while self._idle and self._idle[-1][0].at_eof():  # the service closes what is idle for long
+                self._idle.pop()[1].close()
             reader, writer = self._idle.pop() if self._idle else await self._connect()
             writer.write(self._requests[self._sent % len(self._requests)])
             head = await reader.readuntil(b"\r\n\r\n")
@@ -190,13 +198,18 @@ def measure(run: Path, kind: str, seconds: float, rounds: int) -> dict[str, Any]
     """Return all figures."""
     images = jpegs()
     (backend,) = load_backends(Settings((run,), backend=kind)).values()  # type: ignore[arg-type]
-    alone, over = [], []
+    alone, over, alone_cpu, over_cpu = [], [], [], []
     with served(run, kind) as (port, process):
         asyncio.run(closed_loop(port, images, 3, LIMITS.queue))
         without_http(backend, images, 3)
         for _ in range(rounds):
-            alone.append(without_http(backend, images, 10))
-            over.append(asyncio.run(closed_loop(port, images, 10, LIMITS.queue)).rate)
+            rate, by_cpu = without_http(backend, images, 10)
+            used = cpu_seconds(process)
+            load = asyncio.run(closed_loop(port, images, 10, LIMITS.queue))
+            over_cpu.append(len(load.answered) / (cpu_seconds(process) - used))
+            alone.append(rate)
+            alone_cpu.append(by_cpu)
+            over.append(load.rate)
         capacity, before = statistics.median(over), process.memory_info().rss
         load = asyncio.run(open_loop(port, images, seconds, 2 * capacity))
         after = process.memory_info().rss
@@ -205,6 +218,9 @@ def measure(run: Path, kind: str, seconds: float, rounds: int) -> dict[str, Any]
         "images_a_second_without_http": alone,
         "images_a_second_over_http": over,
         "share": statistics.median(o / a for o, a in zip(over, alone, strict=True)),
+        "images_a_cpu_second_without_http": alone_cpu,
+        "images_a_cpu_second_over_http": over_cpu,
+        "share_by_cpu": statistics.median(o / a for o, a in zip(over_cpu, alone_cpu, strict=True)),
         "twice_capacity": {
             "seconds": load.elapsed,
             "requests_a_second": 2 * capacity,

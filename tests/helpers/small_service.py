@@ -31,12 +31,14 @@ class Brightness:
         self.facts = BackendFacts(("dark", "light"), "brightness", "numpy")
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
+        self.prepared = threading.Semaphore(0)
         self.sizes: list[int] = []
         self.fault: Exception | None = None
         self.more: dict[str, Any] = {}
 
     def prepare(self, content: bytes, name: str) -> NDArray[np.float32]:
         """Return the image as (3, 8, 8) in 0..1."""
+        self.prepared.release()
         image = open_for_model(content, 8, name=name).resize((8, 8))
         return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
 

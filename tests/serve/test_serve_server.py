@@ -87,7 +87,8 @@ def test_requests_in_flight_are_answered_when_it_stops() -> None:
     with listening(small.app) as (address, stop), ThreadPoolExecutor(2) as pool:
         small.backend.gate.clear()
         sent = [pool.submit(httpx.post, address + PREDICT, content=png(n), timeout=30) for n in (0, 255)]
-        assert small.backend.begun.wait(20)
+        for _ in sent:
+            assert small.backend.prepared.acquire(timeout=20)
         stop()
         small.backend.gate.set()
         assert [one.result().json()["predictions"][0]["label"] for one in sent] == ["dark", "light"]
