@@ -81,6 +81,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("auto", "lean", "plain"),
     "prefix_sharing": ("on", "off"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "export_format": ("lora", "hf", "onnx", "numpy"),
+    "export_precision": ("fp32", "fp16", "int8"),
 }
 """Options that take one of a few words."""
 

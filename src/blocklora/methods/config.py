@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from blocklora.core.deadline import parse_seconds
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.seeds import check_seed
+from blocklora.core.words import did_you_mean
 from blocklora.data import prompts
 from blocklora.methods.settings import make_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config", "model_defaults"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "check_parameters", "fit_config", "model_defaults"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DEFAULT_PROMPT = "a photo of a {}."
@@ -176,3 +177,21 @@ def _checked_shots(shots: object) -> int | None:
     if isinstance(shots, bool) or found < 1:
         raise ConfigError(f"shots '{shots}': expected a whole number of at least 1, or None for all images.")
     return int(found)
+
+
+def check_parameters(names: Iterable[str], own: Iterable[str], given: Iterable[str]) -> None:
+    """Check that each name is a parameter of the estimator, or an option of some method.
+
+    Args:
+        names: To check.
+        own: The estimator's parameters.
+        given: Options that it was made with.
+
+    Raises:
+        ConfigError: A name is none of these.
+    """
+    of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
+    known = {*own, *of_methods, *given}
+    for name in set(names) - known:
+        expected = f"{', '.join(own)}, or an option of the method{did_you_mean(name, known)}"
+        raise ConfigError(f"unknown parameter '{name}': expected {expected}.")

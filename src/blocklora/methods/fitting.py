@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from blocklora.classifier import (
@@ -15,7 +14,6 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     at_once,
-    encode,
     other_classes,
 )
 from blocklora.clip import Engine
@@ -23,8 +21,8 @@ from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
-from blocklora.data import Example
 from blocklora.methods.config import FitConfig
+from blocklora.methods.evidence import gather_evidence, judged
 from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
@@ -104,11 +102,13 @@ def fit_classifier(
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        judged = _judged(classifier, task.val, compute, size, store) if task.val else result.held_out
-    temperature, choice = _temperature(judged, "" if task.val else CROSS_VALIDATED)
+        held_out = judged(classifier, task.val, compute, size, store) if task.val else result.held_out
+        temperature, choice = _temperature(held_out, "" if task.val else CROSS_VALIDATED)
+        classifier = classifier.with_temperature(temperature)
+        evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
-        classifier=classifier.with_temperature(temperature),
-        result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
+        classifier=replace(classifier, evidence=evidence),
+        result=result if held_out else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
@@ -143,19 +143,9 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _judged(
-    classifier: Classifier, val: Sequence[Example], compute: Compute, size: int, store: FeatureStore
-) -> HeldOut:
-    """Return the logits and labels of the validation images."""
-    images = [(example.image, example.source) for example in val]
-    encoded = encode(classifier, images, compute, batch_size=size, store=store)
-    labels = np.array([val[index].label for index in encoded.kept])
-    return HeldOut(classifier.logits(encoded.features).numpy(), labels)
-
-
-def _temperature(judged: HeldOut | None, reason: str) -> tuple[float, Choice]:
+def _temperature(held_out: HeldOut | None, reason: str) -> tuple[float, Choice]:
     """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
-    if judged is None:
+    if held_out is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
-    found = fit_temperature(judged.logits, judged.labels)
-    return found, Choice(found, "validation", reason, n_images=len(judged.labels))
+    found = fit_temperature(held_out.logits, held_out.labels)
+    return found, Choice(found, "validation", reason, n_images=len(held_out.labels))

@@ -21,6 +21,7 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     Head,
+    HowHeldOut,
     ImageChange,
     TextChange,
     cosine_head,
@@ -230,15 +231,24 @@ class EngineUse:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What classifiers of the same settings said of training images that they were fitted without.
+    """What classifiers of the same settings said of images that they were fitted without.
 
     Attributes:
         logits: (M, N).
         labels: (M,).
+        how: How the images were kept out.
+        features: Unit features of validation images, adapted and of the base model (M, 2, D); None where ``how`` names
+            the training images.
+        fold: Which fold each training image was held out of (M,), where ``how`` is ``folds``; else all 0.
+        heads: What predicted for each of these folds; of the kind and with the numbers of the classifier's own.
     """
 
     logits: NDArray[np.float64]
     labels: NDArray[np.int64]
+    how: HowHeldOut
+    fold: NDArray[np.int64]
+    features: Tensor | None = None
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +263,7 @@ class FitResult:
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
         held_out: What sets the temperature where there are no validation images; None where nothing does.
+        features: Unit features (M, D) of the training images as the classifier sees them, where the method has them.
     """
 
     classifier: Classifier
@@ -262,6 +273,7 @@ class FitResult:
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)

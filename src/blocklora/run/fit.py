@@ -170,7 +170,7 @@ def _run_in(
         metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
         _write_classifier(out, fit, dataset, config)
         write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-        _write_report(out / REPORT, metrics, split.test)
+        _write_report(out / REPORT, metrics, [*split.train, *split.test])
         write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
     checkpoint.remove()
     return metrics
@@ -229,9 +229,9 @@ def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) 
     write_classifier(out, fit.classifier, labels, parameters, recorded_versions(), dataset.found_names)
 
 
-def _write_report(path: Path, metrics: RunMetrics, test: Sequence[Example]) -> None:
-    """Write the report, with small copies of some test images."""
-    sources = {example.image: example.source for example in test}
+def _write_report(path: Path, metrics: RunMetrics, images: Sequence[Example]) -> None:
+    """Write the report, with small copies of some training and test images."""
+    sources = {example.image: example.source for example in images}
 
     def open_by_name(image: str) -> Image.Image | None:
         try:
