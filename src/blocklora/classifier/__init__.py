@@ -7,7 +7,7 @@ from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
-from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
+from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member, cosine_head, mixture_head
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.sets import class_sets, held_out_answers, proven_coverage
@@ -18,6 +18,7 @@ __all__ = [
     "CLASSIFIER_FILES",
     "CONDITIONAL",
     "HEADS",
+    "MIXTURE",
     "NOTHING_KEPT",
     "ClassPrompts",
     "Classifier",
@@ -30,6 +31,7 @@ __all__ = [
     "HowHeldOut",
     "ImageChange",
     "KnownImages",
+    "Member",
     "TextChange",
     "at_once",
     "chance_known",
@@ -44,6 +46,7 @@ __all__ = [
     "is_of_image_tower",
     "known_images",
     "mean_features",
+    "mixture_head",
     "model_card",
     "nearest_images",
     "other_classes",

@@ -86,6 +86,10 @@ class RunProgress:
         """Say what the bars from now on belong to, such as "seed 1 of 3"."""
         self._title = f"{title}: "
 
+    def part(self, name: str) -> None:
+        """Say in a line which part of the run begins."""
+        self._progress.console.print(f"{self._title}{name}", markup=False, soft_wrap=True)
+
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
         """Show a training step."""
         self._update("training", step, total, f"loss {loss:.3f}  lr {lr:.1e}")

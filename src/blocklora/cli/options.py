@@ -152,7 +152,7 @@ class FitOptions:
     method: Annotated[
         str,
         typer.Option(
-            help=f"One of {', '.join(METHODS)}; docs/methods.md explains them.",
+            help=f"One of {', '.join(METHODS)}; auto tries many of them. docs/methods.md explains them.",
             rich_help_panel=_CLASSES,
             metavar="METHOD",
         ),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
 from blocklora.metrics import Confidence, Evaluation
@@ -106,6 +107,7 @@ class RunMetrics:
         engine: What the engine says of itself, ready for JSON.
         history: ``step``, ``loss`` and ``lr`` of points of the training.
         choices: By name, how each setting and the kept step was chosen.
+        candidates: What a method tried that chooses among several.
         notes: Whatever else a reader should know, as sentences.
         files: By part, "train", "val" and "test".
         versions: By package.
@@ -142,6 +144,7 @@ class RunMetrics:
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float | None]] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

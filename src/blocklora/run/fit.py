@@ -59,6 +59,10 @@ class Progress(Protocol):
         """A training step is done."""
         ...
 
+    def part(self, name: str) -> None:
+        """What follows belongs to a part of the run of this name."""
+        ...
+
     def encoded(self, done: int, total: int) -> None:
         """Test images have been encoded."""
         ...
@@ -152,17 +156,17 @@ def _run_in(
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint):
         start_run(out, described, origin, record)
-        on_step = progress.step if progress else None
         fit = fit_classifier(
             prepared,
             config,
             store=store,
             resources=resources,
             checkpoint=checkpoint,
-            on_step=on_step,
+            on_step=progress.step if progress else None,
             deadline=deadline,
             n_test=len(drawn.test),
             on_expected=on_expected,
+            on_part=progress.part if progress else None,
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
@@ -191,7 +195,7 @@ def _freed_on_failure(out: Path, checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not checkpoint.path.exists():
+        if not checkpoint.began:
             checkpoint.remove()
             free_folder(out)
         raise

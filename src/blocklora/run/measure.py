@@ -95,8 +95,7 @@ def measure(
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
     kept = [test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    features = encoded.features[:, 0]
-    probabilities = what.classifier.probabilities(features)
+    probabilities = what.classifier.probabilities(encoded.features)
     zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
     names = list(what.classifier.class_names)
     if predictions:
@@ -106,7 +105,7 @@ def measure(
     return RunMetrics(
         evaluation=evaluation,
         temperature=what.classifier.temperature,
-        confidence=measure_confidence(what.classifier, features, labels),
+        confidence=measure_confidence(what.classifier, encoded.features, labels),
         mistakes=_mistakes(kept, labels, probabilities, names),
         confused=_confused(evaluation, kept, labels, probabilities),
         unreadable=tuple(encoded.unreadable),
