@@ -28,7 +28,7 @@ from blocklora.training.memory.limits import (
 from blocklora.training.memory.planner import Need, Workload
 from blocklora.training.memory.rivals import clip_lora_need, peft_need
 from blocklora.training.memory.shapes import Adapted, model_shape
-from blocklora.training.memory.views import VIEWS_MEMORY, sensible_views, view_bytes
+from blocklora.training.memory.views import VIEWS_MEMORY, planned_views
 
 __all__ = ["KNOWN", "CutPlan", "Peak", "StepPlan", "plan_step"]
 
@@ -176,22 +176,8 @@ def plan_step(
     work = replace(work, on_cpu=where.type != "cuda", read_ahead=results_held(resources.cores))
     limit = parse_bytes(memory) if memory else free_memory(where, resources)
     steps = options.iterations or options.STEPS_A_SHOT * min(shots, MOST_SHOTS)
-    views = _views(work, options.cached_views, shots * classes, steps)
+    views = planned_views(work.model, options.cached_views, shots * classes, batch_size, steps)
     return _planned(model, work, where, limit, shots, config.text_config.max_position_embeddings, views)
-
-
-def _views(work: Workload, asked: int | None, n_images: int, steps: int) -> tuple[int, int]:
-    """Return how many fixed views of an image there will be, and their bytes; none where nothing asks for them.
-
-    Raises:
-        ConfigError: The first block of the image tower is adapted.
-    """
-    if asked is None:
-        return 0, 0
-    if not work.model.vision.first:
-        raise ConfigError(f"cached_views {asked}: the first block is adapted; expected --layers top-N.")
-    number = asked or sensible_views(work.model, n_images, work.images, steps)
-    return number, number * n_images * view_bytes(work.model)
 
 
 def _planned(

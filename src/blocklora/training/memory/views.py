@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from blocklora.core.errors import ConfigError
 from blocklora.training.memory.costs import image_rows, tower_cost
 from blocklora.training.memory.planner import ModelShape
 
-__all__ = ["VIEWS_MEMORY", "VIEWS_SHARE", "sensible_views", "view_bytes"]
+__all__ = ["VIEWS_MEMORY", "VIEWS_SHARE", "planned_views", "sensible_views", "view_bytes"]
 
 VIEWS_MEMORY = 0.5
 """Of the memory that is left, what views may take."""
@@ -39,3 +40,26 @@ def sensible_views(model: ModelShape, n_images: int, batch_size: int, steps: int
     every, above = (tower_cost(model.vision, rows, "all", 4, prefix_known=known) for known in (False, True))
     once = (every.forward - above.forward) * n_images / batch_size
     return max(1, min(_MOST, epochs, int(VIEWS_SHARE * steps * (above.forward + above.backward) / once)))
+
+
+def planned_views(
+    model: ModelShape, asked: int | None, n_images: int, batch_size: int, steps: int
+) -> tuple[int, int]:
+    """Return how many fixed views of an image there will be, and their bytes; none where nothing asks for them.
+
+    Args:
+        model: Its shape, with adapters.
+        asked: How many are asked for; 0 is as many as make sense.
+        n_images: Training images.
+        batch_size: Images a step.
+        steps: How many.
+
+    Raises:
+        ConfigError: The first block of the image tower is adapted.
+    """
+    if asked is None:
+        return 0, 0
+    if not model.vision.first:
+        raise ConfigError(f"cached_views {asked}: the first block is adapted; expected --layers top-N.")
+    number = asked or sensible_views(model, n_images, batch_size, steps)
+    return number, number * n_images * view_bytes(model)
