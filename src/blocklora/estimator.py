@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score
 from blocklora.classifier import (
     Classifier,
     ClassifierRecord,
+    OnHub,
     at_once,
     encode,
     read_classifier,
@@ -58,7 +59,7 @@ class _NotFittedYetError(ConfigError, NotFittedError):  # type: ignore[misc]
     """Something was asked of a classifier that is neither fitted nor loaded."""
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A CLIP classifier fitted to a handful of labelled images.
 
     Args:

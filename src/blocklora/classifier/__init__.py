@@ -7,6 +7,7 @@ from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
+from blocklora.classifier.hub import OnHub, hub_use, push_folder
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
@@ -23,6 +24,7 @@ __all__ = [
     "FeatureStore",
     "Head",
     "ImageChange",
+    "OnHub",
     "TextChange",
     "at_once",
     "cosine_head",
@@ -30,12 +32,14 @@ __all__ = [
     "encode",
     "encode_images",
     "frozen_facts",
+    "hub_use",
     "in_halves",
     "is_of_image_tower",
     "mean_features",
     "model_card",
     "other_classes",
     "prompt_tokens",
+    "push_folder",
     "read_both_towers",
     "read_classifier",
     "template_features",
