@@ -28,7 +28,7 @@ ORDER = [
     {"methods"},
     {"estimator", "report"},
     {"run"},
-    {"bench", "export"},
+    {"bench", "export", "serve"},
     {"__init__"},  # it names the homes of the public names, and imports them on first use
     {"cli"},
     {"__main__"},
@@ -42,6 +42,7 @@ MAY_IMPORT_LATE = {
     "data/hub.py": "pyarrow is an optional extra",
     "data/tables.py": "pyarrow is an optional extra",
     "export/run.py": "onnx is an optional extra",
+    "serve/server.py": "of torch and ONNX Runtime only the one that computes is imported",
 }
 DRAWS = {"default_rng", "SeedSequence"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MEDIAN_FUNCTION_LINES, MOST_LOOSE_DICTS = 300, 60, 10, 40

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier.changes import ImageChange, TextChange
+from blocklora.classifier.evidence import Evidence
 from blocklora.classifier.heads import Head
 from blocklora.clip import Clip, Engine, ImageTower, image_features, prompted_image_features, with_weights
 
@@ -41,6 +42,7 @@ class Classifier:
         temperature: What logits are divided by.
         engine: Which engine computes features: ``auto``, ``lean`` or ``plain``.
         precision: What it was fitted in: ``fp32``, ``bf16`` or ``fp16``.
+        evidence: What it keeps of images to judge its own answers by.
     """
 
     method: str
@@ -55,6 +57,7 @@ class Classifier:
     temperature: float = 1.0
     engine: Engine = "auto"
     precision: str = "fp32"
+    evidence: Evidence = field(default_factory=Evidence)
     _tower: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,11 +109,12 @@ class Classifier:
     def of_other_classes(
         self, class_names: Sequence[str], prompts: Sequence[str], head: Head, zero_shot_features: Tensor
     ) -> Classifier:
-        """Return a classifier of other classes on the same towers."""
+        """Return a classifier of other classes on the same towers; it knows no images of these."""
         return replace(
             self,
             class_names=tuple(class_names),
             prompts=tuple(prompts),
             head=head,
             zero_shot_features=zero_shot_features,
+            evidence=Evidence(),
         )

@@ -27,6 +27,7 @@ __all__ = [
 _ADAPTER = (
     "iterations", "batch_size", "lr", "weight_decay", "r", "n_blocks", "alpha", "dropout", "parametrization",
     "arm_dropout", "towers", "targets", "layers", "augment", "engine", "prefix_sharing", "memory_limit",
+    "cached_views",
 )  # fmt: skip
 _PROMPT = ("n_context", "words", "lr", "batch_size", "epochs", "augment")
 _PASSES = ("passes", "smallest_crop", "augment")

@@ -47,6 +47,7 @@ __all__ = [
     "cut_long_side",
     "open_for_model",
     "open_image",
+    "size_in_header",
     "why_missing",
 ]
 
@@ -148,6 +149,26 @@ def open_for_model(source: Source | str, side: int, *, name: str | None = None) 
         ImageError: As ``open_image``.
     """
     return open_image(source, min_side=2 * side, name=name)
+
+
+def size_in_header(content: bytes, *, name: str = "image in memory") -> tuple[int, int] | None:
+    """Read the width and height in pixels of an image from the bytes of its file, and decode nothing.
+
+    Args:
+        content: The whole file.
+        name: What errors call the image.
+
+    Returns:
+        None where the bytes are no image in a known format.
+
+    Raises:
+        ImageError: The format is known, and the header is damaged.
+    """
+    try:
+        image = _identify(io.BytesIO(content))
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise _damaged(name, error) from error
+    return None if image is None else image.size
 
 
 def cut_long_side(image: Image.Image) -> Image.Image:

@@ -6,14 +6,14 @@ Axes: M = images of one portion, N = classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from blocklora.classifier import encode
+from blocklora.classifier import chance_known, class_sets, encode
 from blocklora.core.words import printable
 from blocklora.data import Unreadable
 from blocklora.run.load import LoadedRun
@@ -30,10 +30,17 @@ class Prediction:
     Attributes:
         image: Its name.
         top: Labels with their probabilities, the most probable first.
+        set: The labels that hold the true one as often as was asked for, the most probable first; None where nobody
+            asked.
+        chance_known: How usual the image would be among those of the classes, in (0, 1]; None where nobody asked.
+        unknown: Whether it is to be called unknown.
     """
 
     image: str
     top: list[tuple[str, float]]
+    set: list[str] | None = None
+    chance_known: float | None = None
+    unknown: bool = False
 
 
 def predict_images(
@@ -41,6 +48,9 @@ def predict_images(
     files: Sequence[Path],
     *,
     top_k: int = 5,
+    coverage: float | None = None,
+    by_class: bool = False,
+    false_alarms: float | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Prediction | Unreadable]:
     """Classify files; memory does not grow with their number.
@@ -49,10 +59,18 @@ def predict_images(
         run: What ``load_run`` gave.
         files: The images.
         top_k: How many classes to name for each image; no more than there are.
+        coverage: How often the true class should be in each image's set, in (0, 1); None makes no sets.
+        by_class: Whether that is meant for every class that has enough held-out images.
+        false_alarms: Images that look so unlike the classes that at most this share of known ones does are called
+            unknown; None: none are.
         on_batch: Called with the number of images that are done.
 
     Yields:
         In the order of ``files`` within a portion, first the answers, then the images that cannot be read.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: Sets or unknown things are asked for, and the run keeps no answers to held-out images.
     """
     labels = [str(label) for label in run.labels]
     for start, end in pairwise(_portions(len(files))):
@@ -65,9 +83,18 @@ def predict_images(
             on_batch=partial(_tell, on_batch, start),
         )
         probabilities = run.classifier.probabilities(encoded.features) if encoded.kept else ()  # (M, N)
-        for index, row in zip(encoded.kept, probabilities, strict=True):
-            best = np.argsort(-row, kind="stable")[:top_k].tolist()
-            yield Prediction(names[index], [(labels[place], float(row[place])) for place in best])
+        sets = None
+        if coverage is not None:
+            sets = class_sets(run.classifier, encoded.features, coverage, by_class=by_class)
+        known = None if false_alarms is None else chance_known(run.classifier, encoded.features).tolist()
+        for row, index in enumerate(encoded.kept):
+            order = np.argsort(-probabilities[row], kind="stable").tolist()
+            top = [(labels[place], float(probabilities[row][place])) for place in order[:top_k]]
+            chosen = None if sets is None else [labels[place] for place in order if sets[row, place]]
+            answer = Prediction(names[index], top, chosen)
+            if known is not None and false_alarms is not None:
+                answer = replace(answer, chance_known=known[row], unknown=known[row] <= false_alarms)
+            yield answer
         yield from encoded.unreadable
 
 
