@@ -51,12 +51,15 @@ def test_there_and_back(hub: Hub, run: Path, clip_folder: Path, photos: Path) ->
     assert hub.private == {REPO}
     assert set(hub.files[REPO]) == {
         "README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
-        "class_features.safetensors", "classifier.json",
+        "class_features.safetensors", "classifier.json", "evidence.safetensors",
     }  # fmt: skip
     back = FewShotClassifier.from_pretrained(REPO, device="cpu", model=clip_folder)
     images = sorted(photos.glob("*/*.png"))
     np.testing.assert_array_equal(back.predict_proba(images), classifier.predict_proba(images))
     assert back.classes_.tolist() == classifier.classes_.tolist()
+    known = back.classifier_.evidence.training
+    assert known is not None
+    assert known.names[:3] == ("1", "2", "3")
 
 
 def test_nothing_but_the_classifier_goes_up(
@@ -81,7 +84,7 @@ def test_files_of_an_earlier_classifier_are_gone(
     files = sorted(photos.glob("*/[0-3].png"))
     probe = FewShotClassifier(model=str(clip_folder), method="linear-probe", device="cpu")
     probe.fit(files, [file.parent.name for file in files]).push_to_hub(REPO)
-    assert set(hub.files[REPO]) == {"README.md", "class_features.safetensors", "classifier.json"}
+    assert not any(name.startswith("adapter/") for name in hub.files[REPO])
 
 
 def test_a_base_model_that_is_not_there_is_named(hub: Hub, run: Path) -> None:

@@ -1,6 +1,6 @@
 """A saved classifier on the Hugging Face hub: what goes up, and how it comes back.
 
-Only what a classifier is made of goes up, with a model card: no image, no record of images, no path of this machine.
+Only what a classifier is made of goes up, with a model card: no image, no name of one, no path of this machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from blocklora.classifier.card import CARD, model_card
+from blocklora.classifier.evidence import EVIDENCE, hide_names
 from blocklora.classifier.files import ADAPTER, CLASSIFIER_FILES
 from blocklora.classifier.record import CLASSIFIER, ClassifierRecord
 from blocklora.core.errors import ConfigError, RunError
@@ -160,6 +161,8 @@ def _stage(folder: Path, staged: Path) -> None:
         if (folder / name).is_file():
             (staged / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, staged / name)
+    if (staged / EVIDENCE).is_file():
+        hide_names(staged)
     for name, key in ((CLASSIFIER, "model"), (_ADAPTER_CONFIG, "base_model_name_or_path")):
         if (staged / name).is_file():
             content = json.loads((staged / name).read_text(encoding="utf-8"))
