@@ -37,7 +37,6 @@ from blocklora.data import (
     Unreadable,
     check_images,
     dataset_from_lists,
-    duplicate_notes,
     few_shot,
     labels_to_compare,
     named_sources,
@@ -153,12 +152,11 @@ class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             raise_unreadable(prepared.unreadable)
-        twice = duplicate_notes(prepared.task.train, dataset.class_names)
         said = progress_on_stderr() if self.verbose else None
         fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
-        self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
+        self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once

@@ -118,7 +118,7 @@ def _check(options: FitOptions) -> None:
     check_method(options.method, settings)
     if options.time_limit is not None:
         parse_seconds(options.time_limit)
-    for name in CHOICES:
+    for name in CHOICES.keys() & vars(options):
         check_choice(name, getattr(options, name))
     check_model(options.model)
     check_data(options.data, options.root)

@@ -22,7 +22,7 @@ def measure_confidence(classifier: Classifier, features: Tensor, labels: NDArray
 
     Args:
         classifier: What answers.
-        features: Adapted features (M, D) of the images, M >= 1.
+        features: Of the images, as ``Classifier.logits`` takes them, M >= 1.
         labels: True classes (M,).
     """
     evidence, sets, unknown = classifier.evidence, None, None
