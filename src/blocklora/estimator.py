@@ -26,6 +26,7 @@ from blocklora.classifier import (
     read_classifier,
     write_classifier,
 )
+from blocklora.classifier.hub import OnHub
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
 from blocklora.core.errors import ConfigError
@@ -59,7 +60,7 @@ class _NotFittedYetError(ConfigError, NotFittedError):  # type: ignore[misc]
     """Something was asked of a classifier that is neither fitted nor loaded."""
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A CLIP classifier fitted to a handful of labelled images.
 
     Args:
@@ -183,9 +184,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             RunError: No answers to images that were kept out of training are known.
         """
         features = self._features(images)
-        return [
-            self.classes_[row] for row in class_sets(self.classifier_, features, coverage, by_class=by_class)
-        ]
+        sets = class_sets(self.classifier_, features, coverage, by_class=by_class)
+        return [self.classes_[row] for row in sets]
 
     def score(self, images: Iterable[ImageLike], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.
@@ -224,9 +224,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         precision: str = "auto",
         model: str | os.PathLike[str] | None = None,
     ) -> FewShotClassifier:
-        """Read a classifier back; the training images are not needed, and the text tower rarely.
-
-        Its parameters are those of the fit, so that it can be fitted again.
+        """Read a classifier back, with the parameters of its fit; no training images are needed.
 
         Args:
             path: What ``save`` or ``blocklora fit`` wrote.
@@ -239,9 +237,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             RunError: The folder is missing, incomplete or damaged, or its base model has other weights now.
             ModelError: The base model cannot be loaded.
         """
-        where = resolve_device(str(device))
+        where, moved = resolve_device(str(device)), None if model is None else os.fspath(model)
         used = resolve_precision(precision, where)
-        moved = None if model is None else os.fspath(model)
         found, record = read_classifier(user_path(path), device=where, model=moved)
         used = usable_precision(found.precision, where) if precision == "auto" else used
         loaded = cls(device=device, precision=used)

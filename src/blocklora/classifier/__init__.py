@@ -9,6 +9,7 @@ from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, 
 from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member, cosine_head, mixture_head
+from blocklora.classifier.hub import OnHub, hub_use, push_folder
 from blocklora.classifier.other_classes import mean_features, other_classes, template_features
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.sets import class_sets, held_out_answers, proven_coverage
@@ -34,6 +35,7 @@ __all__ = [
     "ImageChange",
     "KnownImages",
     "Member",
+    "OnHub",
     "TextChange",
     "at_once",
     "chance_known",
@@ -47,6 +49,7 @@ __all__ = [
     "frozen_facts",
     "heat_maps",
     "held_out_answers",
+    "hub_use",
     "in_halves",
     "is_of_image_tower",
     "known_images",
@@ -57,6 +60,7 @@ __all__ = [
     "other_classes",
     "prompt_tokens",
     "proven_coverage",
+    "push_folder",
     "read_both_towers",
     "read_classifier",
     "template_features",
