@@ -64,6 +64,7 @@ def run_metrics(
         confused=_beside_training_images(measured, prepared),
         history=tuple(training.history()) if training else (),
         choices=_choices(choice, config, fit),
+        candidates=fit.result.candidates,
         notes=(
             *dataset.notes,
             *prepared.notes,
