@@ -6,8 +6,9 @@ Axes: M = images, N = classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -169,8 +170,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
     def predict(self, images: Iterable[ImageLike]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
-        best = self.predict_proba(images).argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        return np.asarray(self.classes_[self._ask(images, partial(Classifier.top, k=1))[0][:, 0]])
 
     def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
         """Return the probability of every class for each image (M, N); rows sum to one.
@@ -178,11 +178,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             ImageError: An image cannot be read; it is named.
         """
-        classifier = self._check_fitted()
-        found = encode(classifier, named_sources(images), self._compute, batch_size=self._at_once)
-        _raise_at(found.unreadable)
-        with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
-            return classifier.probabilities(found.features)
+        return np.asarray(self._ask(images, Classifier.probabilities))
 
     def score(self, images: Iterable[ImageLike], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.
@@ -263,6 +259,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if not self.__sklearn_is_fitted__():
             raise _NotFittedYetError("not fitted yet; call fit(images, labels) or load(path) first.")
         return self.classifier_
+
+    def _ask(self, images: Iterable[ImageLike], ask: Callable[..., Any]) -> Any:
+        """Encode images, and ask the classifier about their features (M, D)."""
+        found = encode(self._check_fitted(), named_sources(images), self._compute, batch_size=self._at_once)
+        _raise_at(found.unreadable)
+        with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
+            return ask(self.classifier_, found.features)
 
     def _assign(self, params: Mapping[str, Any]) -> None:
         """Set parameters, and put those that are none among the method's options."""

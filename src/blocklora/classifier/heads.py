@@ -20,6 +20,7 @@ from blocklora.classifier.class_prompts import ClassPrompts
 __all__ = [
     "CONDITIONAL",
     "HEADS",
+    "ROWS",
     "Head",
     "HeadKind",
     "adapted_logits",
@@ -33,7 +34,8 @@ __all__ = [
 CONDITIONAL = "conditional"
 """The one kind that runs the text tower for every image."""
 
-_ROWS = 1024  # images at a time: a cache of all ImageNet shots would else need gigabytes
+ROWS = 1024
+"""Images at a time: a cache of all ImageNet shots would else need gigabytes."""
 
 
 def cosine_logits(features: Tensor, class_features: Tensor, scale: float | Tensor) -> Tensor:
@@ -209,7 +211,7 @@ class Head:
             return logits(features.to(device), prompts=prompts, **there, **self.numbers).cpu().double()
         # Rows one after another, as in a file: a saved head gives the same bits.
         tensors = {name: tensor.double().contiguous() for name, tensor in self.tensors.items()}
-        parts = torch.split(features, _ROWS)
+        parts = torch.split(features, ROWS)
         return torch.cat([logits(part.double(), **tensors, **self.numbers) for part in parts])
 
 

@@ -33,6 +33,8 @@ from blocklora.training import Checkpoint, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
 
+_MOST_LOGITS = 1 << 25  # that set the temperature, of images by classes: one number needs no more
+_EVERY = "one of every {} validation images, as the classes are many"
 _NOT_CALIBRATED = "no validation images were left, so probabilities are not calibrated (temperature 1)"
 
 
@@ -84,18 +86,9 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task,
-            clip,
-            compute,
-            config.seed,
-            config.method,
-            store,
-            resources,
-            checkpoint,
-            on_step,
-            engine,
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine,
             deadline,
-        )
+        )  # fmt: skip
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, config.settings)
         seconds = time.monotonic() + store.seconds_spared - began
@@ -105,8 +98,10 @@ def fit_classifier(
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        judged = _judged(classifier, task.val, compute, size, store) if task.val else result.held_out
-    temperature, choice = _temperature(judged, "" if task.val else CROSS_VALIDATED)
+        every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS))
+        val = task.val[::every]
+        judged = _judged(classifier, val, compute, size, store) if val else result.held_out
+    temperature, choice = _temperature(judged, every if val else None)
     return Fit(
         classifier=classifier.with_temperature(temperature),
         result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
@@ -149,9 +144,15 @@ def _judged(
     return HeldOut(classifier.logits(encoded.features).numpy(), labels)
 
 
-def _temperature(judged: HeldOut | None, reason: str) -> tuple[float, Choice]:
-    """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
+def _temperature(judged: HeldOut | None, every: int | None) -> tuple[float, Choice]:
+    """Return the temperature that makes images that were not trained on most probable, and how it was chosen.
+
+    Args:
+        judged: The logits of these images.
+        every: They are one of so many validation images; None: they are training images that were held out.
+    """
     if judged is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
     found = fit_temperature(judged.logits, judged.labels)
+    reason = CROSS_VALIDATED if every is None else _EVERY.format(every) if every > 1 else ""
     return found, Choice(found, "validation", reason, n_images=len(judged.labels))

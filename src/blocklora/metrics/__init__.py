@@ -7,6 +7,7 @@ from blocklora.metrics.accuracy import (
     mean_class_accuracy,
     per_class,
 )
+from blocklora.metrics.answers import Answers, answers, joined_answers, top_classes
 from blocklora.metrics.calibration import (
     Reliability,
     expected_calibration_error,
@@ -15,19 +16,22 @@ from blocklora.metrics.calibration import (
     negative_log_likelihood,
     reliability_bins,
     top_calibration_error,
+    top_reliability_bins,
 )
 from blocklora.metrics.choose import Winner, choose_candidate
 from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
 from blocklora.metrics.paired import PairedAnswers, holm, pair_answers
-from blocklora.metrics.summary import Difference, Evaluation, evaluate
+from blocklora.metrics.summary import Difference, Evaluation, evaluate, judge
 
 __all__ = [
+    "Answers",
     "ClassResult",
     "Difference",
     "Evaluation",
     "PairedAnswers",
     "Reliability",
     "Winner",
+    "answers",
     "choose_candidate",
     "confusion_counts",
     "confusion_matrix",
@@ -35,6 +39,8 @@ __all__ = [
     "expected_calibration_error",
     "fit_temperature",
     "holm",
+    "joined_answers",
+    "judge",
     "log_loss",
     "mcnemar_exact",
     "mean_class_accuracy",
@@ -44,5 +50,7 @@ __all__ = [
     "per_class",
     "reliability_bins",
     "top_calibration_error",
+    "top_classes",
+    "top_reliability_bins",
     "wilson_interval",
 ]

@@ -14,12 +14,12 @@ from blocklora.core.device import Compute
 from blocklora.core.errors import DataError
 from blocklora.core.words import count
 from blocklora.data import Example
-from blocklora.metrics import evaluate
+from blocklora.metrics import Answers, judge
 from blocklora.report import Mistake, RunMetrics, write_predictions
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
-_MISTAKES = 24
+_MISTAKES, _TOP = 24, 3
 
 
 class Measurable(Protocol):
@@ -84,16 +84,16 @@ def measure(
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
     kept = [test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    probabilities = what.classifier.probabilities(encoded.features[:, 0])
+    said = what.classifier.answers(encoded.features[:, 0], labels, _TOP)
     zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
     names = list(what.classifier.class_names)
     if predictions:
         images = [example.image for example in kept]
-        write_predictions(predictions, images, labels.tolist(), probabilities, names, zero_shot.tolist())
+        write_predictions(predictions, images, labels.tolist(), said, names, zero_shot.tolist())
     return RunMetrics(
-        evaluation=evaluate(probabilities, labels, names, zero_shot),
+        evaluation=judge(said, labels, names, zero_shot),
         temperature=what.classifier.temperature,
-        mistakes=_mistakes(kept, labels, probabilities, names),
+        mistakes=_mistakes(kept, labels, said, names),
         unreadable=tuple(encoded.unreadable),
     )
 
@@ -101,21 +101,20 @@ def measure(
 def _mistakes(
     examples: Sequence[Example],
     labels: NDArray[Any],
-    probabilities: NDArray[np.float64],
+    said: Answers,
     names: Sequence[str],
 ) -> tuple[Mistake, ...]:
     """Return the wrongly classified images, most confident first."""
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    wrong = np.flatnonzero(said.predicted != labels)
+    worst = wrong[np.argsort(-said.confidence[wrong], kind="stable")][:_MISTAKES]
     return tuple(
         Mistake(
             image=examples[place].image,
             label=names[labels[place]],
-            predicted=names[predicted[place]],
+            predicted=names[said.predicted[place]],
             top=tuple(
-                (names[label], float(probabilities[place, label]))
-                for label in np.argsort(-probabilities[place], kind="stable")[:3].tolist()
+                (names[label], share)
+                for label, share in zip(said.top[place].tolist(), said.shares[place].tolist(), strict=True)
             ),
         )
         for place in worst.tolist()

@@ -1,6 +1,6 @@
 """Classify files with a finished run, a few hundred at a time, so that answers come while others are computed.
 
-Axes: M = images of one portion, N = classes.
+Axes: M = images of one portion, k = classes named for each.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from blocklora.classifier import encode
 from blocklora.core.words import printable
@@ -64,10 +62,12 @@ def predict_images(
             batch_size=run.images_at_once,
             on_batch=partial(_tell, on_batch, start),
         )
-        probabilities = run.classifier.probabilities(encoded.features) if encoded.kept else ()  # (M, N)
-        for index, row in zip(encoded.kept, probabilities, strict=True):
-            best = np.argsort(-row, kind="stable")[:top_k].tolist()
-            yield Prediction(names[index], [(labels[place], float(row[place])) for place in best])
+        if encoded.kept:
+            best, shares = run.classifier.top(encoded.features, top_k)  # (M, k)
+            for index, places, row in zip(encoded.kept, best.tolist(), shares.tolist(), strict=True):
+                yield Prediction(
+                    names[index], [(labels[p], share) for p, share in zip(places, row, strict=True)]
+                )
         yield from encoded.unreadable
 
 

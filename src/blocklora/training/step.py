@@ -5,7 +5,8 @@ Axes: B = images of a batch, N = classes, D = the width of the shared space.
 The two towers meet only in the logits. So the class features are computed first; then images, in micro-batches, go
 forward and backward against them; and at last the gradient that has gathered at the class features goes back through
 the text tower. With a plan that cuts the classes into several passes, the first pass keeps nothing, and each is run
-again, with the same dropout masks, when its gradient is there: memory is then bounded whatever N is.
+again, with the same dropout masks, when its gradient is there: memory is then bounded whatever N is. With many classes
+the logits come in parts as well (``softmax``).
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blocklora.clip.lean import Keep
 from blocklora.clip.towers import Towers
 from blocklora.core.seeds import Stream, torch_seed
+from blocklora.training.softmax import cross_entropy_sum
 
 __all__ = ["ClassFeatures", "Plan", "gradient"]
 
@@ -140,8 +141,7 @@ def gradient(
             images = towers.images(
                 part, seed=torch_seed(seed, Stream.DROPOUT, step, _IMAGES, place), keep=plan.images
             )
-        logits = scale * images @ classes.T  # (B, N)
-        loss = F.cross_entropy(logits, wanted, reduction="sum") / len(inputs)
+        loss = cross_entropy_sum(images, classes, scale, wanted) / len(inputs)
         backward(loss)
         total += loss.detach()
     if classes.grad is not None:

@@ -18,6 +18,7 @@ from blocklora.core.errors import ConfigError
 from blocklora.core.resources import format_bytes
 from blocklora.core.threads import results_held
 from blocklora.training.memory.costs import Cost, TowerShape, image_rows, text_rows, tower_cost
+from blocklora.training.softmax import CLASSES_AT_ONCE
 from blocklora.training.step import Plan
 
 __all__ = ["ModelShape", "Need", "Priced", "Workload", "choose_plans", "price"]
@@ -128,7 +129,8 @@ def price(work: Workload, plan: Plan) -> Need:
         flops += sum(2 * cost.forward + cost.backward for cost in texts)
         peak, saved = max(image.peak, text_peak), max(image.saved, saved)
     peak, classes = max(peak, before), len(work.lengths)
-    features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
+    logits = size * min(classes, CLASSES_AT_ONCE)
+    features = 4 * model.space * 4 * (classes + size) + 4 * 3 * logits  # unit features, logits
     pixels, host = _pixel_bytes(work, size)
     state = 4 * _STATE_COPIES * model.trained
     return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state, host)
