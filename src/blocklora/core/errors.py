@@ -6,6 +6,7 @@
     │   └── ImageError             one image file cannot be read
     ├── ModelError (ValueError)    a CLIP checkpoint cannot be loaded or is of another kind
     ├── RunError (ValueError)      a RUN folder is missing, incomplete, damaged or in the way
+    │   └── LostRankError          another process that shares the run has ended
     └── SealedTestError            code touched the test images before training had ended
 
 Every message names the file or value, says what was expected, and what to do. The command line prints it as
@@ -19,6 +20,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ImageError",
+    "LostRankError",
     "ModelError",
     "RunError",
     "SealedTestError",
@@ -47,6 +49,10 @@ class ModelError(BlockloraError, ValueError):
 
 class RunError(BlockloraError, ValueError):
     """A RUN folder is missing, incomplete, damaged, or in the way."""
+
+
+class LostRankError(RunError):
+    """Another process that shares the run has ended."""
 
 
 class SealedTestError(BlockloraError):

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from blocklora.clip.towers import Towers, trains
 from blocklora.core.device import Compute
+from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.distributed import add_gradients
 from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
 from blocklora.training.step import ClassFeatures, Plan, gradient
@@ -86,13 +88,13 @@ def train(
     model = towers.model
     with compute.training(), _own_random_stream(compute.device):
         _training_mode(model)
-        plans = _first_plans(checkpoint, plans)
-        steps = _Gradients(towers, tokens, plans, compute, seed)
+        plans = _first_plans(checkpoint, plans, compute.ranks)
+        steps = _Gradients(towers, tokens, images, plans, compute, seed)
         curve = minimise(
             steps,
             torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS),
             step_cosine(iterations, last=min(_LAST_LR / lr, 1.0)),
-            _batches(towers, images, plans[0]),
+            _batches(towers, images, plans[0], compute.ranks),
             compute,
             steps=iterations,
             state={name: value for name, value in model.named_parameters() if value.requires_grad},
@@ -114,18 +116,19 @@ def _training_mode(model: Any) -> None:
             tower.eval()
 
 
-def _batches(towers: Towers, images: TrainingImages, plan: Plan) -> Batches:
+def _batches(towers: Towers, images: TrainingImages, plan: Plan, ranks: Ranks) -> Batches:
     """Return the images; or their features, where neither they nor the image tower ever change."""
     if trains(towers.model.vision_model) or not images.fixed:
         return images
-    return _Features(towers, images, plan.micro_batch or images.batch_size)
+    return _Features(towers, images, plan.micro_batch or images.batch_size, ranks)
 
 
-def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan], ranks: Ranks) -> tuple[Plan, ...]:
     """Return the plans of a run's first start, which are these unless it was started before."""
     if checkpoint is None:
         return tuple(plans)
-    kept = checkpoint.first_start({"plans": [asdict(plan) for plan in plans]})
+    now = {"plans": [asdict(plan) for plan in plans]}
+    kept = ranks.on_first(lambda: checkpoint.first_start(now))
     first = tuple(Plan(**values) for values in kept["plans"])
     if first[0] != plans[0]:
         _LOG.info(
@@ -140,26 +143,37 @@ class _Gradients:
     """The gradient of every step, under the first plan that fits into memory."""
 
     def __init__(
-        self, towers: Towers, tokens: Tensor, plans: Sequence[Plan], compute: Compute, seed: int
+        self,
+        towers: Towers,
+        tokens: Tensor,
+        images: TrainingImages,
+        plans: Sequence[Plan],
+        compute: Compute,
+        seed: int,
     ) -> None:
         self.plan, *self._spare = self._plans = tuple(plans)
         self.notes: list[str] = []
-        self._towers, self._tokens, self._seed = towers, tokens, seed
-        self._backward = compute.backward
+        self._towers, self._tokens, self._images, self._seed = towers, tokens, images, seed
+        self._backward, self._ranks = compute.backward, compute.ranks
+        self._parameters = [value for value in towers.model.parameters() if value.requires_grad]
         self._scale = towers.model.logit_scale.detach().exp()
         self._trained = trains(towers.model.text_model)
         self._text = self._classes()
 
     def __call__(self, step: int, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Compute a step's gradient, and return its loss; out of memory, go over to the next plan and try again."""
+        """Compute a step's gradient, and return its loss; out of memory, go over to the next plan and try again.
+
+        Several ranks cannot: the others would be in the middle of the step.
+        """
         while True:
             try:
-                return gradient(
+                loss = gradient(
                     self._towers, inputs, labels, self._text, self._scale, self.plan, self._backward,
-                    seed=self._seed, step=step,
+                    seed=self._seed, step=step, batch=self._images.part(step),
                 )  # fmt: skip
+                return add_gradients(self._parameters, loss, self._ranks)
             except RuntimeError as error:
-                if not (_out_of_memory(error) and self._spare):
+                if not (_out_of_memory(error) and self._spare) or self._ranks.count > 1:
                     raise
             for parameter in self._towers.model.parameters():
                 parameter.grad = None
@@ -183,22 +197,24 @@ class _Gradients:
         self._text = self._classes()
 
     def _classes(self) -> ClassFeatures:
-        return ClassFeatures(self._towers, self._tokens, trained=self._trained, plan=self.plan)
+        return ClassFeatures(
+            self._towers, self._tokens, trained=self._trained, plan=self.plan, ranks=self._ranks
+        )
 
 
 class _Features:
     """Batches of the features of images that never change, encoded ``size`` at a time by a tower not trained."""
 
-    def __init__(self, towers: Towers, images: TrainingImages, size: int) -> None:
+    def __init__(self, towers: Towers, images: TrainingImages, size: int, ranks: Ranks) -> None:
         self._images = images
         device = next(towers.model.parameters()).device
         with torch.no_grad():
             parts = [towers.images(part.to(device)) for part in images.all_pixels(size)]
-        self._features = torch.cat(parts)  # (M, D)
+        self._features = ranks.gather(torch.cat(parts) if parts else torch.empty(0, 0))  # (M, D)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D) and labels (B,)."""
-        return self._features[self._images.indices(step)], self._images.labels(step)
+        return self._features[self._images.own_indices(step)], self._images.labels(step)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

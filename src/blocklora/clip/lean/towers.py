@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from blocklora.adapter.masks import Rows
 from blocklora.clip.lean.attention import Images, Layout, Prompts
 from blocklora.clip.lean.blocks import SEEDS, Block
+from blocklora.clip.lean.low_rank import PartSeed, Seed
 from blocklora.clip.text_plan import TextPlan
 
 __all__ = ["Keep", "LeanTower"]
@@ -52,13 +54,22 @@ class LeanTower:
         qkv, out, fc1, fc2 = (max(ranks) for ranks in zip([0] * 4, *found.values(), strict=True))
         return list(found), (qkv, out, fc1, fc2)
 
-    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+    def images(
+        self,
+        pixel_values: Tensor,
+        *,
+        seed: int = 0,
+        keep: Keep = "all",
+        part: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Compute unit features of images.
 
         Args:
             pixel_values: (B, 3, S, S) on the tower's device.
             seed: Where dropout masks come from, where the tower is in training mode.
             keep: What blocks keep for backward.
+            part: The place of the first of these images among those of a pass, and how many that has: they get the
+                masks that they have there. None: they are all of it.
 
         Returns:
             Unit features (B, D), float32 or wider.
@@ -70,7 +81,8 @@ class LeanTower:
                 batch, length, width = tokens.shape
                 x = tower.pre_layrnorm(tokens).view(-1, width).to(self._dtype)  # (B, L, d) -> (B L, d)
             first = torch.arange(batch, device=x.device) * length
-            x = self._through(x, Images(length, self._heads), first, seed, keep)
+            masks = seed if part is None else _seed_of_images(seed, *part, batch, length)
+            x = self._through(x, Images(length, self._heads), first, masks, keep)
             return self._out(x, tower.post_layernorm)
 
     def texts(
@@ -102,7 +114,8 @@ class LeanTower:
                 x = embeddings.token_embedding(plan.ids.to(device))
                 positions = embeddings.position_embedding(plan.positions.to(device))
             x = (_with_vectors(x, context) + positions).to(self._dtype)  # (T, d)
-            x = self._through(x, Prompts(plan, self._heads), plan.ends.to(device), seed, keep, deep)
+            masks = seed if plan.part is None else PartSeed(seed, *plan.part)
+            x = self._through(x, Prompts(plan, self._heads), plan.ends.to(device), masks, keep, deep)
             return self._out(x, tower.final_layer_norm)[plan.back.to(device)]
 
     def _through(
@@ -110,7 +123,7 @@ class LeanTower:
         x: Tensor,
         layout: Layout,
         wanted: Tensor,
-        seed: int,
+        seed: Seed,
         keep: Keep,
         deep: Tensor | None = None,
     ) -> Tensor:
@@ -140,6 +153,12 @@ class LeanTower:
         wide = torch.promote_types(x.dtype, norm.weight.dtype)
         features = F.linear(norm(x.to(wide)), self._projection.weight.to(wide))
         return F.normalize(features, dim=-1)
+
+
+def _seed_of_images(seed: int, first: int, of: int, count: int, length: int) -> PartSeed:
+    """Return the seed of ``count`` images from ``first`` on among ``of``, of ``length`` rows each."""
+    last = first + count
+    return PartSeed(seed, Rows(of * length, ((first * length, last * length),)), Rows(of, ((first, last),)))
 
 
 def _with_vectors(x: Tensor, vectors: Tensor | None) -> Tensor:
