@@ -6,7 +6,12 @@ from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
-from blocklora.classifier.other_classes import mean_features, other_classes, template_features
+from blocklora.classifier.other_classes import (
+    mean_features,
+    other_classes,
+    shared_class_features,
+    template_features,
+)
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 
@@ -36,6 +41,7 @@ __all__ = [
     "prompt_tokens",
     "read_both_towers",
     "read_classifier",
+    "shared_class_features",
     "template_features",
     "write_classifier",
 ]

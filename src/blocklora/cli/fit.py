@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from blocklora.cli.known import (
@@ -16,7 +17,7 @@ from blocklora.cli.known import (
     check_model,
 )
 from blocklora.cli.options import FitOptions, TransferOptions, takes
-from blocklora.cli.output import ERR, print_json
+from blocklora.cli.output import ERR, is_first, print_json
 from blocklora.core.words import count
 
 __all__ = ["base_to_new", "cross_dataset", "domain_generalization", "fit"]
@@ -32,12 +33,17 @@ _PER_SHOT, _MOST_SHOTS = 500, 16
 def fit(options: FitOptions) -> None:
     """Fit a classifier to a few labelled images and write a RUN folder with an honest report."""
     _check(options)
-    ERR.print(what_will_be_done(options), markup=False, soft_wrap=True)
+    if is_first():
+        ERR.print(what_will_be_done(options), markup=False, soft_wrap=True)
     from blocklora.cli.console import print_metrics
+    from blocklora.core.ranks import joined_ranks
     from blocklora.report import metrics_json
     from blocklora.run.fit import fit_run
 
-    run, metrics = _with_progress(fit_run, options)
+    with joined_ranks(options.device) as ranks:
+        run, metrics = _with_progress(partial(fit_run, ranks=ranks), options)
+    if not ranks.first:
+        return
     if options.as_json:
         print_json(metrics_json(metrics) | {"run": str(run)})
     else:
@@ -116,11 +122,11 @@ def _with_progress(function: Callable[..., Any], options: FitOptions) -> Any:
     from blocklora.cli.console import RunProgress
 
     given = _arguments(options)
-    with RunProgress(ERR, verbose=options.verbose) as progress:
+    with RunProgress(ERR, verbose=options.verbose, silent=not is_first()) as progress:
         try:
             return function(progress=progress, **given)
         except KeyboardInterrupt as stop:
-            if stop.args:  # training had begun, and its state is kept
+            if stop.args and is_first():  # training had begun, and its state is kept
                 ERR.print(f"{stop}; go on with the same command and --resume.", soft_wrap=True)
             raise
 

@@ -7,6 +7,7 @@
     ├── ModelError (ValueError)    a CLIP checkpoint cannot be loaded or is of another kind
     ├── RunError (ValueError)      a RUN folder is missing, incomplete, damaged or in the way
     │   └── LostRankError          another process that shares the run has ended
+    ├── RankStoppedError           the first of several processes has stopped, and the others with it
     └── SealedTestError            code touched the test images before training had ended
 
 Every message names the file or value, says what was expected, and what to do. The command line prints it as
@@ -22,6 +23,7 @@ __all__ = [
     "ImageError",
     "LostRankError",
     "ModelError",
+    "RankStoppedError",
     "RunError",
     "SealedTestError",
 ]
@@ -53,6 +55,10 @@ class RunError(BlockloraError, ValueError):
 
 class LostRankError(RunError):
     """Another process that shares the run has ended."""
+
+
+class RankStoppedError(BlockloraError):
+    """The first of several processes has said why it stops, and the others stop with it: nothing is left to say."""
 
 
 class SealedTestError(BlockloraError):

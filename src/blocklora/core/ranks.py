@@ -16,13 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blocklora.core.errors import BlockloraError, ConfigError, LostRankError
+from blocklora.core.errors import ConfigError, LostRankError, RankStoppedError
 
-__all__ = ["ALONE", "RankStoppedError", "Ranks", "joined_ranks", "started_ranks"]
-
-
-class RankStoppedError(BlockloraError):
-    """Rank 0 has said why it stops, and the others stop with it: nothing is left to say."""
+__all__ = ["ALONE", "Ranks", "joined_ranks", "started_ranks"]
 
 
 class Ranks:

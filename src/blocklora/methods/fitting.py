@@ -22,6 +22,7 @@ from blocklora.clip import Engine
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.methods.config import FitConfig
@@ -68,6 +69,7 @@ def fit_classifier(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     deadline: Deadline | None = None,
+    ranks: Ranks = ALONE,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -79,9 +81,10 @@ def fit_classifier(
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         deadline: When the fit is to be done; None: it takes as long as it takes.
+        ranks: The processes that share the work; all of them get the same.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
-    compute = Compute(config.device, config.precision, deterministic=config.deterministic)
+    compute = Compute(config.device, config.precision, deterministic=config.deterministic, ranks=ranks)
     with compute.training():
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")

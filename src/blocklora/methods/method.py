@@ -30,6 +30,7 @@ from blocklora.clip import Clip, Engine
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
+from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import Example
 from blocklora.training import Checkpoint, Curve, OnStep
@@ -124,6 +125,11 @@ class Job:
         """Where to compute."""
         return self.compute.device
 
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the work."""
+        return self.compute.ranks
+
     @cached_property
     def scale(self) -> float:
         """What cosines are multiplied by: the model's own logit scale."""
@@ -132,7 +138,8 @@ class Job:
     @cached_property
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
-        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
+        tokens = self.task.ensemble or (self.task.tokens,)
+        return mean_features(self.clip.model, tokens, engine=self.engine, ranks=self.ranks)
 
     def classifier(
         self,
@@ -234,6 +241,7 @@ class Method:
         open: Whether the classifier can be asked about classes that it has not seen, by their names.
         prompts: What it makes of several prompts a class.
         families: The ``model_type`` of every model it works on; None: all.
+        shares: Whether several processes can share its training.
     """
 
     fit: Callable[[Job, Any], FitResult]
@@ -241,6 +249,7 @@ class Method:
     open: bool = False
     prompts: PromptUse = "one"
     families: Sequence[str] | None = None
+    shares: bool = False
 
 
 def last_step(steps: int, recipe: str) -> dict[str, Choice]:

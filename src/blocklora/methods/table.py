@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blocklora.core.errors import ConfigError
+from blocklora.core.ranks import Ranks
 from blocklora.core.words import did_you_mean
 from blocklora.methods.adapters import any_peft, block_lora, clip_lora
 from blocklora.methods.frozen import (
@@ -23,7 +24,7 @@ from blocklora.methods.method import Method
 from blocklora.methods.prompts import cocoop, coop, kgcoop, maple, prograd, promptsrc
 from blocklora.methods.weights import full, layer_norm, two_stage
 
-__all__ = ["METHODS", "find_method"]
+__all__ = ["METHODS", "check_shares", "find_method"]
 
 METHODS: dict[str, Method] = {
     "block-lora": block_lora.METHOD,
@@ -65,3 +66,17 @@ def find_method(name: str) -> Method:
             f"method '{name}': expected one of {', '.join(METHODS)}{did_you_mean(str(name), METHODS)}."
         )
     return METHODS[name]
+
+
+def check_shares(name: str, ranks: Ranks) -> None:
+    """Check that a method can share its training among the processes that there are.
+
+    Raises:
+        ConfigError: It cannot, or there is no such method.
+    """
+    if ranks.count > 1 and not find_method(name).shares:
+        able = ", ".join(other for other, method in METHODS.items() if method.shares)
+        raise ConfigError(
+            f"method '{name}': trains in one process, and {ranks.count} were started; start it without torchrun, or "
+            f"take one of {able}."
+        )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from blocklora.core.device import reset_peak_memory
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import claim_folder, user_path, write_json
 from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_versions
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import (
     DataChoice,
@@ -30,8 +31,16 @@ from blocklora.data import (
     split_record,
     training_record,
 )
-from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, fit_classifier, fit_config, prepare
-from blocklora.report import RunMetrics, write_metrics, write_report
+from blocklora.methods import (
+    DEFAULT_PROMPT,
+    Fit,
+    FitConfig,
+    check_shares,
+    fit_classifier,
+    fit_config,
+    prepare,
+)
+from blocklora.report import RunMetrics, metrics_from_json, metrics_json, write_metrics, write_report
 from blocklora.run.folder import (
     CHECKPOINT,
     METRICS,
@@ -77,6 +86,7 @@ def fit_run(
     progress: Progress | None = None,
     store: FeatureStore = NOTHING_KEPT,
     resources: Resources | None = None,
+    ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
     """Fit a classifier to a data set and measure it on the test images, once.
@@ -98,6 +108,7 @@ def fit_run(
         progress: The progress callback.
         store: Where features of the frozen model are kept.
         resources: Cores and memory to use; None: all that this process may use.
+        ranks: The processes that share the run. All of them call this alike; the first one alone writes.
         **settings: The arguments of ``methods.fit_config``.
 
     Returns:
@@ -110,11 +121,13 @@ def fit_run(
     choice = DataChoice(data, root, protocol, index, classes, class_names)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
+    check_shares(config.method, ranks)
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     out = user_path(out) if out else _default_out(whole.name, config)
-    with claim_folder(out):
-        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources)
+    with ExitStack() as stack:
+        ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
+        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources, ranks)
 
 
 def _run_in(
@@ -127,33 +140,50 @@ def _run_in(
     progress: Progress | None,
     store: FeatureStore,
     resources: Resources | None,
+    ranks: Ranks,
 ) -> RunMetrics:
     """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
     dataset, split, sealed = seal(whole, drawn)
     described, record = config_json(choice, config), training_record(split, dataset.class_names)
-    if finished := check_run(out, described, record, resume):
-        return finished
+    if finished := ranks.on_first(lambda: _finished(out, described, record, resume)):
+        return metrics_from_json(finished)
     reset_peak_memory(config.device)
     prepared = prepare(config, dataset, split)
     origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
-    check_origin(out, origin, resume)
+    ranks.on_first(lambda: check_origin(out, origin, resume))
     facts = {"config": described, "images": record["training_hash"], "origin": origin}
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
-    with _freed_on_failure(out, checkpoint):
-        start_run(out, described, origin, record)
+    with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
+        ranks.on_first(lambda: start_run(out, described, origin, record))
         on_step = progress.step if progress else None
         fit = fit_classifier(
-            prepared, config, store=store, resources=resources, checkpoint=checkpoint, on_step=on_step
+            prepared,
+            config,
+            store=store,
+            resources=resources,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            ranks=ranks,
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
-        _write_classifier(out, fit, dataset, config)
-        write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-        _write_report(out / REPORT, metrics, split.test)
-        write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
-    checkpoint.remove()
+        if ranks.first:
+            _write_classifier(out, fit, dataset, config)
+            write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
+            _write_report(out / REPORT, metrics, split.test)
+            write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
+    if ranks.first:
+        checkpoint.remove()
     return metrics
+
+
+def _finished(
+    out: Path, described: Mapping[str, Any], record: Mapping[str, Any], resume: bool
+) -> Mapping[str, Any] | None:
+    """Return the metrics of a run that is finished, as metrics.json holds them; see ``check_run``."""
+    found = check_run(out, described, record, resume)
+    return metrics_json(found) if found else None
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blocklora.classifier import NOTHING_KEPT, Classifier, FeatureStore, encode
 from blocklora.core.device import Compute
@@ -84,10 +86,9 @@ def measure(
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
     kept = [test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    said = what.classifier.answers(encoded.features[:, 0], labels, _TOP)
-    zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
+    said, zero_shot = _answers(what, encoded.features, labels)
     names = list(what.classifier.class_names)
-    if predictions:
+    if predictions and what.compute.ranks.first:
         images = [example.image for example in kept]
         write_predictions(predictions, images, labels.tolist(), said, names, zero_shot.tolist())
     return RunMetrics(
@@ -96,6 +97,29 @@ def measure(
         mistakes=_mistakes(kept, labels, said, names),
         unreadable=tuple(encoded.unreadable),
     )
+
+
+def _answers(
+    what: Measurable, features: Tensor, labels: NDArray[np.int64]
+) -> tuple[Answers, NDArray[np.int64]]:
+    """Return the answers to images, and those of zero-shot; several ranks share them, and each gets all.
+
+    Args:
+        what: The classifier.
+        features: Adapted, and the base model's (M, 2, D).
+        labels: Their true classes (M,).
+    """
+    classifier, ranks = what.classifier, what.compute.ranks
+    first, last = ranks.share(len(labels)) if len(labels) >= ranks.count else (0, len(labels))
+    said = classifier.answers(features[first:last, 0], labels[first:last], _TOP)
+    zero_shot = classifier.zero_shot_labels(features[first:last, 1])
+    if last - first == len(labels):
+        return said, zero_shot
+    parts = [
+        ranks.gather(torch.from_numpy(part)).numpy()
+        for part in (said.top, said.shares, said.of_truth, zero_shot)
+    ]
+    return Answers(*parts[:3]), parts[3]
 
 
 def _mistakes(

@@ -20,7 +20,7 @@ from torch import Tensor
 from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError, LostRankError, RunError
 from blocklora.core.ranks import Ranks
-from blocklora.core.resources import Resources
+from blocklora.core.resources import Resources, available_resources
 from blocklora.core.schedules import Factor
 from blocklora.core.threads import read_ahead
 from blocklora.training._saving import Saver, stop_between_steps
@@ -140,7 +140,8 @@ def minimise(
     start = held.restore()
     saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)
     report = _Report(on_step, losses, lrs)
-    ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores if resources else None)
+    resources = resources or available_resources(1 / ranks.local_count)
+    ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores)
     with compute.training(), stop_between_steps(ranks) as stop, closing(ahead):
         for step in range(start, steps):
             with held.kept_if_a_rank_is_lost(step):

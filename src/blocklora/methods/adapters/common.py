@@ -10,8 +10,8 @@ import torch
 from peft import PeftConfig, get_peft_model
 
 from blocklora.adapter import param_groups
-from blocklora.classifier import TextChange
-from blocklora.clip import Clip, class_features, make_towers, shared_view
+from blocklora.classifier import TextChange, shared_class_features
+from blocklora.clip import Clip, make_towers, shared_view
 from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
 from blocklora.methods.frozen.features import training_images
 from blocklora.methods.method import EngineUse, FitResult, Job, last_step
@@ -54,7 +54,9 @@ def fit_adapter(
         prefix_sharing=settings.prefix_sharing == "on",
     )
     images = training_images(job, settings.batch_size, settings.augment)
-    memory = plan_memory(towers, job.task.tokens, images, job.device, settings.memory_limit, job.resources)
+    memory = plan_memory(
+        towers, job.task.tokens, images, job.device, settings.memory_limit, job.resources, job.ranks
+    )
     steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
     training = train(
         towers,
@@ -73,10 +75,11 @@ def fit_adapter(
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
     classifier = job.classifier(
-        class_features(base, job.task.tokens, engine=settings.engine),
+        shared_class_features(base, job.task.tokens, job.ranks, engine=settings.engine),
         adapter=adapter,
         text=TextChange(),
     )
+    processes = {"processes": job.ranks.count} if job.ranks.count > 1 else {}
     return FitResult(
         classifier,
         trainable,
@@ -85,7 +88,7 @@ def fit_adapter(
         EngineUse(
             towers.engine,
             towers.why,
-            memory.outcome(training.plan),
+            {**memory.outcome(training.plan), **processes},
             training.plan.micro_batch or settings.batch_size,
         ),
         notes=training.notes,

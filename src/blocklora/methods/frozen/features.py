@@ -175,6 +175,7 @@ def training_images(job: Job, batch_size: int, augment: Augment | None) -> Train
         batch_size=batch_size,
         augment=_augment(job, augment),
         seed=job.seed,
+        ranks=job.ranks,
     )
 
 

@@ -69,6 +69,8 @@ class Workload:
         on_cpu: Whether memory means the whole process, and not the tensors on a GPU.
         image_features: Whether images come as features, computed once (an image tower that is not trained).
         read_ahead: Batches of pixel values that exist at a time in host memory.
+        ranks: Processes that share a step; images and prompts are those of one of them.
+        classes: All classes, whose features every rank gathers; None: those of ``lengths``.
     """
 
     model: ModelShape
@@ -79,6 +81,8 @@ class Workload:
     on_cpu: bool = False
     image_features: bool = False
     read_ahead: int = results_held(2)
+    ranks: int = 1
+    classes: int | None = None
 
     @property
     def trains_text(self) -> bool:
@@ -128,12 +132,30 @@ def price(work: Workload, plan: Plan) -> Need:
     else:
         flops += sum(2 * cost.forward + cost.backward for cost in texts)
         peak, saved = max(image.peak, text_peak), max(image.saved, saved)
-    peak, classes = max(peak, before), len(work.lengths)
+    peak, classes = max(peak, before), work.classes or len(work.lengths)
+    if work.ranks > 1:
+        peak += _random_bytes(
+            work, max(size * model.tokens, *(sum(lengths) for lengths in _chunks(work, plan)))
+        )
     logits = size * min(classes, CLASSES_AT_ONCE)
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * logits  # unit features, logits
     pixels, host = _pixel_bytes(work, size)
     state = 4 * _STATE_COPIES * model.trained
     return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state, host)
+
+
+def _chunks(work: Workload, plan: Plan) -> list[list[int]]:
+    """Return the lengths of the prompts of every pass through the text tower; passes take them by growing length."""
+    lengths, chunk = sorted(length - work.opening for length in work.lengths), plan.chunk or len(work.lengths)
+    return [lengths[start : start + chunk] for start in range(0, len(lengths), chunk)]
+
+
+def _random_bytes(work: Workload, rows: int) -> int:
+    """Bytes of random numbers for so many rows: a rank draws those of the whole pass, two of a byte at a time."""
+    widths = [
+        max(tower.width, tower.mlp if tower.ranks[3] else 0) for tower in (work.model.vision, work.model.text)
+    ]
+    return 2 * rows * work.ranks * max(widths)
 
 
 def _pixel_bytes(work: Workload, size: int) -> tuple[int, int]:
