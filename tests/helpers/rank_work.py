@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import signal
 import socket
+from pathlib import Path
+from typing import Any
 
 import torch
 from random_clip import RandomClip
@@ -13,7 +17,10 @@ from torch import Tensor
 
 from blocklora.adapter import BlockLoraConfig
 from blocklora.clip.towers import LeanTowers
+from blocklora.core.errors import BlockloraError, ConfigError
 from blocklora.core.ranks import ALONE, Ranks, joined_ranks
+from blocklora.run.fit import fit_run
+from blocklora.training import loop
 from blocklora.training.distributed import add_gradients
 from blocklora.training.step import ClassFeatures, Plan, gradient
 
@@ -85,3 +92,53 @@ def steps(out: str) -> None:
     with joined_ranks("cpu") as ranks:
         for place, name in enumerate(CASES):
             save_file(step_of(name, ranks), f"{out}/{place}.{ranks.rank}.safetensors")
+
+
+def messages(out: str) -> None:
+    """Exchange values of every kind, and write what came."""
+    with joined_ranks("cpu") as ranks:
+        rows = torch.arange(3.0 * ranks.rank).reshape(ranks.rank, 3)
+        stopped = ""
+        try:
+            ranks.on_first(_refuse)
+        except BlockloraError as error:
+            stopped = type(error).__name__
+        found = {
+            "told": ranks.on_first(lambda: {"by": ranks.rank}),
+            "collected": ranks.collect(["é" * ranks.rank, ranks.rank]),
+            "gathered": ranks.gather(rows).tolist(),
+            "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
+            "sum": ranks.sum(torch.tensor([1.0, ranks.rank])).tolist(),
+            "stopped": stopped,
+        }
+    Path(out, f"{ranks.rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _refuse() -> None:
+    raise ConfigError("no")
+
+
+def fit(out: str, given: str) -> None:
+    """Fit a run together; ``dies`` and ``stops`` name the rank that is killed or interrupted in the third step."""
+    options = json.loads(given)
+    dies, stops = options.pop("dies", None), options.pop("stops", None)
+    with joined_ranks("cpu") as ranks:
+        if ranks.rank in (dies, stops):
+            _signal_in_step(3, signal.SIGKILL if dies is not None else signal.SIGINT)
+        try:
+            fit_run(options.pop("data"), Path(out), ranks=ranks, **options)
+        except (BlockloraError, KeyboardInterrupt) as error:
+            said = f"{type(error).__name__}: {error}"
+            Path(out).with_suffix(f".{ranks.rank}.txt").write_text(said, encoding="utf-8")
+
+
+def _signal_in_step(number: int, which: int) -> None:
+    """Send this process a signal when it computes the gradient of a step, counted from 0."""
+    compute = loop.gradient
+
+    def gradient_then(*given: Any, step: int, **more: Any) -> Tensor:
+        if step == number:
+            os.kill(os.getpid(), which)
+        return compute(*given, step=step, **more)
+
+    loop.gradient = gradient_then

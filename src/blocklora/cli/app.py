@@ -22,7 +22,7 @@ from blocklora.cli.measure import evaluate
 from blocklora.cli.output import ERR, end_output, is_first, take_any_name, write
 from blocklora.cli.plan import plan
 from blocklora.cli.predict import predict
-from blocklora.core.errors import BlockloraError, RankStoppedError
+from blocklora.core.errors import BlockloraError, LostRankError, RankStoppedError
 from blocklora.core.words import printable
 
 __all__ = ["app", "main"]
@@ -67,9 +67,9 @@ def main() -> None:
     take_any_name()
     try:
         app(prog_name="blocklora")
-    except RankStoppedError:
-        sys.exit(1)  # the first process says why
     except BlockloraError as error:
+        if isinstance(error, RankStoppedError | LostRankError) and not is_first():
+            sys.exit(1)  # the first process says why
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}.")

@@ -162,8 +162,7 @@ def _exchange(collective: Callable[..., Any], *tensors: Any) -> None:
     try:
         collective(*tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
         raise LostRankError(
-            f"another process of this run has ended ({reason}); what was learned up to the last saved step is kept: go "
-            "on with the same command and --resume."
+            "another process of this run has ended, and this one stops; the state is kept: go on with the same command "
+            "and --resume, on as many processes as you like."
         ) from error
