@@ -1,9 +1,11 @@
 """The one frozen classifier: its head, what was changed in its towers, how it encodes, and its files."""
 
+from blocklora.classifier.card import model_card
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
-from blocklora.classifier.classifier import Classifier
+from blocklora.classifier.classifier import Classifier, portions
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
+from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
 from blocklora.classifier.other_classes import (
@@ -13,7 +15,9 @@ from blocklora.classifier.other_classes import (
     template_features,
 )
 from blocklora.classifier.record import ClassifierRecord
+from blocklora.classifier.sets import class_sets, held_out_answers, proven_coverage
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
+from blocklora.classifier.unknown import chance_known, known_images, nearest_images
 
 __all__ = [
     "CLASSIFIER_FILES",
@@ -24,21 +28,33 @@ __all__ = [
     "Classifier",
     "ClassifierRecord",
     "Encoded",
+    "Evidence",
     "FeatureStore",
     "Head",
+    "HeldOutAnswers",
+    "HowHeldOut",
     "ImageChange",
+    "KnownImages",
     "TextChange",
     "at_once",
+    "chance_known",
+    "class_sets",
     "cosine_head",
     "cut_notes",
     "encode",
     "encode_images",
     "frozen_facts",
+    "held_out_answers",
     "in_halves",
     "is_of_image_tower",
+    "known_images",
     "mean_features",
+    "model_card",
+    "nearest_images",
     "other_classes",
+    "portions",
     "prompt_tokens",
+    "proven_coverage",
     "read_both_towers",
     "read_classifier",
     "shared_class_features",

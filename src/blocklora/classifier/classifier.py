@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier.changes import ImageChange, TextChange
+from blocklora.classifier.evidence import Evidence
 from blocklora.classifier.heads import ROWS, Head
 from blocklora.clip import Clip, Engine, ImageTower, image_features, prompted_image_features, with_weights
 from blocklora.metrics import Answers, answers, joined_answers, top_classes
 
-__all__ = ["Classifier", "images_judged_at_once"]
+__all__ = ["Classifier", "images_judged_at_once", "portions"]
 
 _NUMBERS = 1 << 24  # of a table of images by classes that exists at a time; in float64 it takes 134 MB
 
@@ -44,6 +45,7 @@ class Classifier:
         temperature: What logits are divided by.
         engine: Which engine computes features: ``auto``, ``lean`` or ``plain``.
         precision: What it was fitted in: ``fp32``, ``bf16`` or ``fp16``.
+        evidence: What it keeps of images to judge its own answers by.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Classifier:
     temperature: float = 1.0
     engine: Engine = "auto"
     precision: str = "fp32"
+    evidence: Evidence = field(default_factory=Evidence)
     _tower: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +103,9 @@ class Classifier:
 
     def top(self, features: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the k most probable classes (M, k) of adapted image features (M, D), and their probabilities."""
-        found = [top_classes(self.probabilities(part), k) for part in _portions(features, self.class_names)]
+        found = [
+            top_classes(self.probabilities(part), k) for part in portions(features, len(self.class_names))
+        ]
         classes, shares = zip(*found, strict=True)
         return np.concatenate(classes), np.concatenate(shares)
 
@@ -113,14 +118,14 @@ class Classifier:
             k: How many of the most probable classes to keep.
         """
         found, done = [], 0
-        for part in _portions(features, self.class_names):
+        for part in portions(features, len(self.class_names)):
             found.append(answers(self.probabilities(part), labels[done : done + len(part)], k))
             done += len(part)
         return joined_answers(found)
 
     def zero_shot_labels(self, features: Tensor) -> NDArray[np.int64]:
         """Return the class index (M,) that the base model gives its own image features (M, D)."""
-        parts = _portions(features, self.class_names)
+        parts = portions(features, len(self.class_names))
         return np.concatenate([(part @ self.zero_shot_features.T).argmax(dim=1).numpy() for part in parts])
 
     def with_temperature(self, temperature: float) -> Classifier:
@@ -130,13 +135,14 @@ class Classifier:
     def of_other_classes(
         self, class_names: Sequence[str], prompts: Sequence[str], head: Head, zero_shot_features: Tensor
     ) -> Classifier:
-        """Return a classifier of other classes on the same towers."""
+        """Return a classifier of other classes on the same towers; it knows no images of these."""
         return replace(
             self,
             class_names=tuple(class_names),
             prompts=tuple(prompts),
             head=head,
             zero_shot_features=zero_shot_features,
+            evidence=Evidence(),
         )
 
 
@@ -146,6 +152,6 @@ def images_judged_at_once(n_classes: int) -> int:
     return found - found % ROWS if found > ROWS else found
 
 
-def _portions(features: Tensor, class_names: Sequence[str]) -> Sequence[Tensor]:
-    """Cut image features (M, D) into portions whose tables of images by classes are small."""
-    return torch.split(features, images_judged_at_once(len(class_names)))
+def portions(features: Tensor, n_classes: int) -> Sequence[Tensor]:
+    """Cut image features (M, D) into portions whose tables of images by classes are small; of none there is one."""
+    return torch.split(features, images_judged_at_once(n_classes))

@@ -62,6 +62,7 @@ class ClassifierRecord:
         image_tensors: How many tensors image_tower.safetensors holds, so that a missing one is noticed; None in files
             of earlier versions.
         text_tensors: The same of text_tower.safetensors.
+        evidence: Whether evidence.safetensors belongs to it.
     """
 
     method: str
@@ -83,6 +84,7 @@ class ClassifierRecord:
     found_names: Sequence[str] = ()
     image_tensors: int | None = None
     text_tensors: int | None = None
+    evidence: bool = False
 
     def write(self, folder: Path, versions: Mapping[str, str]) -> None:
         """Write classifier.json, with the versions of the packages that the classifier was made with."""

@@ -186,6 +186,15 @@ class FitOptions:
     batch_size: Annotated[int | None, _option("Images a step.", _TRAINING, "32")] = None
     lr: Annotated[float | None, _option("Learning rate.", _TRAINING, "0.0002, for tiny 0.004")] = None
     weight_decay: Annotated[float | None, _option("Weight decay of AdamW.", _TRAINING, "0.01")] = None
+    time_limit: Annotated[
+        str | None,
+        _option(
+            "The time in which everything is to be done, such as 90s, 10m or 2h: as many steps as there is time for.",
+            _TRAINING,
+            "none",
+            metavar="TIME",
+        ),
+    ] = None
     augment: Annotated[
         str | None,
         _choice(
@@ -219,6 +228,14 @@ class FitOptions:
     memory_limit: Annotated[
         str | None,
         _option("The most memory that training may use, such as 24GB.", _MACHINE, "what is free"),
+    ] = None
+    cached_views: Annotated[
+        int | None,
+        _option(
+            "With --layers top-N: train on so many fixed views of each image, whose lower layers run once; 0: as fit.",
+            _MACHINE,
+            "new crops in every step",
+        ),
     ] = None
     precision: Annotated[str, _choice("precision", "Of the computation.", _MACHINE, True)] = "auto"
     device: Device = "auto"

@@ -11,7 +11,7 @@ from blocklora.clip.hashes import image_tower_hash, model_hash, text_tower_hash
 from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
 from blocklora.clip.preprocess import crop_size, pixels, random_crop
 from blocklora.clip.prompted import prompted_image_features, token_embeddings
-from blocklora.clip.towers import Engine, Towers, make_towers
+from blocklora.clip.towers import Engine, LeanTowers, Towers, make_towers
 from blocklora.clip.views import shared_view, with_weights
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Clip",
     "Engine",
     "ImageTower",
+    "LeanTowers",
     "Towers",
     "class_features",
     "crop_size",

@@ -4,8 +4,24 @@ from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.classes import label_notes, number_notes, same_words, words_of
 from blocklora.data.from_lists import dataset_from_lists, labels_to_compare, named_sources
-from blocklora.data.given import ImageLike, check_images, check_labels, image_from_array, name_of, source_of
-from blocklora.data.images import DECODING, IMAGE_ENDINGS, cut_long_side, open_for_model, open_image
+from blocklora.data.given import (
+    ImageLike,
+    check_images,
+    check_labels,
+    image_from_array,
+    name_of,
+    raise_unreadable,
+    source_of,
+)
+from blocklora.data.images import (
+    DECODING,
+    IMAGE_ENDINGS,
+    LONGEST,
+    cut_long_side,
+    open_for_model,
+    open_image,
+    size_in_header,
+)
 from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
 from blocklora.data.literature.benchmarks import (
     BENCHMARKS,
@@ -37,6 +53,7 @@ __all__ = [
     "DECODING",
     "ENSEMBLES",
     "IMAGE_ENDINGS",
+    "LONGEST",
     "SHIFTS",
     "TRAINABLE",
     "Benchmark",
@@ -82,12 +99,14 @@ __all__ = [
     "open_for_model",
     "open_image",
     "prompts",
+    "raise_unreadable",
     "read_labelled",
     "read_split_part",
     "readable",
     "same_words",
     "seal",
     "seen_images",
+    "size_in_header",
     "source_of",
     "split_record",
     "training_record",

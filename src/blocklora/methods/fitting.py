@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from blocklora.classifier import (
@@ -15,7 +14,6 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     at_once,
-    encode,
     other_classes,
 )
 from blocklora.clip import Engine
@@ -24,13 +22,14 @@ from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
-from blocklora.data import Example
 from blocklora.methods.config import FitConfig
+from blocklora.methods.evidence import gather_evidence, judged
 from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
+from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
-from blocklora.training import Checkpoint, OnStep
+from blocklora.training import Checkpoint, OnExpected, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
 
@@ -69,6 +68,8 @@ def fit_classifier(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     deadline: Deadline | None = None,
+    n_test: int = 0,
+    on_expected: OnExpected | None = None,
     ranks: Ranks = ALONE,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
@@ -80,7 +81,9 @@ def fit_classifier(
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
-        deadline: When the fit is to be done; None: it takes as long as it takes.
+        deadline: When the fit is to be done, and the evaluation after it; None: they take as long as they take.
+        n_test: Test images that will be measured afterwards.
+        on_expected: Told before training how many seconds it and the evaluation are expected to take.
         ranks: The processes that share the work; all of them get the same.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
@@ -89,30 +92,40 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine,
-            deadline,
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
+            on_expected,
         )  # fmt: skip
+        job = with_reserve(job, n_test)
+        settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
-        result = method.fit(job, config.settings)
+        result = method.fit(job, settings)
         seconds = time.monotonic() + store.seconds_spared - began
         if result.training:  # a resumed run began in another process
             seconds = max(seconds, result.training.seconds)
+        result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
         every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS))
         val = task.val[::every]
-        judged = _judged(classifier, val, compute, size, store) if val else result.held_out
-    temperature, choice = _temperature(judged, every if val else None)
+        held_out = judged(classifier, val, compute, size, store) if val else result.held_out
+        temperature, choice = _temperature(held_out, every if val else None)
+        classifier = classifier.with_temperature(temperature)
+        evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
-        classifier=classifier.with_temperature(temperature),
-        result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
+        classifier=replace(classifier, evidence=evidence),
+        result=result if held_out else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
         images_at_once=size,
     )
+
+
+def _passes(settings: Any, given: Any) -> tuple[int, int] | None:
+    """Return the augmented passes as they were and as they were asked for; None where the method has none."""
+    return (settings.passes, given.passes) if hasattr(given, "passes") else None
 
 
 def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[str]) -> Classifier:
@@ -137,25 +150,15 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _judged(
-    classifier: Classifier, val: Sequence[Example], compute: Compute, size: int, store: FeatureStore
-) -> HeldOut:
-    """Return the logits and labels of the validation images."""
-    images = [(example.image, example.source) for example in val]
-    encoded = encode(classifier, images, compute, batch_size=size, store=store)
-    labels = np.array([val[index].label for index in encoded.kept])
-    return HeldOut(classifier.logits(encoded.features).numpy(), labels)
-
-
-def _temperature(judged: HeldOut | None, every: int | None) -> tuple[float, Choice]:
+def _temperature(held_out: HeldOut | None, every: int | None) -> tuple[float, Choice]:
     """Return the temperature that makes images that were not trained on most probable, and how it was chosen.
 
     Args:
-        judged: The logits of these images.
+        held_out: The logits of these images.
         every: They are one of so many validation images; None: they are training images that were held out.
     """
-    if judged is None:
+    if held_out is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
-    found = fit_temperature(judged.logits, judged.labels)
+    found = fit_temperature(held_out.logits, held_out.labels)
     reason = CROSS_VALIDATED if every is None else _EVERY.format(every) if every > 1 else ""
-    return found, Choice(found, "validation", reason, n_images=len(judged.labels))
+    return found, Choice(found, "validation", reason, n_images=len(held_out.labels))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     Head,
+    HowHeldOut,
     ImageChange,
     TextChange,
     cosine_head,
@@ -33,7 +34,17 @@ from blocklora.core.device import Compute
 from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import Example
-from blocklora.training import Checkpoint, Curve, OnStep
+from blocklora.training import (
+    Batches,
+    Checkpoint,
+    Curve,
+    OnExpected,
+    OnStep,
+    Pace,
+    Steps,
+    seconds_a_step,
+    steps_in_time,
+)
 
 __all__ = [
     "CROSS_VALIDATED",
@@ -105,7 +116,10 @@ class Job:
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         engine: Which engine computes features, for methods that let one choose.
-        deadline: When the fit is to be done, and the evaluation after it; None: it takes as long as it takes.
+        deadline: When everything is to be done; what it keeps back is for the evaluation. None: it takes as long as it
+            takes.
+        on_expected: Told before training how many seconds its steps will take.
+        forward_seconds: Of one image through the frozen image tower, where ``on_expected`` is to be told; else 0.
     """
 
     task: Task
@@ -119,6 +133,8 @@ class Job:
     on_step: OnStep | None = None
     engine: Engine = "auto"
     deadline: Deadline | None = None
+    on_expected: OnExpected | None = None
+    forward_seconds: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +156,31 @@ class Job:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
         tokens = self.task.ensemble or (self.task.tokens,)
         return mean_features(self.clip.model, tokens, engine=self.engine, ranks=self.ranks)
+
+    def steps_in_time(self, recipe: int, pace: Pace, *, whole: int = 1) -> Steps:
+        """Return how many steps to train: those of the recipe, or fewer where the deadline leaves no time for them.
+
+        Args:
+            recipe: How many without a deadline.
+            pace: How long a step takes; see ``pace``.
+            whole: Steps of an epoch, where only whole epochs count.
+
+        Raises:
+            ConfigError: There is no time for a single step, or epoch.
+        """
+        return steps_in_time(
+            recipe, pace, self.deadline, self.checkpoint, whole=whole, on_expected=self.on_expected
+        )
+
+    def pace(
+        self,
+        gradients: Callable[[int, Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        state: Mapping[str, Tensor],
+    ) -> Pace:
+        """Return how to time the steps of ``minimise``, which takes the same arguments."""
+        return partial(seconds_a_step, gradients, optimizer, batches, self.compute, state, self.resources)
 
     def classifier(
         self,
@@ -197,15 +238,24 @@ class EngineUse:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What classifiers of the same settings said of training images that they were fitted without.
+    """What classifiers of the same settings said of images that they were fitted without.
 
     Attributes:
         logits: (M, N).
         labels: (M,).
+        how: How the images were kept out.
+        features: Unit features of validation images, adapted and of the base model (M, 2, D); None where ``how`` names
+            the training images.
+        fold: Which fold each training image was held out of (M,), where ``how`` is ``folds``; else all 0.
+        heads: What predicted for each of these folds; of the kind and with the numbers of the classifier's own.
     """
 
     logits: NDArray[np.float64]
     labels: NDArray[np.int64]
+    how: HowHeldOut
+    fold: NDArray[np.int64]
+    features: Tensor | None = None
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -220,6 +270,7 @@ class FitResult:
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
         held_out: What sets the temperature where there are no validation images; None where nothing does.
+        features: Unit features (M, D) of the training images as the classifier sees them, where the method has them.
     """
 
     classifier: Classifier
@@ -229,6 +280,7 @@ class FitResult:
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from blocklora.core.errors import ConfigError
 from blocklora.core.ranks import Ranks
 from blocklora.core.words import did_you_mean
@@ -68,15 +70,30 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def check_shares(name: str, ranks: Ranks) -> None:
-    """Check that a method can share its training among the processes that there are.
+def check_shares(name: str, settings: Any, time_limit: float | None, ranks: Ranks) -> None:
+    """Check that a fit can be shared among the processes that there are.
+
+    Args:
+        name: The method.
+        settings: Its settings.
+        time_limit: Seconds that the fit may take; None: as long as it takes.
+        ranks: The processes.
 
     Raises:
-        ConfigError: It cannot, or there is no such method.
+        ConfigError: It cannot; the message says what can.
     """
-    if ranks.count > 1 and not find_method(name).shares:
+    if ranks.count == 1:
+        return
+    if not find_method(name).shares:
         able = ", ".join(other for other, method in METHODS.items() if method.shares)
         raise ConfigError(
             f"method '{name}': trains in one process, and {ranks.count} were started; start it without torchrun, or "
             f"take one of {able}."
         )
+    alone = {"time_limit": time_limit, "cached_views": getattr(settings, "cached_views", None)}
+    for option, value in alone.items():
+        if value is not None:
+            raise ConfigError(
+                f"{option} '{value}': is for one process, and {ranks.count} were started; leave it out, or start it "
+                "without torchrun."
+            )

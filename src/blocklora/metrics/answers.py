@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from blocklora.metrics.calibration import Calibration, log_loss, top_calibration_error
 from blocklora.metrics.checks import Floats, Ints, checked_labels, checked_probabilities
 
-__all__ = ["Answers", "answers", "joined_answers", "top_classes"]
+__all__ = ["Answers", "answers", "calibration_of_answers", "joined_answers", "top_classes"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Answers:
         top: (M, k) the most probable classes of each image, the answer first.
         shares: (M, k) their probabilities, in [0, 1].
         of_truth: (M,) the probability of the true class, in [0, 1].
+        squares: (M,) the sum of the squares of all probabilities, in [0, 1].
     """
 
     top: Ints
     shares: Floats
     of_truth: Floats
+    squares: Floats
 
     @property
     def predicted(self) -> Ints:
@@ -58,12 +61,24 @@ def answers(probabilities: ArrayLike, labels: ArrayLike, k: int = 1) -> Answers:
     truth = checked_labels(labels, *checked.shape)
     top, shares = top_classes(checked, k)
     of_truth = checked[np.arange(len(truth)), truth]
-    return Answers(top, np.minimum(shares, 1.0), np.minimum(of_truth, 1.0))  # rounding may leave 1 + 1e-7
+    squares = (checked**2).sum(axis=1)
+    return Answers(
+        top, np.minimum(shares, 1.0), np.minimum(of_truth, 1.0), squares
+    )  # rounding may leave 1 + 1e-7
+
+
+def calibration_of_answers(said: Answers, labels: Ints) -> Calibration:
+    """Return how honest the probabilities are, for true classes (M,); see ``calibration_of``."""
+    return Calibration(
+        ece=top_calibration_error(said.confidence, said.predicted == labels),
+        brier=float((said.squares - 2 * said.of_truth + 1).mean()),
+        nll=log_loss(said.of_truth),
+    )
 
 
 def joined_answers(parts: Sequence[Answers]) -> Answers:
     """Put the answers to several lots of images, at least one, behind one another."""
-    columns = ([getattr(part, name) for part in parts] for name in ("top", "shares", "of_truth"))
+    columns = ([getattr(part, name) for part in parts] for name in ("top", "shares", "of_truth", "squares"))
     return Answers(*(np.concatenate(column) for column in columns))
 
 

@@ -1,4 +1,4 @@
-"""The two line drawings of the report, as inline SVG that takes its colours from the page's style sheet.
+"""The line drawings of the report, as inline SVG that takes its colours from the page's style sheet.
 
 A drawing has its own units, about one a pixel; x grows to the right and y downwards.
 """
@@ -13,9 +13,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from blocklora.metrics import Reliability, wilson_interval
+from blocklora.metrics import Reliability, RiskCoverage, wilson_interval
 
-__all__ = ["learning_curve", "nice_ticks", "reliability_diagram"]
+__all__ = ["learning_curve", "nice_ticks", "reliability_diagram", "risk_coverage_curve"]
 
 MOST_POINTS = 300  # a longer history is averaged in groups, to keep the page small
 
@@ -111,6 +111,23 @@ def reliability_diagram(bins: Reliability) -> Markup:
         "Reliability diagram: the share of correct predictions at each confidence; the dashed line is ideal."
     )
     return _svg(328, 384, label, parts)
+
+
+def risk_coverage_curve(risk: RiskCoverage) -> Markup:
+    """The accuracy of the surest answers, for every share of images that are answered.
+
+    Args:
+        risk: What ``metrics.risk_coverage`` gives.
+
+    Returns:
+        The drawing.
+    """
+    shares, accuracies = (np.array([point[i] for point in risk.points]) for i in (1, 2))
+    y_ticks = nice_ticks(min(float(accuracies.min()), 0.9), 1.0, 4)
+    frame = Frame((0, 1), (y_ticks[0], 1.0), 40, 382, 24, 210)
+    parts = _axes(frame, [0.0, 0.25, 0.5, 0.75, 1.0], y_ticks, "answered", "correct", percent=True)
+    parts += [_path(frame, shares, accuracies, "line"), _dot(frame.x(shares[-1]), frame.y(accuracies[-1]))]
+    return _svg(400, 250, f"Accuracy by the share answered: {accuracies[-1]:.1%} where all are.", parts)
 
 
 def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Confidence, Evaluation
 
-__all__ = ["Mistake", "PartFiles", "RunMetrics"]
+__all__ = ["ConfusedPair", "Mistake", "PartFiles", "RunMetrics"]
 
 MOST_PATHS = 500  # of each part; split.json has all
 
@@ -23,6 +23,39 @@ class Mistake:
     label: str
     predicted: str
     top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """``n`` of the ``of`` test images of class ``label`` were taken for ``predicted``; images by name that show it.
+
+    Attributes:
+        label: The true class.
+        predicted: What they were taken for.
+        n: How many.
+        of: Test images of the true class.
+        mistaken: Some of the ``n``, the most confident first.
+        of_label: Training images of the true class.
+        of_predicted: Training images of the other.
+    """
+
+    label: str
+    predicted: str
+    n: int
+    of: int
+    mistaken: tuple[str, ...] = ()
+    of_label: tuple[str, ...] = ()
+    of_predicted: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything by name, ready for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ConfusedPair:
+        """Return the pair that ``to_json`` gave."""
+        named: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+        return cls(**named)
 
 
 @dataclass(frozen=True)
@@ -42,12 +75,14 @@ class PartFiles:
 class RunMetrics:
     """What metrics.json holds and the report shows. Whatever is not known is None or empty.
 
-    ``measure`` fills in the first four; ``dataclasses.replace`` adds what is known about the run.
+    ``measure`` fills in the first five; ``dataclasses.replace`` adds what is known about the run.
 
     Attributes:
         evaluation: What the test images say.
         temperature: What logits are divided by.
+        confidence: What the test images say of the confidence; None in files of earlier versions.
         mistakes: Wrong predictions, those of the highest probability first.
+        confused: Pairs of classes that were confused most often, with images.
         unreadable: Images that could not be read and were left out.
         run: The RUN folder that was measured again.
         method: Such as "block-lora".
@@ -81,7 +116,9 @@ class RunMetrics:
 
     evaluation: Evaluation
     temperature: float | None = None
+    confidence: Confidence | None = None
     mistakes: tuple[Mistake, ...] = ()
+    confused: tuple[ConfusedPair, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     run: str | None = None
     method: str | None = None

@@ -12,18 +12,18 @@ from PIL import Image
 
 from blocklora.core.errors import DataError
 from blocklora.metrics import ClassResult, Evaluation, confusion_matrix
-from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.words import count, duration, memory, percent, short_names
 
 __all__ = [
     "Card",
     "ClassTable",
-    "ConfusedPair",
     "ConfusionView",
     "FileList",
     "OpenImage",
     "Thumbnail",
     "class_tables",
+    "confused_cells",
     "confused_pairs",
     "confusion_view",
     "facts",
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 MOST_CLASSES_SHOWN = 40  # with more, the table opens with the worst ones, and pairs replace the matrix
-WORST_CLASSES = 20
+WORST_CLASSES = 50
 MOST_LISTED = 5000  # with more, the page would be of several megabytes: it shows the worst classes only
 MOST_PAIRS = 15
 THUMBNAIL = 160  # pixels, the longer side
@@ -47,16 +47,6 @@ class ClassTable:
 
     title: str | None
     rows: list[ClassResult]
-
-
-@dataclass(frozen=True)
-class ConfusedPair:
-    """``n`` of the ``of`` test images of class ``true`` were taken for class ``predicted``."""
-
-    true: str
-    predicted: str
-    n: int
-    of: int
 
 
 @dataclass(frozen=True)
@@ -111,14 +101,18 @@ def class_tables(rows: Sequence[ClassResult]) -> list[ClassTable]:
     return [ClassTable(None, worst_first[:WORST_CLASSES]), others]
 
 
-def confused_pairs(evaluation: Evaluation) -> list[ConfusedPair]:
-    """At most 15 pairs of classes, those that are confused most often first."""
-    classes = evaluation.per_class
+def confused_cells(evaluation: Evaluation) -> list[tuple[int, int, int]]:
+    """At most 15 cells (label, predicted, n) off the diagonal of the confusion matrix, the largest first."""
     wrong = [cell for cell in evaluation.confusion_counts if cell[0] != cell[1]]
-    worst = sorted(wrong, key=lambda cell: -cell[2])[:MOST_PAIRS]
+    return sorted(wrong, key=lambda cell: -cell[2])[:MOST_PAIRS]
+
+
+def confused_pairs(evaluation: Evaluation) -> list[ConfusedPair]:
+    """The pairs of classes of ``confused_cells``, in the same order."""
+    classes = evaluation.per_class
     return [
         ConfusedPair(classes[label].class_name, classes[predicted].class_name, n, classes[label].n_test)
-        for label, predicted, n in worst
+        for label, predicted, n in confused_cells(evaluation)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
+from blocklora.core.deadline import Deadline, in_words
 from blocklora.core.device import reset_peak_memory
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import claim_folder, user_path, write_json
@@ -54,7 +56,7 @@ from blocklora.run.folder import (
 )
 from blocklora.run.measure import measure
 from blocklora.run.record import config_json, run_metrics
-from blocklora.training import Checkpoint
+from blocklora.training import Checkpoint, OnExpected
 
 __all__ = ["Progress", "chosen_templates", "fit_run"]
 
@@ -86,6 +88,8 @@ def fit_run(
     progress: Progress | None = None,
     store: FeatureStore = NOTHING_KEPT,
     resources: Resources | None = None,
+    on_expected: OnExpected | None = None,
+    began: float | None = None,
     ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
@@ -98,7 +102,7 @@ def fit_run(
         out: The RUN folder to make; None is ``runs/DATA-METHOD-SHOTS-SEED``.
         root: The folder that holds the folders of the data sets.
         protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
-        index: A file that names the training and validation images, in the place of sampling.
+        index: A file that names the images, in the place of sampling.
         classes: The ``base`` or ``new`` half of the classes; None is all.
         class_names: A file with other words for the classes.
         prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
@@ -108,6 +112,8 @@ def fit_run(
         progress: The progress callback.
         store: Where features of the frozen model are kept.
         resources: Cores and memory to use; None: all that this process may use.
+        on_expected: Told before training how many seconds it and the evaluation are expected to take.
+        began: When a ``time_limit`` began, as ``time.monotonic`` tells it; None is now.
         ranks: The processes that share the run. All of them call this alike; the first one alone writes.
         **settings: The arguments of ``methods.fit_config``.
 
@@ -118,16 +124,21 @@ def fit_run(
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
+    began = began or time.monotonic()
     choice = DataChoice(data, root, protocol, index, classes, class_names)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
-    check_shares(config.method, ranks)
+    check_shares(config.method, config.settings, config.time_limit, ranks)
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     out = user_path(out) if out else _default_out(whole.name, config)
+    deadline = Deadline.of(config.time_limit, began)
+    told = (deadline, None if ranks.count > 1 else on_expected)
     with ExitStack() as stack:
         ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
-        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources, ranks)
+        return out, _run_in(
+            out, choice, config, whole, drawn, resume, progress, store, resources, *told, ranks
+        )
 
 
 def _run_in(
@@ -140,6 +151,8 @@ def _run_in(
     progress: Progress | None,
     store: FeatureStore,
     resources: Resources | None,
+    deadline: Deadline | None,
+    on_expected: OnExpected | None,
     ranks: Ranks,
 ) -> RunMetrics:
     """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
@@ -163,15 +176,19 @@ def _run_in(
             resources=resources,
             checkpoint=checkpoint,
             on_step=on_step,
+            deadline=deadline,
+            n_test=len(drawn.test),
+            on_expected=on_expected,
             ranks=ranks,
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+        metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
             write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-            _write_report(out / REPORT, metrics, split.test)
+            _write_report(out / REPORT, metrics, [*split.train, *split.test])
             write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
     if ranks.first:
         checkpoint.remove()
@@ -184,6 +201,15 @@ def _finished(
     """Return the metrics of a run that is finished, as metrics.json holds them; see ``check_run``."""
     found = check_run(out, described, record, resume)
     return metrics_json(found) if found else None
+
+
+def _late_notes(deadline: Deadline | None) -> tuple[str, ...]:
+    """Say that the time limit was passed."""
+    if deadline is None or deadline.passed() <= deadline.seconds:
+        return ()
+    return (
+        f"the time limit of {in_words(deadline.seconds)} was passed: the run took {in_words(deadline.passed())}",
+    )
 
 
 @contextmanager
@@ -218,7 +244,8 @@ def chosen_templates(
 def _default_out(name: str, config: FitConfig) -> Path:
     """Return where a run goes when nobody says."""
     shots = "all" if config.shots is None else f"{config.shots}shot"
-    return Path("runs") / f"{Path(name).stem}-{config.method}-{shots}-seed{config.seed}"
+    limit = "" if config.time_limit is None else f"-{config.time_limit:g}s"
+    return Path("runs") / f"{Path(name).stem}-{config.method}-{shots}-seed{config.seed}{limit}"
 
 
 def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) -> None:
@@ -229,9 +256,9 @@ def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) 
     write_classifier(out, fit.classifier, labels, parameters, recorded_versions(), dataset.found_names)
 
 
-def _write_report(path: Path, metrics: RunMetrics, test: Sequence[Example]) -> None:
-    """Write the report, with small copies of some test images."""
-    sources = {example.image: example.source for example in test}
+def _write_report(path: Path, metrics: RunMetrics, images: Sequence[Example]) -> None:
+    """Write the report, with small copies of some training and test images."""
+    sources = {example.image: example.source for example in images}
 
     def open_by_name(image: str) -> Image.Image | None:
         try:

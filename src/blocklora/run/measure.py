@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +18,21 @@ from blocklora.core.device import Compute
 from blocklora.core.errors import DataError
 from blocklora.core.words import count
 from blocklora.data import Example
-from blocklora.metrics import Answers, judge
-from blocklora.report import Mistake, RunMetrics, write_predictions
+from blocklora.metrics import Answers, Evaluation, judge
+from blocklora.report import (
+    ConfusedPair,
+    Mistake,
+    RunMetrics,
+    confused_cells,
+    confused_pairs,
+    write_predictions,
+)
+from blocklora.run.confidence import measure_confidence
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
 _MISTAKES, _TOP = 24, 3
+_PAIRS, _OF_A_PAIR = 5, 3
 
 
 class Measurable(Protocol):
@@ -91,10 +102,13 @@ def measure(
     if predictions and what.compute.ranks.first:
         images = [example.image for example in kept]
         write_predictions(predictions, images, labels.tolist(), said, names, zero_shot.tolist())
+    evaluation = judge(said, labels, names, zero_shot)
     return RunMetrics(
-        evaluation=judge(said, labels, names, zero_shot),
+        evaluation=evaluation,
         temperature=what.classifier.temperature,
+        confidence=measure_confidence(what.classifier, encoded.features[:, 0], said, labels),
         mistakes=_mistakes(kept, labels, said, names),
+        confused=_confused(evaluation, kept, labels, said),
         unreadable=tuple(encoded.unreadable),
     )
 
@@ -117,9 +131,25 @@ def _answers(
         return said, zero_shot
     parts = [
         ranks.gather(torch.from_numpy(part)).numpy()
-        for part in (said.top, said.shares, said.of_truth, zero_shot)
+        for part in (said.top, said.shares, said.of_truth, said.squares, zero_shot)
     ]
-    return Answers(*parts[:3]), parts[3]
+    return Answers(*parts[:4]), parts[4]
+
+
+def _confused(
+    evaluation: Evaluation,
+    examples: Sequence[Example],
+    labels: NDArray[Any],
+    said: Answers,
+) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes that were confused most often, each with its most confident mistakes."""
+    pairs = []
+    cells = zip(confused_pairs(evaluation), confused_cells(evaluation), strict=True)
+    for pair, (label, other, _) in islice(cells, _PAIRS):
+        places = np.flatnonzero((labels == label) & (said.predicted == other))
+        worst = places[np.argsort(-said.confidence[places], kind="stable")][:_OF_A_PAIR].tolist()
+        pairs.append(replace(pair, mistaken=tuple(examples[place].image for place in worst)))
+    return tuple(pairs)
 
 
 def _mistakes(

@@ -6,14 +6,18 @@ Axes: M = images of one portion, k = classes named for each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from blocklora.classifier import encode
+import numpy as np
+from numpy.typing import NDArray
+
+from blocklora.classifier import chance_known, class_sets, encode, portions
 from blocklora.core.words import printable
 from blocklora.data import Unreadable
+from blocklora.metrics import top_classes
 from blocklora.run.load import LoadedRun
 
 __all__ = ["Prediction", "predict_images"]
@@ -28,10 +32,17 @@ class Prediction:
     Attributes:
         image: Its name.
         top: Labels with their probabilities, the most probable first.
+        set: The labels that hold the true one as often as was asked for, the most probable first; None where nobody
+            asked.
+        chance_known: How usual the image would be among those of the classes, in (0, 1]; None where nobody asked.
+        unknown: Whether it is to be called unknown.
     """
 
     image: str
     top: list[tuple[str, float]]
+    set: list[str] | None = None
+    chance_known: float | None = None
+    unknown: bool = False
 
 
 def predict_images(
@@ -39,6 +50,9 @@ def predict_images(
     files: Sequence[Path],
     *,
     top_k: int = 5,
+    coverage: float | None = None,
+    by_class: bool = False,
+    false_alarms: float | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Prediction | Unreadable]:
     """Classify files; memory does not grow with their number.
@@ -47,10 +61,18 @@ def predict_images(
         run: What ``load_run`` gave.
         files: The images.
         top_k: How many classes to name for each image; no more than there are.
+        coverage: How often the true class should be in each image's set, in (0, 1); None makes no sets.
+        by_class: Whether that is meant for every class that has enough held-out images.
+        false_alarms: Images that look so unlike the classes that at most this share of known ones does are called
+            unknown; None: none are.
         on_batch: Called with the number of images that are done.
 
     Yields:
         In the order of ``files`` within a portion, first the answers, then the images that cannot be read.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: Sets or unknown things are asked for, and the run keeps no answers to held-out images.
     """
     labels = [str(label) for label in run.labels]
     for start, end in pairwise(_portions(len(files))):
@@ -62,13 +84,29 @@ def predict_images(
             batch_size=run.images_at_once,
             on_batch=partial(_tell, on_batch, start),
         )
-        if encoded.kept:
-            best, shares = run.classifier.top(encoded.features, top_k)  # (M, k)
-            for index, places, row in zip(encoded.kept, best.tolist(), shares.tolist(), strict=True):
-                yield Prediction(
-                    names[index], [(labels[p], share) for p, share in zip(places, row, strict=True)]
-                )
+        kept = iter(encoded.kept)
+        for part in portions(encoded.features, len(labels)):  # (m, D)
+            probabilities = run.classifier.probabilities(part)  # (m, N)
+            best, shares = top_classes(probabilities, top_k)  # (m, k)
+            sets = None
+            if coverage is not None:
+                sets = class_sets(run.classifier, part, coverage, by_class=by_class)
+            known = None if false_alarms is None else chance_known(run.classifier, part).tolist()
+            for row, index in zip(range(len(part)), kept, strict=False):
+                places = zip(best[row].tolist(), shares[row].tolist(), strict=True)
+                top = [(labels[place], share) for place, share in places]
+                chosen = None if sets is None else _members(sets[row], probabilities[row], labels)
+                answer = Prediction(names[index], top, chosen)
+                if known is not None and false_alarms is not None:
+                    answer = replace(answer, chance_known=known[row], unknown=known[row] <= false_alarms)
+                yield answer
         yield from encoded.unreadable
+
+
+def _members(chosen: NDArray[np.bool_], shares: NDArray[np.float64], labels: Sequence[str]) -> list[str]:
+    """Return the labels of a set of classes (N,), the most probable first."""
+    members = np.flatnonzero(chosen)
+    return [labels[place] for place in members[np.argsort(-shares[members], kind="stable")].tolist()]
 
 
 def _tell(on_batch: Callable[[int], None] | None, start: int, done: int) -> None:

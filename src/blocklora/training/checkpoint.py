@@ -7,7 +7,7 @@ tensors of it are stored by name, and the plain numbers as JSON in the file's he
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,23 +117,23 @@ class Checkpoint:
             state.remember.load(extra["remember"])
         return step, float(header["seconds"])
 
-    def first_start(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    def first_start(self, name: str, decide: Callable[[], Any]) -> Any:
         """Return what was decided when this run was started for the first time.
 
         Args:
-            facts: What is decided now, as JSON-ready values; kept in a small file beside the checkpoint if this is the
-                first start.
+            name: What is decided.
+            decide: Called where nothing was decided yet; returns a JSON-ready value, which is kept in a small file
+                beside the checkpoint.
 
         Raises:
             RunError: That file is damaged.
         """
-        if self._start.exists():
-            kept = self._read_start()
-            if kept["fingerprint"] == self._fingerprint:
-                facts_then: Mapping[str, Any] = kept["facts"]
-                return facts_then
-        write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
-        return facts
+        kept: Mapping[str, Any] = self._read_start() if self._start.exists() else {}
+        facts = dict(kept["facts"]) if kept.get("fingerprint") == self._fingerprint else {}
+        if name not in facts:
+            facts[name] = decide()
+            write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
+        return facts[name]
 
     def remove(self) -> None:
         """Delete the checkpoint and what was kept of the first start, if they are there."""

@@ -60,6 +60,7 @@ def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
         sum(tensor.numel() for tensor in head.tensors.values()),
         {"c": choice, "kept step": Choice("converged", "fixed", "where L-BFGS stopped")},
         held_out=held_out,
+        features=features,
     )
 
 
@@ -76,7 +77,17 @@ def _chosen(
     def held_out(c: float) -> Tensor:
         return out_of_fold_logits(folds(labels), lambda to, out: logits(features[out], c, to))
 
-    return choose_value(job, _SWEEP, beforehand=_NOTHING_TO_CHOOSE_BY, logits=logits, held_out=held_out)
+    def fold_head(c: float, fit_to: Tensor) -> Head:
+        return _probe(features[fit_to], labels[fit_to], c, settings.max_iterations)
+
+    return choose_value(
+        job,
+        _SWEEP,
+        beforehand=_NOTHING_TO_CHOOSE_BY,
+        logits=logits,
+        held_out=held_out,
+        fold_head=fold_head,
+    )
 
 
 def _probe(features: Tensor, labels: Tensor, c: float, iterations: int) -> Head:

@@ -61,7 +61,7 @@ def fit(job: Job, settings: ProkerSettings) -> FitResult:
     tensors = {"class_features": texts.float(), "keys": features.float(), "values": values.float()}
     head = Head("cache", tensors, {"scale": job.scale, "alpha": job.scale, "beta": beta})
     choices["kept step"] = Choice(0, "fixed", "nothing was trained")
-    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
+    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out, features=features)
 
 
 class KernelRidge:

@@ -15,6 +15,7 @@ from blocklora.training.distributed import by_weight
 from blocklora.training.images import TrainingImages
 from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload
+from blocklora.training.views import FixedViews
 
 __all__ = ["Adapted", "model_shape", "workload"]
 
@@ -25,7 +26,7 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 def workload(
     towers: LeanTowers,
     tokens: Tensor,
-    images: TrainingImages,
+    images: TrainingImages | FixedViews,
     device: torch.device,
     cores: int,
     ranks: int = 1,
@@ -41,6 +42,8 @@ def workload(
         ranks: Processes that share it.
     """
     model, end = towers.model, int(towers.model.text_model.config.eos_token_id)
+    views = images if isinstance(images, FixedViews) else None
+    fixed = isinstance(images, FixedViews) or images.fixed
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lengths = sorted(prompt_lengths(tokens, end).tolist())
     opening = text_plan(tokens, end, share=towers.prefix_sharing).opening
@@ -52,10 +55,11 @@ def workload(
         opening=opening,
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
-        image_features=images.fixed and not trains(model.vision_model),
+        image_features=fixed and not trains(model.vision_model),
         read_ahead=results_held(cores),
         ranks=ranks,
         classes=len(lengths),
+        views_bytes=(0 if views.folder else views.kept_bytes) if views else None,
     )
 
 

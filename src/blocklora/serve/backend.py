@@ -1,0 +1,45 @@
+"""What computes the answers: a finished run with torch, or an exported folder with ONNX Runtime.
+
+Axes: B = images of a batch, N = classes, C = 3 colours, S = the side of the model's square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Backend", "BackendFacts"]
+
+
+@dataclass(frozen=True)
+class BackendFacts:
+    """What a classifier says of itself.
+
+    Attributes:
+        labels: N labels, in the order of the probabilities.
+        method: How it was fitted.
+        platform: What computes: ``torch`` or ``onnxruntime``.
+    """
+
+    labels: tuple[str, ...]
+    method: str
+    platform: str
+
+
+class Backend(Protocol):
+    """A classifier that is ready to answer."""
+
+    facts: BackendFacts
+
+    def prepare(self, content: bytes, name: str) -> NDArray[np.float32]:
+        """Decode the bytes of an image file into pixel values (C, S, S); many threads may call it at a time.
+
+        Raises:
+            ImageError: The bytes are no image that can be read; it calls the image ``name``.
+        """
+
+    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Turn pixel values (B, C, S, S) into probabilities (B, N); one thread calls it."""
