@@ -28,7 +28,7 @@ ORDER = [
     {"methods"},
     {"estimator", "report"},
     {"run"},
-    {"bench", "export", "serve"},
+    {"bench", "explore", "export", "serve"},
     {"__init__"},  # it names the homes of the public names, and imports them on first use
     {"cli"},
     {"__main__"},

@@ -36,7 +36,6 @@ from blocklora.data import (
     Unreadable,
     check_images,
     dataset_from_lists,
-    duplicate_notes,
     few_shot,
     labels_to_compare,
     named_sources,
@@ -152,12 +151,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             raise_unreadable(prepared.unreadable)
-        twice = duplicate_notes(prepared.task.train, dataset.class_names)
         said = progress_on_stderr() if self.verbose else None
         fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
-        self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
+        self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
@@ -172,11 +170,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             return np.asarray(self.classes_[self.classifier_.top(features, 1)[0][:, 0]])
 
     def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
-        """Return the probability of every class for each image (M, N); rows sum to one.
-
-        Raises:
-            ImageError: An image cannot be read; it is named.
-        """
+        """Return the probability of every class for each image (M, N); an image that cannot be read is named."""
         features = self._features(images)
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
             return self.classifier_.probabilities(features)
@@ -190,9 +184,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             RunError: No answers to images that were kept out of training are known.
         """
         features = self._features(images)
-        return [
-            self.classes_[row] for row in class_sets(self.classifier_, features, coverage, by_class=by_class)
-        ]
+        sets = class_sets(self.classifier_, features, coverage, by_class=by_class)
+        return [self.classes_[row] for row in sets]
 
     def score(self, images: Iterable[ImageLike], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.

@@ -23,7 +23,7 @@ from blocklora.data import Unreadable
 from blocklora.run import predict
 from blocklora.run.find import find_images
 from blocklora.run.load import load_run
-from blocklora.run.predict import Prediction, predict_images
+from blocklora.run.predict import Asked, Prediction, predict_images
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,10 @@ def test_answers_are_those_of_the_classifier(
     told: list[int] = []
     answers = list(
         predict_images(
-            load_run(run, device="cpu"), [*files[:5], broken, *files[5:]], top_k=2, on_batch=told.append
+            load_run(run, device="cpu"),
+            [*files[:5], broken, *files[5:]],
+            Asked(top_k=2),
+            on_batch=told.append,
         )
     )
     assert told == [3, 9, 19, 29, 37]
@@ -74,8 +77,8 @@ class Endless:
         self.sizes.append(len(images))
         return Encoded(torch.zeros(len(images), 1), list(range(len(images))), [])
 
-    def top(self, features: Any, k: int) -> Any:
-        return np.zeros((len(features), k), dtype=int), np.full((len(features), k), 1 / 5000)
+    def probabilities(self, features: Any) -> Any:
+        return np.full((len(features), 5000), 1 / 5000)
 
 
 def test_the_first_answers_need_the_first_portion_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +190,17 @@ def test_sets_are_those_of_the_estimator(
         assert item["unknown"] == (item["chance_known"] <= 0.1) == (item["label"] == "unknown")
     code, out, err = call(capsys, monkeypatch, "predict", tmp_path / "kept", *both, "--false-alarms", "5")
     assert (code, "expected a number above 0 and below 1" in err) == (1, True)
+    code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--explain", "--json")
+    for item in json.loads(out)["predictions"]:
+        why = item["reasons"]
+        assert why["nearest"][0] == {
+            "image": item["image"], "label": Path(item["image"]).parent.name, "cosine": pytest.approx(1, abs=2e-3)
+        }  # fmt: skip
+        assert why["evidence"][0]["label"] == item["label"]
+        assert np.abs(why["heat_map"]).max() == 1
+        assert np.shape(why["heat_map"]) == (2, 2)
+    code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--explain")
+    assert out.count("    like ") == 12
     code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--by-class")
     assert all("; set: " in line for line in out.splitlines())
     assert classifier.predict_set([], 0.7) == []

@@ -6,8 +6,9 @@ from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_t
 from blocklora.classifier.classifier import Classifier, portions
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
+from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
-from blocklora.classifier.heads import CONDITIONAL, HEADS, Head, cosine_head
+from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member, cosine_head, mixture_head
 from blocklora.classifier.other_classes import (
     mean_features,
     other_classes,
@@ -23,18 +24,21 @@ __all__ = [
     "CLASSIFIER_FILES",
     "CONDITIONAL",
     "HEADS",
+    "MIXTURE",
     "NOTHING_KEPT",
     "ClassPrompts",
     "Classifier",
     "ClassifierRecord",
     "Encoded",
     "Evidence",
+    "Explanation",
     "FeatureStore",
     "Head",
     "HeldOutAnswers",
     "HowHeldOut",
     "ImageChange",
     "KnownImages",
+    "Member",
     "TextChange",
     "at_once",
     "chance_known",
@@ -43,12 +47,15 @@ __all__ = [
     "cut_notes",
     "encode",
     "encode_images",
+    "explain",
     "frozen_facts",
+    "heat_maps",
     "held_out_answers",
     "in_halves",
     "is_of_image_tower",
     "known_images",
     "mean_features",
+    "mixture_head",
     "model_card",
     "nearest_images",
     "other_classes",
@@ -59,5 +66,6 @@ __all__ = [
     "read_classifier",
     "shared_class_features",
     "template_features",
+    "why_no_heat_map",
     "write_classifier",
 ]

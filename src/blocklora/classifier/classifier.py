@@ -81,22 +81,49 @@ class Classifier:
         found: torch.device = next(self.base.model.parameters()).device
         return found
 
+    @property
+    def reads_both(self) -> bool:
+        """Whether a prediction needs the base model's own features beside the adapted ones."""
+        return not self.is_base and any(member.base for member in self.head.members)
+
+    @property
+    def adapted_tower(self) -> Any:
+        """The model whose image tower predicts, with its adapter or new weights; learned vectors come beside it."""
+        return self._tower
+
     def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Return unit features (B, D) of pixel values (B, 3, S, S) on the model's device."""
+        """Return what ``logits`` takes, of pixel values (B, 3, S, S) on the model's device.
+
+        Unit features (B, D); where ``reads_both`` they are (B, 2, D), adapted and the base model's.
+        """
+        adapted = self.adapted_image_features(pixel_values)
+        if not self.reads_both:
+            return adapted
+        return torch.stack([adapted, self.zero_shot_image_features(pixel_values)], dim=1)
+
+    def adapted_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Return unit features (B, D) by the tower that was adapted, or by the base model's where none was."""
         if self.image.prompts is not None:
             return prompted_image_features(self._tower, pixel_values, self.image.prompts)
         return image_features(self._tower, pixel_values, engine=self.engine)
 
     def zero_shot_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Return what ``image_features`` gives for the base model."""
+        """Return what ``adapted_image_features`` gives for the base model."""
         return image_features(self.base.model, pixel_values, engine=self.engine)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Turn adapted image features (M, D) into logits (M, N), in float64, not yet divided by the temperature."""
+        """Turn image features into logits (M, N), in float64, not yet divided by the temperature.
+
+        Args:
+            features: (M, D) adapted, or (M, 2, D): adapted, and the base model's, which must be there where
+                ``reads_both``.
+        """
+        if features.ndim == 3 and not self.reads_both:
+            features = features[:, 0]
         return self.head.logits(features)
 
     def probabilities(self, features: Tensor) -> NDArray[np.float64]:
-        """Turn adapted image features (M, D) into probabilities (M, N)."""
+        """Turn image features, as ``logits`` takes them, into probabilities (M, N)."""
         if not len(features):
             return np.empty((0, len(self.class_names)))
         return np.asarray((self.logits(features) / self.temperature).softmax(dim=1).numpy())

@@ -76,7 +76,7 @@ def write_classifier(
     with replace_in_folder(folder, CLASSIFIER_FILES) as staged:
         if classifier.adapter is not None:
             _write_adapter(staged / ADAPTER, classifier)
-        features = {_HEAD + name: tensor for name, tensor in classifier.head.tensors.items()}
+        features = {_HEAD + name: tensor for name, tensor in classifier.head.all_tensors.items()}
         _write_tensors(staged / _FEATURES, features | {_ZERO_SHOT: classifier.zero_shot_features})
         if classifier.image:
             _write_tensors(staged / _IMAGE, classifier.image.tensors())
@@ -145,7 +145,7 @@ def _record(
         image_tower_changed=bool(classifier.image),
         text_side=None if text is None else TextRecord(text.words, bool(text.tensors())),
         text_tower_sha256=text_tower_hash(base.model) if head.kind == CONDITIONAL else None,
-        head=HeadRecord(head.kind, dict(head.numbers)),
+        head=HeadRecord.of(head),
         labels=list(labels),
         class_names=list(classifier.class_names),
         prompts=list(classifier.prompts),
@@ -236,7 +236,6 @@ def _read_adapter(model: Any, folder: Path, *, image_tower_only: bool = False) -
 
 def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, Tensor]:
     """Read the head and the zero-shot class features (N, D)."""
-    kind, numbers = record.head.kind, record.head.numbers
 
     def of(tensors: dict[str, Tensor]) -> tuple[Head, Tensor]:
         if _ZERO_SHOT not in tensors:
@@ -248,7 +247,7 @@ def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, 
         if strange := [name for name in tensors if not name.startswith(_HEAD)]:
             raise ValueError(f"the tensor '{strange[0]}' belongs to nothing")
         own = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()}
-        head = Head(kind, own, numbers, model if kind == CONDITIONAL else None)
+        head = record.head.head(own, model if record.head.kind == CONDITIONAL else None)
         head.check(classes, zero_shot.shape[1])
         return head, zero_shot
 

@@ -33,7 +33,7 @@ def class_sets(
 
     Args:
         classifier: What answers.
-        features: Adapted image features (M, D).
+        features: Image features, as ``Classifier.logits`` takes them.
         coverage: How often the true class should be in the set, strictly between 0 and 1.
         score: How strange a class is for an image; see ``metrics.SCORES``.
         by_class: Whether the coverage is meant for every class that has enough held-out images.

@@ -28,7 +28,7 @@ def chance_known(classifier: Classifier, features: Tensor) -> NDArray[np.float64
 
     Args:
         classifier: What answers.
-        features: Adapted image features (M, D).
+        features: Image features, as ``Classifier.logits`` takes them.
 
     Raises:
         RunError: The classifier keeps no training images, or no answers to held-out images.
@@ -51,12 +51,14 @@ def nearest_images(
 
     Args:
         classifier: What keeps the training images.
-        features: Adapted image features (M, D), M >= 1.
+        features: Image features, as ``Classifier.logits`` takes them, M >= 1; the adapted ones are compared.
         n: How many; no more than there are.
 
     Raises:
         RunError: The classifier keeps no training images.
     """
+    if features.ndim == 3:
+        features = features[:, 0]
     known = known_images(classifier).features.float()  # (T, D)
     places, cosines = [], []
     for part in torch.split(features, _ROWS):

@@ -36,6 +36,8 @@ _WEIGHTS = ("iterations", "lr", "weight_decay", "batch_size", "augment")
 
 METHODS: dict[str, tuple[str, ...]] = {
     "block-lora": _ADAPTER,
+    "block-lora-gda": (*_ADAPTER, "folds"),
+    "auto": ("seconds", "augment", "memory_limit"),
     "clip-lora": _ADAPTER,
     "zero-shot": (),
     "linear-probe": ("c", "max_iterations"),

@@ -39,6 +39,10 @@ _FalseAlarms = Annotated[
     float,
     typer.Option(help="Of images of the classes, how many --unknown may call unknown.", metavar="SHARE"),
 ]
+_Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Say why: evidence, nearest training images; in JSON also heat maps."),
+]
 
 
 def predict(
@@ -52,6 +56,7 @@ def predict(
     by_class: _ByClass = False,
     unknown: _Unknown = False,
     false_alarms: _FalseAlarms = 0.05,
+    explain: _Explain = False,
     model: Moved = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -67,19 +72,19 @@ def predict(
     from blocklora.cli.console import RunProgress
     from blocklora.run.confidence import alarm_note, promise_of
     from blocklora.run.load import load_run
-    from blocklora.run.predict import Prediction, predict_images
+    from blocklora.run.predict import Asked, Prediction, predict_images
 
     loaded = load_run(run, device=device, model=model)
     if coverage is not None:
         ERR.print(f"note: {promise_of(loaded.classifier, coverage)}", markup=False, soft_wrap=True)
     if unknown:
         ERR.print(f"note: {alarm_note(loaded.classifier, false_alarms)}", markup=False, soft_wrap=True)
+    asked = Asked(top_k, coverage, by_class, false_alarms if unknown else None, explain)
     answers = _JsonAnswers(run, loaded.classifier.base.model_id) if as_json else _TextAnswers()
     bad = list(found.without)
     with RunProgress(ERR) as progress:
         for answer in predict_images(
-            loaded, found.files, top_k=top_k, coverage=coverage, by_class=by_class,
-            false_alarms=false_alarms if unknown else None,
+            loaded, found.files, asked,
             on_batch=lambda done: progress.predicted(done, len(found.files)),
         ):  # fmt: skip
             if isinstance(answer, Prediction):
@@ -103,6 +108,11 @@ class _TextAnswers:
         )
         more = "" if answer.set is None else f"; set: {', '.join(answer.set) or 'no class'}"
         write(f"{printable(answer.image)}: {printable(top + more)}\n")
+        if answer.reasons:
+            evidence = ", ".join(f"{name} {value:+.1f}" for name, value in answer.reasons.evidence)
+            write(f"    evidence above the mean of all classes: {printable(evidence)}\n")
+            for name, label, cosine in answer.reasons.nearest:
+                write(f"    like {printable(name)} ({printable(label)}, cosine {cosine:.2f})\n")
 
     def end(self, unreadable: Sequence[Unreadable]) -> None:
         """Write nothing: what could not be read is said on stderr."""
@@ -132,4 +142,13 @@ def _asked_for(answer: Prediction) -> dict[str, Any]:
     more: dict[str, Any] = {} if answer.set is None else {"set": answer.set}
     if answer.chance_known is not None:
         more |= {"unknown": answer.unknown, "chance_known": answer.chance_known}
+    if answer.reasons is not None:
+        more["reasons"] = {
+            "evidence": [{"label": name, "above_mean": value} for name, value in answer.reasons.evidence],
+            "nearest": [
+                {"image": name, "label": label, "cosine": value}
+                for name, label, value in answer.reasons.nearest
+            ],
+            "heat_map": answer.reasons.heat,
+        }
     return more | ({"label": "unknown"} if answer.unknown else {})

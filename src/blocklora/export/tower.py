@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from blocklora.classifier import CONDITIONAL, Classifier
+from blocklora.classifier import CONDITIONAL, MIXTURE, Classifier
 from blocklora.clip import with_weights
 from blocklora.core.errors import ConfigError
 
@@ -13,11 +13,16 @@ __all__ = ["check_head", "merged_model"]
 
 
 def check_head(classifier: Classifier) -> None:
-    """Refuse a head that runs the text tower for every image.
+    """Refuse a head that runs the text tower for every image, or that mixes several.
 
     Raises:
         ConfigError: It is one.
     """
+    if classifier.head.kind == MIXTURE:
+        raise ConfigError(
+            f"method '{classifier.method}' cannot be exported here: its classifier mixes several heads. Use 'blocklora "
+            "predict', or fit with one of the methods that it mixes; metrics.json names them under 'candidates'."
+        )
     if classifier.head.kind == CONDITIONAL:
         raise ConfigError(
             f"method '{classifier.method}' cannot be exported: it runs the text tower for every image. Use 'blocklora "

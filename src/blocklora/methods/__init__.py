@@ -1,6 +1,7 @@
 """The ways to turn a few labelled images into a classifier, and the one way to call them."""
 
 from blocklora.methods.adapters.settings import AdapterSettings
+from blocklora.methods.answers import HeldOut
 from blocklora.methods.config import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
@@ -10,7 +11,7 @@ from blocklora.methods.config import (
     model_defaults,
 )
 from blocklora.methods.fitting import Fit, fit_classifier
-from blocklora.methods.method import EngineUse, FitResult, HeldOut, Job, Method, Task, last_step
+from blocklora.methods.method import EngineUse, FitResult, Job, Method, Task, last_step
 from blocklora.methods.prepare import Prepared, prepare
 from blocklora.methods.settings import make_settings, parse_settings, settings_json
 from blocklora.methods.table import METHODS, check_shares, find_method

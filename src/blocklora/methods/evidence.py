@@ -23,7 +23,7 @@ from blocklora.classifier import (
 )
 from blocklora.core.device import Compute
 from blocklora.data import Example
-from blocklora.methods.method import HeldOut
+from blocklora.methods.answers import HeldOut
 from blocklora.metrics import UnknownStudy, strangeness, study_unknown, unlikeness
 from blocklora.metrics.conformal import SCORES
 from blocklora.metrics.unknown import TOGETHER
@@ -40,7 +40,7 @@ def judged(
     images = [(example.image, example.source) for example in val]
     encoded = encode(classifier, images, compute, batch_size=size, store=store, zero_shot=True)
     labels = np.array([val[index].label for index in encoded.kept], dtype=np.int64)
-    logits = classifier.logits(encoded.features[:, 0]).numpy()
+    logits = classifier.logits(encoded.features).numpy()
     return HeldOut(logits, labels, "validation", np.zeros_like(labels), encoded.features)
 
 
@@ -69,6 +69,8 @@ def gather_evidence(
         images = [(example.image, example.source) for example in train]
         encoded = encode(classifier, images, compute, batch_size=size, store=store)
         features, kept = encoded.features, encoded.kept
+        if features.ndim == 3:  # the adapted ones, of a classifier that reads both
+            features = features[:, 0]
     training = KnownImages(
         features.to(torch.float16),
         np.array([train[index].label for index in kept], dtype=np.int64),

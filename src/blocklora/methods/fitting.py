@@ -22,9 +22,10 @@ from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
+from blocklora.methods.answers import CROSS_VALIDATED, HeldOut, OutOfFold
 from blocklora.methods.config import FitConfig
 from blocklora.methods.evidence import gather_evidence, judged
-from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
+from blocklora.methods.method import FitResult, Job, OnPart
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
 from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
@@ -70,6 +71,7 @@ def fit_classifier(
     deadline: Deadline | None = None,
     n_test: int = 0,
     on_expected: OnExpected | None = None,
+    on_part: OnPart | None = None,
     ranks: Ranks = ALONE,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
@@ -81,9 +83,10 @@ def fit_classifier(
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
-        deadline: When the fit is to be done, and the evaluation after it; None: they take as long as they take.
+        deadline: When everything is to be done, and the evaluation after it; None: it takes as long as it takes.
         n_test: Test images that will be measured afterwards.
         on_expected: Told before training how many seconds it and the evaluation are expected to take.
+        on_part: Told what the progress from now on belongs to, by methods that fit several times.
         ranks: The processes that share the work; all of them get the same.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
@@ -93,15 +96,13 @@ def fit_classifier(
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
             task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
-            on_expected,
+            on_expected, 0.0, on_part,
         )  # fmt: skip
         job = with_reserve(job, n_test)
         settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, settings)
-        seconds = time.monotonic() + store.seconds_spared - began
-        if result.training:  # a resumed run began in another process
-            seconds = max(seconds, result.training.seconds)
+        seconds = _seconds(result, time.monotonic() + store.seconds_spared - began)
         result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
@@ -110,17 +111,25 @@ def fit_classifier(
         every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS))
         val = task.val[::every]
         held_out = judged(classifier, val, compute, size, store) if val else result.held_out
-        temperature, choice = _temperature(held_out, every if val else None)
+        temperature, choice = _temperature(result.out_of_fold or held_out, every if val else None)
         classifier = classifier.with_temperature(temperature)
         evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
         classifier=replace(classifier, evidence=evidence),
-        result=result if held_out else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
+        result=result
+        if result.out_of_fold or held_out
+        else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
         images_at_once=size,
     )
+
+
+def _seconds(result: FitResult, here: float) -> float:
+    """Return how long a fit took; a resumed one began in another process."""
+    trained = result.training.seconds if result.training else 0.0
+    return max(here, trained, sum(one.seconds for one in result.candidates))
 
 
 def _passes(settings: Any, given: Any) -> tuple[int, int] | None:
@@ -150,7 +159,7 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _temperature(held_out: HeldOut | None, every: int | None) -> tuple[float, Choice]:
+def _temperature(held_out: OutOfFold | HeldOut | None, every: int | None) -> tuple[float, Choice]:
     """Return the temperature that makes images that were not trained on most probable, and how it was chosen.
 
     Args:
@@ -160,5 +169,9 @@ def _temperature(held_out: HeldOut | None, every: int | None) -> tuple[float, Ch
     if held_out is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
     found = fit_temperature(held_out.logits, held_out.labels)
-    reason = CROSS_VALIDATED if every is None else _EVERY.format(every) if every > 1 else ""
-    return found, Choice(found, "validation", reason, n_images=len(held_out.labels))
+    reason, n_images = CROSS_VALIDATED, len(held_out.labels)
+    if every is not None:
+        reason = _EVERY.format(every) if every > 1 else ""
+    if isinstance(held_out, OutOfFold):
+        reason, n_images = held_out.reason, held_out.n_images
+    return found, Choice(found, "validation", reason, n_images=n_images)

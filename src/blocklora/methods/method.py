@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier import (
@@ -21,19 +19,20 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     Head,
-    HowHeldOut,
     ImageChange,
     TextChange,
     cosine_head,
     mean_features,
 )
 from blocklora.clip import Clip, Engine
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
-from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import Example
+from blocklora.methods.answers import HeldOut, OutOfFold
+from blocklora.methods.bank import FeatureBank
 from blocklora.training import (
     Batches,
     Checkpoint,
@@ -47,12 +46,11 @@ from blocklora.training import (
 )
 
 __all__ = [
-    "CROSS_VALIDATED",
     "EngineUse",
     "FitResult",
-    "HeldOut",
     "Job",
     "Method",
+    "OnPart",
     "PromptUse",
     "Task",
     "last_step",
@@ -62,8 +60,8 @@ PromptUse = Literal["one", "trained with", "averaged"]
 """What a method makes of several prompts a class: it reads one alone; it trains with their mean; or it trains with one,
 and the mean predicts."""
 
-CROSS_VALIDATED = "cross-validated on the training images"
-"""The reason of a choice by training images, each judged by a classifier that was fitted without it."""
+OnPart = Callable[[str], None]
+"""Told what the progress from now on belongs to."""
 
 MOST_SHOTS = 16
 """Recipes that say "so many steps a shot" mean at most so many shots."""
@@ -120,6 +118,8 @@ class Job:
             takes.
         on_expected: Told before training how many seconds its steps will take.
         forward_seconds: Of one image through the frozen image tower, where ``on_expected`` is to be told; else 0.
+        on_part: Told what the progress from now on belongs to, in a few words, by methods that fit several times.
+        bank: Features in memory, where a method is fitted to several parts of the same images.
     """
 
     task: Task
@@ -135,16 +135,13 @@ class Job:
     deadline: Deadline | None = None
     on_expected: OnExpected | None = None
     forward_seconds: float = 0.0
+    on_part: OnPart | None = None
+    bank: FeatureBank | None = None
 
     @property
     def device(self) -> torch.device:
         """Where to compute."""
         return self.compute.device
-
-    @property
-    def ranks(self) -> Ranks:
-        """The processes that share the work."""
-        return self.compute.ranks
 
     @cached_property
     def scale(self) -> float:
@@ -155,7 +152,15 @@ class Job:
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
         tokens = self.task.ensemble or (self.task.tokens,)
-        return mean_features(self.clip.model, tokens, engine=self.engine, ranks=self.ranks)
+        return mean_features(self.clip.model, tokens, engine=self.engine, ranks=self.compute.ranks)
+
+    def on_images(self, train: tuple[Example, ...], val: tuple[Example, ...], **changes: Any) -> Job:
+        """Return the same job on some of its images; what is known of its classes is not computed again."""
+        other = replace(self, task=replace(self.task, train=train, val=val), **changes)
+        for name in ("scale", "written_classes"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
 
     def steps_in_time(self, recipe: int, pace: Pace, *, whole: int = 1) -> Steps:
         """Return how many steps to train: those of the recipe, or fewer where the deadline leaves no time for them.
@@ -237,28 +242,6 @@ class EngineUse:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What classifiers of the same settings said of images that they were fitted without.
-
-    Attributes:
-        logits: (M, N).
-        labels: (M,).
-        how: How the images were kept out.
-        features: Unit features of validation images, adapted and of the base model (M, 2, D); None where ``how`` names
-            the training images.
-        fold: Which fold each training image was held out of (M,), where ``how`` is ``folds``; else all 0.
-        heads: What predicted for each of these folds; of the kind and with the numbers of the classifier's own.
-    """
-
-    logits: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    how: HowHeldOut
-    fold: NDArray[np.int64]
-    features: Tensor | None = None
-    heads: tuple[Head, ...] = ()
-
-
-@dataclass(frozen=True)
 class FitResult:
     """A classifier, and what the method did.
 
@@ -271,6 +254,8 @@ class FitResult:
         notes: What happened on the way, in sentences.
         held_out: What sets the temperature where there are no validation images; None where nothing does.
         features: Unit features (M, D) of the training images as the classifier sees them, where the method has them.
+        out_of_fold: What sets the temperature before everything else, of a method that was judged as a whole.
+        candidates: What was tried, for a method that chooses among several; else nothing.
     """
 
     classifier: Classifier
@@ -281,6 +266,8 @@ class FitResult:
     notes: tuple[str, ...] = ()
     held_out: HeldOut | None = None
     features: Tensor | None = None
+    out_of_fold: OutOfFold | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)

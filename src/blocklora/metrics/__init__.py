@@ -38,6 +38,7 @@ from blocklora.metrics.conformal import (
     strangeness,
 )
 from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
+from blocklora.metrics.mixing import mixture_weights
 from blocklora.metrics.paired import PairedAnswers, holm, pair_answers
 from blocklora.metrics.selective import (
     Answered,
@@ -89,6 +90,7 @@ __all__ = [
     "log_loss",
     "mcnemar_exact",
     "mean_class_accuracy",
+    "mixture_weights",
     "negative_log_likelihood",
     "pair_answers",
     "paired_difference_interval",

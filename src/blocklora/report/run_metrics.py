@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
 from blocklora.metrics import Confidence, Evaluation
@@ -17,12 +18,30 @@ MOST_PATHS = 500  # of each part; split.json has all
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that was wrongly classified; ``top`` holds the most probable classes with their probabilities."""
+    """A test image that was wrongly classified.
+
+    Attributes:
+        image: Its name.
+        label: The true class.
+        predicted: What it was taken for.
+        top: The most probable classes with their probabilities.
+        nearest: The nearest training images: name, class, cosine; none where the classifier keeps none.
+        heat: Rows of patches, from the top left, in [-1, 1]: how much each spoke for ``predicted``. They cover the
+            square in the middle of the image. Empty where there are none.
+    """
 
     image: str
     label: str
     predicted: str
     top: tuple[tuple[str, float], ...] = ()
+    nearest: tuple[tuple[str, str, float], ...] = ()
+    heat: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Mistake:
+        """Return the mistake that a row of metrics.json is."""
+        lists = {name: tuple(map(tuple, facts.get(name) or ())) for name in ("top", "nearest", "heat")}
+        return cls(facts["image"], facts["label"], facts["predicted"], **lists)
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,7 @@ class RunMetrics:
         engine: What the engine says of itself, ready for JSON.
         history: ``step``, ``loss`` and ``lr`` of points of the training.
         choices: By name, how each setting and the kept step was chosen.
+        candidates: What a method tried that chooses among several.
         notes: Whatever else a reader should know, as sentences.
         files: By part, "train", "val" and "test".
         versions: By package.
@@ -142,6 +162,7 @@ class RunMetrics:
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float | None]] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -24,7 +24,7 @@ def measure_confidence(
 
     Args:
         classifier: What answers.
-        features: Adapted features (M, D) of the images, M >= 1.
+        features: Of the images, as ``Classifier.logits`` takes them, M >= 1.
         said: The answers to them.
         labels: True classes (M,).
     """

@@ -68,6 +68,10 @@ class Progress(Protocol):
         """A training step is done."""
         ...
 
+    def part(self, name: str) -> None:
+        """What follows belongs to a part of the run of this name."""
+        ...
+
     def encoded(self, done: int, total: int) -> None:
         """Test images have been encoded."""
         ...
@@ -82,6 +86,7 @@ def fit_run(
     index: str | None = None,
     classes: Half | None = None,
     class_names: str | None = None,
+    add: Sequence[str] | None = None,
     prompt: str | Sequence[str] | None = None,
     prompts: str | None = None,
     resume: bool = False,
@@ -105,6 +110,7 @@ def fit_run(
         index: A file that names the images, in the place of sampling.
         classes: The ``base`` or ``new`` half of the classes; None is all.
         class_names: A file with other words for the classes.
+        add: CSV files with images and labels that train beside the shots.
         prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
             features predicts. None is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
@@ -125,7 +131,7 @@ def fit_run(
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
     began = began or time.monotonic()
-    choice = DataChoice(data, root, protocol, index, classes, class_names)
+    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     check_shares(config.method, config.settings, config.time_limit, ranks)
@@ -168,17 +174,17 @@ def _run_in(
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
         ranks.on_first(lambda: start_run(out, described, origin, record))
-        on_step = progress.step if progress else None
         fit = fit_classifier(
             prepared,
             config,
             store=store,
             resources=resources,
             checkpoint=checkpoint,
-            on_step=on_step,
+            on_step=progress.step if progress else None,
             deadline=deadline,
             n_test=len(drawn.test),
             on_expected=on_expected,
+            on_part=progress.part if progress else None,
             ranks=ranks,
         )
         split = replace(split, test=sealed.open_after_training())
@@ -218,7 +224,7 @@ def _freed_on_failure(out: Path, checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not checkpoint.path.exists():
+        if not checkpoint.began:
             checkpoint.remove()
             free_folder(out)
         raise

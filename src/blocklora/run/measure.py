@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blocklora.classifier import NOTHING_KEPT, Classifier, FeatureStore, encode
 from blocklora.core.device import Compute
-from blocklora.core.errors import DataError
+from blocklora.core.errors import DataError, ImageError
 from blocklora.core.words import count
 from blocklora.data import Example
 from blocklora.metrics import Answers, Evaluation, judge
@@ -28,6 +28,7 @@ from blocklora.report import (
     write_predictions,
 )
 from blocklora.run.confidence import measure_confidence
+from blocklora.run.explain import reasons
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
@@ -106,8 +107,8 @@ def measure(
     return RunMetrics(
         evaluation=evaluation,
         temperature=what.classifier.temperature,
-        confidence=measure_confidence(what.classifier, encoded.features[:, 0], said, labels),
-        mistakes=_mistakes(kept, labels, said, names),
+        confidence=measure_confidence(what.classifier, encoded.features, said, labels),
+        mistakes=_explained(what, kept, encoded.features, _mistakes(kept, labels, said, names)),
         confused=_confused(evaluation, kept, labels, said),
         unreadable=tuple(encoded.unreadable),
     )
@@ -125,7 +126,7 @@ def _answers(
     """
     classifier, ranks = what.classifier, what.compute.ranks
     first, last = ranks.share(len(labels)) if len(labels) >= ranks.count else (0, len(labels))
-    said = classifier.answers(features[first:last, 0], labels[first:last], _TOP)
+    said = classifier.answers(features[first:last], labels[first:last], _TOP)
     zero_shot = classifier.zero_shot_labels(features[first:last, 1])
     if last - first == len(labels):
         return said, zero_shot
@@ -150,6 +151,24 @@ def _confused(
         worst = places[np.argsort(-said.confidence[places], kind="stable")][:_OF_A_PAIR].tolist()
         pairs.append(replace(pair, mistaken=tuple(examples[place].image for place in worst)))
     return tuple(pairs)
+
+
+def _explained(
+    what: Measurable, examples: Sequence[Example], features: Tensor, mistakes: Sequence[Mistake]
+) -> tuple[Mistake, ...]:
+    """Add the nearest training images and heat maps, where the classifier keeps its training images."""
+    if what.classifier.evidence.training is None:
+        return tuple(mistakes)
+    places = {example.image: place for place, example in enumerate(examples)}
+    rows = [places[mistake.image] for mistake in mistakes]
+    try:
+        why = reasons(what.classifier, [examples[row].source for row in rows], features[rows], what.compute)
+    except ImageError:  # it went away meanwhile
+        return tuple(mistakes)
+    return tuple(
+        replace(mistake, nearest=one.nearest, heat=one.heat or ())
+        for mistake, one in zip(mistakes, why, strict=True)
+    )
 
 
 def _mistakes(

@@ -6,21 +6,23 @@ Axes: M = images of one portion, k = classes named for each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blocklora.classifier import chance_known, class_sets, encode, portions
 from blocklora.core.words import printable
-from blocklora.data import Unreadable
+from blocklora.data import Source, Unreadable
 from blocklora.metrics import top_classes
+from blocklora.run.explain import Reasons, reasons
 from blocklora.run.load import LoadedRun
 
-__all__ = ["Prediction", "predict_images"]
+__all__ = ["Asked", "Prediction", "answers", "predict_images"]
 
 _FIRST, _MOST = 64, 512  # images of the first portion, which should come soon, and of the largest
 
@@ -36,6 +38,7 @@ class Prediction:
             asked.
         chance_known: How usual the image would be among those of the classes, in (0, 1]; None where nobody asked.
         unknown: Whether it is to be called unknown.
+        reasons: Why it got its answer; None where nobody asked.
     """
 
     image: str
@@ -43,16 +46,34 @@ class Prediction:
     set: list[str] | None = None
     chance_known: float | None = None
     unknown: bool = False
+    reasons: Reasons | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for of each image.
+
+    Attributes:
+        top_k: How many classes to name; no more than there are.
+        coverage: How often the true class should be in the image's set, in (0, 1); None makes no sets.
+        by_class: Whether that is meant for every class that has enough held-out images.
+        false_alarms: Images that look so unlike the classes that at most this share of known ones does are called
+            unknown; None: none are.
+        explain: Whether to say why.
+    """
+
+    top_k: int = 5
+    coverage: float | None = None
+    by_class: bool = False
+    false_alarms: float | None = None
+    explain: bool = False
 
 
 def predict_images(
     run: LoadedRun,
     files: Sequence[Path],
+    asked: Asked = Asked(),
     *,
-    top_k: int = 5,
-    coverage: float | None = None,
-    by_class: bool = False,
-    false_alarms: float | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Prediction | Unreadable]:
     """Classify files; memory does not grow with their number.
@@ -60,11 +81,7 @@ def predict_images(
     Args:
         run: What ``load_run`` gave.
         files: The images.
-        top_k: How many classes to name for each image; no more than there are.
-        coverage: How often the true class should be in each image's set, in (0, 1); None makes no sets.
-        by_class: Whether that is meant for every class that has enough held-out images.
-        false_alarms: Images that look so unlike the classes that at most this share of known ones does are called
-            unknown; None: none are.
+        asked: What is asked for of each.
         on_batch: Called with the number of images that are done.
 
     Yields:
@@ -72,9 +89,8 @@ def predict_images(
 
     Raises:
         ConfigError: The coverage is out of range.
-        RunError: Sets or unknown things are asked for, and the run keeps no answers to held-out images.
+        RunError: The run does not keep what is asked for.
     """
-    labels = [str(label) for label in run.labels]
     for start, end in pairwise(_portions(len(files))):
         names = [printable(str(file)) for file in files[start:end]]
         encoded = encode(
@@ -84,23 +100,51 @@ def predict_images(
             batch_size=run.images_at_once,
             on_batch=partial(_tell, on_batch, start),
         )
-        kept = iter(encoded.kept)
-        for part in portions(encoded.features, len(labels)):  # (m, D)
-            probabilities = run.classifier.probabilities(part)  # (m, N)
-            best, shares = top_classes(probabilities, top_k)  # (m, k)
-            sets = None
-            if coverage is not None:
-                sets = class_sets(run.classifier, part, coverage, by_class=by_class)
-            known = None if false_alarms is None else chance_known(run.classifier, part).tolist()
-            for row, index in zip(range(len(part)), kept, strict=False):
-                places = zip(best[row].tolist(), shares[row].tolist(), strict=True)
-                top = [(labels[place], share) for place, share in places]
-                chosen = None if sets is None else _members(sets[row], probabilities[row], labels)
-                answer = Prediction(names[index], top, chosen)
-                if known is not None and false_alarms is not None:
-                    answer = replace(answer, chance_known=known[row], unknown=known[row] <= false_alarms)
-                yield answer
+        images = [(names[index], files[start + index]) for index in encoded.kept]
+        done = 0
+        for part in portions(encoded.features, len(run.labels)):
+            yield from answers(run, images[done : done + len(part)], part, asked)
+            done += len(part)
         yield from encoded.unreadable
+
+
+def answers(
+    run: LoadedRun, images: Sequence[tuple[str, Source]], features: Tensor, asked: Asked
+) -> Iterator[Prediction]:
+    """Say what readable images are.
+
+    Args:
+        run: What ``load_run`` gave.
+        images: Names and sources (M).
+        features: Their adapted features (M, D).
+        asked: What is asked for of each.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: The run does not keep what is asked for.
+    """
+    if not images:
+        return
+    classifier, labels = run.classifier, [str(label) for label in run.labels]
+    sets = known = why = None
+    if asked.coverage is not None:
+        sets = class_sets(classifier, features, asked.coverage, by_class=asked.by_class)
+    if asked.false_alarms is not None:
+        known = chance_known(classifier, features).tolist()
+    if asked.explain:
+        why = reasons(classifier, [source for _, source in images], features, run.compute)
+    probabilities = classifier.probabilities(features)
+    best, shares = top_classes(probabilities, asked.top_k)  # (M, k)
+    for row, (name, _) in enumerate(images):
+        places = zip(best[row].tolist(), shares[row].tolist(), strict=True)
+        yield Prediction(
+            image=name,
+            top=[(labels[place], share) for place, share in places],
+            set=None if sets is None else _members(sets[row], probabilities[row], labels),
+            chance_known=None if known is None else known[row],
+            unknown=known is not None and known[row] <= (asked.false_alarms or 0.0),
+            reasons=None if why is None else why[row],
+        )
 
 
 def _members(chosen: NDArray[np.bool_], shares: NDArray[np.float64], labels: Sequence[str]) -> list[str]:

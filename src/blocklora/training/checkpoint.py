@@ -135,10 +135,61 @@ class Checkpoint:
             write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
         return facts[name]
 
+    def part(self, name: str) -> Checkpoint:
+        """Return where a part of the run keeps its own state, of a run that trains several times.
+
+        Args:
+            name: Of the part: letters, digits and hyphens.
+        """
+        return Checkpoint(
+            self.path.with_name(f"{self.path.stem}.{name}{self.path.suffix}"), f"{self._fingerprint} {name}"
+        )
+
+    def keep(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Write what was found, in the place of a state; an older file stays until the new one is whole.
+
+        Args:
+            tensors: By name.
+            facts: JSON-ready values.
+        """
+        header = {"fingerprint": self._fingerprint, "facts": facts}
+        content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(self.path, save(content, metadata={"state": json.dumps(header)}))
+
+    def kept(self) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None:
+        """Return what ``keep`` wrote for this very run; None where there is nothing.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        header, tensors = self._read()
+        if header["fingerprint"] != self._fingerprint:
+            return None
+        facts: Mapping[str, Any] = header["facts"]
+        return tensors, facts
+
+    @property
+    def began(self) -> bool:
+        """Whether anything is kept to go on from, of the run or of a part of it."""
+        return any(True for _ in self._files())
+
     def remove(self) -> None:
-        """Delete the checkpoint and what was kept of the first start, if they are there."""
-        self.path.unlink(missing_ok=True)
+        """Delete the checkpoint, what was kept of the first start, and all that parts of the run kept."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
         self._start.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Return the files of the run and of its parts, but for this one's first start."""
+        stem, suffix = self.path.stem, self.path.suffix
+        found = [
+            path
+            for path in self.path.parent.glob("*")
+            if path.name.startswith(f"{stem}.") and path.name.endswith((suffix, ".start.json"))
+        ]
+        return [path for path in found if path != self._start]
 
     def _read_start(self) -> Mapping[str, Any]:
         try:

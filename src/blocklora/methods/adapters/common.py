@@ -60,7 +60,7 @@ def fit_adapter(
     views = None if settings.cached_views is None else fixed_views(job, settings, towers, images, steps)
     shown = views or images
     memory = plan_memory(
-        towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources, job.ranks
+        towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources, job.compute.ranks
     )
     training = train(
         towers,
@@ -80,11 +80,11 @@ def fit_adapter(
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
     classifier = job.classifier(
-        shared_class_features(base, job.task.tokens, job.ranks, engine=settings.engine),
+        shared_class_features(base, job.task.tokens, job.compute.ranks, engine=settings.engine),
         adapter=adapter,
         text=TextChange(),
     )
-    processes = {"processes": job.ranks.count} if job.ranks.count > 1 else {}
+    processes = {"processes": job.compute.ranks.count} if job.compute.ranks.count > 1 else {}
     return FitResult(
         classifier,
         trainable,

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from blocklora.classifier import Head
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import CROSS_VALIDATED, HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
-from blocklora.methods.method import CROSS_VALIDATED, HeldOut, Job
+from blocklora.methods.method import Job
 from blocklora.metrics import choose_candidate
 
 __all__ = ["choose_value", "folds", "out_of_fold_logits"]

@@ -22,9 +22,10 @@ from torch import Tensor
 from blocklora.classifier import Head
 from blocklora.classifier.heads import linear_logits
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
-from blocklora.methods.method import FitResult, HeldOut, Job, Method
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive
 
 __all__ = ["METHOD", "GdaSettings", "discriminant", "fit"]
