@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from blocklora.core.choices import Choice
-from blocklora.metrics import UnknownStudy, evaluate, judge_confidence, judge_sets, judge_unknown
+from blocklora.metrics import UnknownStudy, answers, evaluate, judge_confidence, judge_sets, judge_unknown
 from blocklora.report import RunMetrics, metrics_from_json, metrics_json, promise_sentence
 from blocklora.report.confidence import alarm_sentence, confidence_view
 from blocklora.report.page import render_report
@@ -23,10 +24,10 @@ def measured(how: str = "validation", n_images: int = 40, covered: float = 1.0) 
     sets[rng.random(90) > covered] = False
     found = judge_sets(sets, labels, 0.9, how=how, n_images=n_images, guaranteed=0.9)
     held_out = (rng.random(n_images), rng.random(n_images) > 0.2)
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    shares, warm = (softmax(logits / temperature, axis=1) for temperature in (1.0, 1.5))
     return replace(
         RunMetrics(evaluate(shares, labels, ["cat", "dog", "owl"])),
-        confidence=judge_confidence(logits, labels, 1.5, held_out, found),
+        confidence=judge_confidence(answers(shares, labels), answers(warm, labels), labels, held_out, found),
         choices={
             "c": Choice(1.0, "validation", n_images=40),
             "temperature": Choice(1.5, "validation", n_images=40),

@@ -97,7 +97,9 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
     silent = [(one, record) for one, record in tried if not record.logits]
     return replace(
         final,
-        classifier=replace(final.classifier, text=None),  # whatever was kept: auto learns the classes that it saw
+        classifier=replace(
+            final.classifier, text=None
+        ),  # whatever was kept: auto learns the classes that it saw
         choices={
             **final.choices,
             **facts.choices(members, weights, kept, len(whole), validated=bool(job.task.val)),
