@@ -22,12 +22,35 @@ from blocklora.core.words import count, printable
 
 if TYPE_CHECKING:
     from blocklora.data import Unreadable
-    from blocklora.run.predict import Prediction
+    from blocklora.run.predict import Asked, Prediction
     from blocklora.run.table.work import TableOrder
 
 __all__ = ["predict"]
 
 _TABLE = "Tables of many images"
+
+_Coverage = Annotated[
+    float | None,
+    typer.Option(
+        help="Add a set of classes that holds the true one so often, such as 0.9.",
+        metavar="SHARE",
+        show_default="no sets",
+    ),
+]
+_ByClass = Annotated[
+    bool, typer.Option("--by-class", help="Mean --coverage for every class with enough held-out images.")
+]
+_Unknown = Annotated[
+    bool, typer.Option("--unknown", help="Answer 'unknown' where an image looks like none of the classes.")
+]
+_FalseAlarms = Annotated[
+    float,
+    typer.Option(help="Of images of the classes, how many --unknown may call unknown.", metavar="SHARE"),
+]
+_Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Say why: evidence, nearest training images; in JSON also heat maps."),
+]
 
 
 def _path(help_: str, metavar: str, *names: str) -> Any:
@@ -52,6 +75,11 @@ class PredictOptions:
         int | None,
         typer.Option(help="Classes to name for each image.", min=1, show_default="5; in a table 1"),
     ] = None
+    coverage: _Coverage = None
+    by_class: _ByClass = False
+    unknown: _Unknown = False
+    false_alarms: _FalseAlarms = 0.05
+    explain: _Explain = False
     out: Annotated[
         Path | None,
         _path(
@@ -122,6 +150,16 @@ def predict(options: PredictOptions) -> None:
     _say_answers(options)
 
 
+def _asked(options: PredictOptions, top_k: int) -> Asked:
+    """Return what is asked for of each image; ``top_k`` where nobody says how many classes to name."""
+    from blocklora.run.predict import Asked
+
+    if options.explain and options.out is not None:
+        raise ConfigError("--explain: not with --out; name single images, and leave --out out.")
+    alarms = options.false_alarms if options.unknown else None
+    return Asked(options.top_k or top_k, options.coverage, options.by_class, alarms, options.explain)
+
+
 def _order(options: PredictOptions) -> TableOrder:
     """Return which table is asked for."""
     from blocklora.run.table.work import TableOrder, check_order
@@ -132,7 +170,7 @@ def _order(options: PredictOptions) -> TableOrder:
         run=options.run,
         inputs=[Path(place) for place in options.images],
         out=shard.file(options.out) if shard else options.out,
-        top_k=options.top_k or 1,
+        asked=_asked(options, top_k=1),
         abstain_below=options.abstain_below or 0.0,
         features=shard.file(options.features) if shard and options.features else options.features,
         move_to=options.move_to,
@@ -161,7 +199,7 @@ def _on_ray(options: PredictOptions) -> None:
         run=Path(os.path.abspath(options.run)),
         inputs=[as_input(place) for place in options.images],
         out=Path(os.path.abspath(options.out)),
-        top_k=options.top_k or 1,
+        asked=_asked(options, top_k=1),
         abstain_below=options.abstain_below or 0.0,
     )
     predict_blocks(order, str(options.ray), model=options.model, as_json=options.as_json)
@@ -175,16 +213,23 @@ def _say_answers(options: PredictOptions) -> None:
     if found.repeated:
         ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
     from blocklora.cli.progress import RunProgress
+    from blocklora.run.confidence import alarm_note, promise_of
     from blocklora.run.load import load_run
     from blocklora.run.predict import Prediction, predict_images
 
     run, as_json = options.run, options.as_json
     loaded = load_run(run, device=options.device, model=options.model)
+    if options.coverage is not None:
+        note = promise_of(loaded.classifier, options.coverage)
+        ERR.print(f"note: {note}", markup=False, soft_wrap=True)
+    if options.unknown:
+        note = alarm_note(loaded.classifier, options.false_alarms)
+        ERR.print(f"note: {note}", markup=False, soft_wrap=True)
     answers = _JsonAnswers(run, loaded.classifier.base.model_id) if as_json else _TextAnswers()
     bad = list(found.without)
     with RunProgress(ERR) as progress:
         for answer in predict_images(
-            loaded, found.files, top_k=options.top_k or 5,
+            loaded, found.files, _asked(options, top_k=5),
             on_batch=lambda done: progress.predicted(done, len(found.files)),
         ):  # fmt: skip
             if isinstance(answer, Prediction):
@@ -203,8 +248,16 @@ class _TextAnswers:
 
     def add(self, answer: Prediction) -> None:
         """Write one."""
-        top = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top)
-        write(f"{printable(answer.image)}: {printable(top)}\n")
+        top = ("unknown; " if answer.unknown else "") + ", ".join(
+            f"{label} {p:.1%}" for label, p in answer.top
+        )
+        more = "" if answer.set is None else f"; set: {', '.join(answer.set) or 'no class'}"
+        write(f"{printable(answer.image)}: {printable(top + more)}\n")
+        if answer.reasons:
+            evidence = ", ".join(f"{name} {value:+.1f}" for name, value in answer.reasons.evidence)
+            write(f"    evidence above the mean of all classes: {printable(evidence)}\n")
+            for name, label, cosine in answer.reasons.nearest:
+                write(f"    like {printable(name)} ({printable(label)}, cosine {cosine:.2f})\n")
 
     def end(self, unreadable: Sequence[Unreadable]) -> None:
         """Write nothing: what could not be read is said on stderr."""
@@ -219,7 +272,7 @@ class _JsonAnswers:
     def add(self, answer: Prediction) -> None:
         """Write one."""
         top = [{"label": name, "probability": value} for name, value in answer.top]
-        write(self._before + json.dumps({"image": answer.image, **top[0], "top": top}))
+        write(self._before + json.dumps({"image": answer.image, **top[0], "top": top, **_asked_for(answer)}))
         self._before = ",\n"
 
     def end(self, unreadable: Sequence[Unreadable]) -> None:
@@ -227,3 +280,20 @@ class _JsonAnswers:
         start = self._before if self._before[0] == "{" else ""
         left = json.dumps([{"image": item.image, "reason": item.reason} for item in unreadable])
         write(f'{start}],\n"unreadable": {left}}}\n')
+
+
+def _asked_for(answer: Prediction) -> dict[str, Any]:
+    """Return what an answer holds beside its classes, for JSON; an unknown thing has the label 'unknown'."""
+    more: dict[str, Any] = {} if answer.set is None else {"set": answer.set}
+    if answer.chance_known is not None:
+        more |= {"unknown": answer.unknown, "chance_known": answer.chance_known}
+    if answer.reasons is not None:
+        more["reasons"] = {
+            "evidence": [{"label": name, "above_mean": value} for name, value in answer.reasons.evidence],
+            "nearest": [
+                {"image": name, "label": label, "cosine": value}
+                for name, label, value in answer.reasons.nearest
+            ],
+            "heat_map": answer.reasons.heat,
+        }
+    return more | ({"label": "unknown"} if answer.unknown else {})

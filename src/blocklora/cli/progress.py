@@ -73,6 +73,10 @@ class RunProgress:
         """Say what the bars from now on belong to, such as "seed 1 of 3"."""
         self._title = f"{title}: "
 
+    def part(self, name: str) -> None:
+        """Say in a line which part of the run begins."""
+        self._progress.console.print(f"{self._title}{name}", markup=False, soft_wrap=True)
+
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
         """Show a training step."""
         self._update("training", step, total, f"loss {loss:.3f}  lr {lr:.1e}")
@@ -80,6 +84,10 @@ class RunProgress:
     def encoded(self, done: int, total: int) -> None:
         """Show how many test images are done."""
         self._update("testing ", done, total, "")
+
+    def looked(self, done: int, total: int) -> None:
+        """Show how many images were looked at."""
+        self._update("looking", done, total, "")
 
     def predicted(self, done: int, total: int, rate: float | None = None) -> None:
         """Show how many images are classified, and how many a second."""

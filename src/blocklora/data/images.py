@@ -40,12 +40,21 @@ except ImportError:  # pragma: no cover
 else:
     _HAS_AVIF = bool(AvifImagePlugin.SUPPORTED)
 
-__all__ = ["DECODING", "IMAGE_ENDINGS", "cut_long_side", "open_for_model", "open_image", "why_missing"]
+__all__ = [
+    "DECODING",
+    "IMAGE_ENDINGS",
+    "LONGEST",
+    "cut_long_side",
+    "open_for_model",
+    "open_image",
+    "size_in_header",
+    "why_missing",
+]
 
 DECODING = "JPEGs at no less than twice the model's side, unless they are cropped at random"
 """How ``open_for_model`` decodes, in words: results depend on it, so ``metrics.json`` says it."""
 
-_LONGEST = 16  # of long to short side, above which the long side is cut
+LONGEST = 16  # of long to short side, above which the long side is cut
 
 IMAGE_ENDINGS: frozenset[str] = frozenset(
     ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split() + [".avif"] * _HAS_AVIF
@@ -142,6 +151,26 @@ def open_for_model(source: Source | str, side: int, *, name: str | None = None) 
     return open_image(source, min_side=2 * side, name=name)
 
 
+def size_in_header(content: bytes, *, name: str = "image in memory") -> tuple[int, int] | None:
+    """Read the width and height in pixels of an image from the bytes of its file, and decode nothing.
+
+    Args:
+        content: The whole file.
+        name: What errors call the image.
+
+    Returns:
+        None where the bytes are no image in a known format.
+
+    Raises:
+        ImageError: The format is known, and the header is damaged.
+    """
+    try:
+        image = _identify(io.BytesIO(content))
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise _damaged(name, error) from error
+    return None if image is None else image.size
+
+
 def cut_long_side(image: Image.Image) -> Image.Image:
     """Cut an extremely long image to its middle, before its short side is enlarged to a model's square.
 
@@ -149,9 +178,9 @@ def cut_long_side(image: Image.Image) -> Image.Image:
     middle square alone, 16 squares are kept: without it 5000 x 1 pixels became 1,120,000 x 224.
     """
     short, long = sorted(image.size)
-    if long <= _LONGEST * short:
+    if long <= LONGEST * short:
         return image
-    cut = (long - _LONGEST * short) // 2
+    cut = (long - LONGEST * short) // 2
     wide = image.width > image.height
     return image.crop((cut, 0, long - cut, short) if wide else (0, cut, short, long - cut))
 

@@ -10,6 +10,7 @@ from blocklora.report.comparison import (
     run_words,
 )
 from blocklora.report.comparison_page import check_comparison_page, shown_images, write_comparison
+from blocklora.report.confidence import alarm_sentence, promise_sentence, sets_sentence
 from blocklora.report.metrics_file import (
     json_text,
     metrics_from_json,
@@ -46,6 +47,7 @@ __all__ = [
     "RunMetrics",
     "Score",
     "Verdict",
+    "alarm_sentence",
     "check_comparison_page",
     "compared_sentence",
     "confused_cells",
@@ -55,12 +57,14 @@ __all__ = [
     "metrics_from_json",
     "metrics_json",
     "pair_verdict",
+    "promise_sentence",
     "published_recipes",
     "published_table",
     "read_metrics",
     "read_predictions",
     "run_words",
     "scores",
+    "sets_sentence",
     "shown_images",
     "verdict",
     "warnings",

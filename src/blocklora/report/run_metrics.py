@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Confidence, Evaluation
 
 __all__ = ["ConfusedPair", "Mistake", "PartFiles", "RunMetrics"]
 
@@ -17,12 +18,30 @@ MOST_PATHS = 500  # of each part; split.json has all
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that was wrongly classified; ``top`` holds the most probable classes with their probabilities."""
+    """A test image that was wrongly classified.
+
+    Attributes:
+        image: Its name.
+        label: The true class.
+        predicted: What it was taken for.
+        top: The most probable classes with their probabilities.
+        nearest: The nearest training images: name, class, cosine; none where the classifier keeps none.
+        heat: Rows of patches, from the top left, in [-1, 1]: how much each spoke for ``predicted``. They cover the
+            square in the middle of the image. Empty where there are none.
+    """
 
     image: str
     label: str
     predicted: str
     top: tuple[tuple[str, float], ...] = ()
+    nearest: tuple[tuple[str, str, float], ...] = ()
+    heat: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Mistake:
+        """Return the mistake that a row of metrics.json is."""
+        lists = {name: tuple(map(tuple, facts.get(name) or ())) for name in ("top", "nearest", "heat")}
+        return cls(facts["image"], facts["label"], facts["predicted"], **lists)
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,7 @@ class RunMetrics:
     Attributes:
         evaluation: What the test images say.
         temperature: What logits are divided by.
+        confidence: What the test images say of the confidence; None in files of earlier versions.
         mistakes: Wrong predictions, those of the highest probability first.
         confused: Pairs of classes that were confused most often, with images.
         unreadable: Images that could not be read and were left out.
@@ -105,6 +125,7 @@ class RunMetrics:
         engine: What the engine says of itself, ready for JSON.
         history: ``step``, ``loss`` and ``lr`` of points of the training.
         choices: By name, how each setting and the kept step was chosen.
+        candidates: What a method tried that chooses among several.
         notes: Whatever else a reader should know, as sentences.
         files: By part, "train", "val" and "test".
         versions: By package.
@@ -115,6 +136,7 @@ class RunMetrics:
 
     evaluation: Evaluation
     temperature: float | None = None
+    confidence: Confidence | None = None
     mistakes: tuple[Mistake, ...] = ()
     confused: tuple[ConfusedPair, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
@@ -140,6 +162,7 @@ class RunMetrics:
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float | None]] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

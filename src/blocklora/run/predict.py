@@ -1,24 +1,25 @@
-"""Classify images with a finished run, a batch at a time, so that answers come while others are computed.
+"""Classify files with a finished run, batch by batch, so that answers come while others are computed.
 
-Axes: B = images of one batch, M = those of it that can be read, N = classes, D = the width of a feature.
+Axes: B = images of a batch, M = readable images of it, N = classes, D = the width of a feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from blocklora.classifier import Encoded, encode_batches
+from blocklora.classifier import Encoded, chance_known, class_sets, encode_batches
 from blocklora.core.words import printable
 from blocklora.data import Source, Unreadable
+from blocklora.run.explain import Reasons, reasons
 from blocklora.run.load import LoadedRun
 
-__all__ = ["Portion", "Prediction", "predict_images", "predict_portions"]
+__all__ = ["Asked", "Portion", "Prediction", "answers", "predict_images", "predict_portions"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,48 @@ class Prediction:
     Attributes:
         image: Its name.
         top: Labels with their probabilities, the most probable first.
+        set: The labels that hold the true one as often as was asked for, the most probable first; None where nobody
+            asked.
+        chance_known: How usual the image would be among those of the classes, in (0, 1]; None where nobody asked.
+        unknown: Whether it is to be called unknown.
+        reasons: Why it got its answer; None where nobody asked.
     """
 
     image: str
     top: list[tuple[str, float]]
+    set: list[str] | None = None
+    chance_known: float | None = None
+    unknown: bool = False
+    reasons: Reasons | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for of each image.
+
+    Attributes:
+        top_k: How many classes to name; no more than there are.
+        coverage: How often the true class should be in the image's set, in (0, 1); None makes no sets.
+        by_class: Whether that is meant for every class that has enough held-out images.
+        false_alarms: Images that look so unlike the classes that at most this share of known ones does are called
+            unknown; None: none are.
+        explain: Whether to say why.
+    """
+
+    top_k: int = 5
+    coverage: float | None = None
+    by_class: bool = False
+    false_alarms: float | None = None
+    explain: bool = False
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what decides the answers, ready for JSON."""
+        return {
+            "top_k": self.top_k,
+            "coverage": self.coverage,
+            "by_class": self.by_class,
+            "false_alarms": self.false_alarms,
+        }
 
 
 @dataclass(frozen=True)
@@ -40,7 +79,7 @@ class Portion:
 
     Attributes:
         answers: One an image (B,), in the order in which they came.
-        encoded: Unit features (M, D) of those that can be read.
+        encoded: Features of those that can be read, as ``Classifier.logits`` takes them.
     """
 
     answers: list[Prediction | Unreadable]
@@ -50,8 +89,8 @@ class Portion:
 def predict_images(
     run: LoadedRun,
     files: Iterable[Path],
+    asked: Asked = Asked(),
     *,
-    top_k: int = 5,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Prediction | Unreadable]:
     """Classify files; memory does not grow with their number.
@@ -59,14 +98,18 @@ def predict_images(
     Args:
         run: What ``load_run`` gave.
         files: The images.
-        top_k: How many classes to name for each image; no more than there are.
+        asked: What is asked for of each.
         on_batch: Called with the number of images that are done.
 
     Yields:
         An answer for each, in the order of ``files``.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: The run does not keep what is asked for.
     """
     done = 0
-    for portion in predict_portions(run, ((printable(str(file)), file) for file in files), top_k=top_k):
+    for portion in predict_portions(run, ((printable(str(file)), file) for file in files), asked):
         done += len(portion.answers)
         if on_batch:
             on_batch(done)
@@ -74,47 +117,77 @@ def predict_images(
 
 
 def predict_portions(
-    run: LoadedRun, images: Iterable[tuple[str, Source | Unreadable]], *, top_k: int = 5
+    run: LoadedRun, images: Iterable[tuple[str, Source | Unreadable]], asked: Asked = Asked()
 ) -> Iterator[Portion]:
     """Classify images, and give their features as well.
 
     Args:
         run: What ``load_run`` gave.
         images: Names and sources, or why there is none; asked for about two batches ahead.
-        top_k: How many classes to name for each image; no more than there are.
+        asked: What is asked for of each.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: The run does not keep what is asked for.
     """
 
     def forward(pixel_values: Tensor) -> Tensor:
         with run.compute.autocast():
             return run.classifier.image_features(pixel_values)
 
-    names: list[str] = []
+    ahead: list[tuple[str, Source | Unreadable]] = []
 
-    def named() -> Iterator[tuple[str, Source | Unreadable]]:
-        for name, source in images:
-            names.append(name)
-            yield name, source
+    def remembered() -> Iterator[tuple[str, Source | Unreadable]]:
+        for image in images:
+            ahead.append(image)
+            yield image
 
-    labels = [str(label) for label in run.labels]
     for encoded in encode_batches(
-        named(),
+        remembered(),
         forward,
         run.classifier.base.processor,
         device=run.compute.device,
         batch_size=run.images_at_once,
     ):
-        probabilities = run.classifier.probabilities(encoded.features)  # (M, N)
-        good = dict(zip(encoded.kept, probabilities, strict=True))
-        bad = iter(encoded.unreadable)
-        answers = [
-            _prediction(names[place], good[place], labels, top_k) if place in good else next(bad)
-            for place in range(encoded.n_images)
-        ]
-        del names[: encoded.n_images]
-        yield Portion(answers, encoded)
+        batch, ahead[: encoded.n_images] = ahead[: encoded.n_images], []
+        readable = [(name, source) for name, source in map(batch.__getitem__, encoded.kept)]
+        good = iter(answers(run, readable, encoded.features, asked))  # type: ignore[arg-type]  # it was readable
+        bad, kept = iter(encoded.unreadable), set(encoded.kept)
+        yield Portion([next(good) if place in kept else next(bad) for place in range(len(batch))], encoded)
 
 
-def _prediction(name: str, row: NDArray[np.float64], labels: list[str], top_k: int) -> Prediction:
-    """Return what an image is, of its probabilities (N,)."""
-    best = np.argsort(-row, kind="stable")[:top_k].tolist()
-    return Prediction(name, [(labels[place], float(row[place])) for place in best])
+def answers(
+    run: LoadedRun, images: Sequence[tuple[str, Source]], features: Tensor, asked: Asked
+) -> Iterator[Prediction]:
+    """Say what readable images are.
+
+    Args:
+        run: What ``load_run`` gave.
+        images: Names and sources (M).
+        features: Their features, as ``Classifier.logits`` takes them.
+        asked: What is asked for of each.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: The run does not keep what is asked for.
+    """
+    if not images:
+        return
+    classifier, labels = run.classifier, [str(label) for label in run.labels]
+    sets = known = why = None
+    if asked.coverage is not None:
+        sets = class_sets(classifier, features, asked.coverage, by_class=asked.by_class)
+    if asked.false_alarms is not None:
+        known = chance_known(classifier, features).tolist()
+    if asked.explain:
+        why = reasons(classifier, [source for _, source in images], features, run.compute)
+    for row, shares in enumerate(classifier.probabilities(features)):
+        order = np.argsort(-shares, kind="stable").tolist()
+        yield Prediction(
+            image=images[row][0],
+            top=[(labels[place], float(shares[place])) for place in order[: asked.top_k]],
+            set=None if sets is None else [labels[place] for place in order if sets[row, place]],
+            chance_known=None if known is None else known[row],
+            unknown=known is not None and known[row] <= (asked.false_alarms or 0.0),
+            reasons=None if why is None else why[row],
+        )

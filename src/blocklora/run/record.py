@@ -10,7 +10,7 @@ from typing import Any
 from blocklora.core.choices import Choice
 from blocklora.core.device import peak_memory_bytes
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
+from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, leaks
 from blocklora.methods import Fit, FitConfig, Prepared, model_defaults, settings_json
 from blocklora.report import ConfusedPair, PartFiles, RunMetrics, confused_cells, leak_note
 
@@ -64,11 +64,11 @@ def run_metrics(
         confused=_beside_training_images(measured, prepared),
         history=tuple(training.history()) if training else (),
         choices=_choices(choice, config, fit),
+        candidates=fit.result.candidates,
         notes=(
             *dataset.notes,
             *prepared.notes,
             *fit.result.notes,
-            *duplicate_notes([*split.train, *split.val], dataset.class_names),
             *_leak_notes(split),
             *_mirror_notes(dataset, config),
         ),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from blocklora.run.load import load_run
+from blocklora.run.predict import Asked
 from blocklora.run.table import class_folders, features, fill, journal, listing, work
 
 Point = tuple[Any, str, int, bool]  # where a function is, its name, at which call, and whether after it
@@ -90,7 +91,7 @@ def attempt(order: work.TableOrder, point: Point | None) -> None:
 def main() -> None:
     """Attempt it until it ends, and print how each attempt ended."""
     run, folder, out, features_file, move_to = map(Path, sys.argv[1:])
-    order = work.TableOrder(run, [folder], out, top_k=2, features=features_file, move_to=move_to)
+    order = work.TableOrder(run, [folder], out, asked=Asked(top_k=2), features=features_file, move_to=move_to)
     torch.set_num_threads(1)
     load_run(run, device="cpu")  # imports what a run needs
     ends = []

@@ -15,18 +15,19 @@ from command import call
 
 from blocklora.core.errors import ConfigError, DataError, RunError
 from blocklora.run.load import load_run
+from blocklora.run.predict import Asked
 from blocklora.run.table.blocks import BlockOrder, do_block, open_blocks
 from blocklora.run.table.fill import fill_table
 from blocklora.run.table.work import TableOrder, open_work
 
 
 def order_of(run: Path, photos: Path, out: Path) -> BlockOrder:
-    return BlockOrder(run, [str(photos)], out, top_k=2, block=10)
+    return BlockOrder(run, [str(photos)], out, asked=Asked(top_k=2), block=10)
 
 
 def table(run: Path, photos: Path, out: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of an ordinary table by image."""
-    with open_work(TableOrder(run, [photos], out, top_k=2)) as work:
+    with open_work(TableOrder(run, [photos], out, asked=Asked(top_k=2))) as work:
         fill_table(work, load_run(run, device="cpu"))
     return {row["image"]: row for row in pyarrow.parquet.read_table(out).to_pylist()}
 
@@ -65,7 +66,7 @@ def test_other_folders_and_settings_are_refused(run: Path, photos: Path, tmp_pat
     with open_blocks(order), pytest.raises(RunError, match="another process"), open_blocks(order):
         pass
     for changed, text in [
-        (replace(order, top_k=3), "begun with another value of top_k"),
+        (replace(order, asked=Asked(top_k=3)), "begun with another value of top_k"),
         (replace(order, inputs=["x"]), "begun with another value of images"),
     ]:
         with pytest.raises(RunError, match=text), open_blocks(changed):

@@ -15,6 +15,7 @@ from command import call
 from blocklora import FewShotClassifier
 from blocklora.core.errors import BlockloraError, ConfigError, DataError, RunError
 from blocklora.run.load import LoadedRun, load_run
+from blocklora.run.predict import Asked
 from blocklora.run.table import class_folders
 from blocklora.run.table.fill import TableSummary, fill_table
 from blocklora.run.table.journal import Journal
@@ -49,7 +50,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_row_for_each_image(run: Path, images: Path, tmp_path: Path, loaded: LoadedRun) -> None:
     told: list[tuple[int, int]] = []
-    order = TableOrder(run, [images], tmp_path / "x.csv", top_k=9, features=tmp_path / "x.npy")
+    order = TableOrder(run, [images], tmp_path / "x.csv", asked=Asked(top_k=9), features=tmp_path / "x.npy")
     with open_work(order) as work:
         found = fill_table(work, loaded, on_batch=lambda *step: told.append(step))
     assert told == [(0, 25), (8, 25), (16, 25), (24, 25), (25, 25)]
@@ -166,7 +167,7 @@ def test_another_run_or_other_settings_are_refused(
     shutil.copytree(run, moved)
     for changed, text in [
         (replace(order, run=tmp_path / "other"), f"begun with another classifier, of {run}"),
-        (replace(order, top_k=2), "begun with top_k = 1, not 2"),
+        (replace(order, asked=Asked(top_k=2)), "begun with top_k = 1, not 2"),
         (replace(order, inputs=[photos]), "begun with images = "),
         (replace(order, copy_to=tmp_path / "out"), "begun with copy_to = None, not "),
     ]:

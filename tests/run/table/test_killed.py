@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from blocklora.run.load import load_run
+from blocklora.run.predict import Asked
 from blocklora.run.table.fill import fill_table
 from blocklora.run.table.work import TableOrder, open_work
 
@@ -36,7 +37,11 @@ def test_killed_at_every_point(run: Path, photos: Path, tmp_path: Path) -> None:
                 shutil.copy(file, tmp_path / name / folder.name / f"{folder.name}-{file.name}")
         (tmp_path / name / "broken.png").write_text("no image", encoding="utf-8")
     order = TableOrder(
-        run, [tmp_path / "alone"], tmp_path / "alone.jsonl", top_k=2, features=tmp_path / "alone.npy"
+        run,
+        [tmp_path / "alone"],
+        tmp_path / "alone.jsonl",
+        asked=Asked(top_k=2),
+        features=tmp_path / "alone.npy",
     )
     with open_work(order) as work:
         fill_table(work, load_run(run, device="cpu"))

@@ -19,8 +19,8 @@ from typing import Any
 from blocklora.core.errors import ConfigError, DataError, RunError
 from blocklora.core.files import claim_folder, write_json
 from blocklora.run.load import LoadedRun
-from blocklora.run.predict import predict_portions
-from blocklora.run.table.columns import Columns
+from blocklora.run.predict import Asked, predict_portions
+from blocklora.run.table.columns import ONE_LABEL, Columns
 from blocklora.run.table.formats import check_format, write_rows
 from blocklora.run.table.places import open_places, write_places
 from blocklora.run.table.work import classifier_fingerprint
@@ -39,7 +39,7 @@ class BlockOrder:
         run: The RUN folder.
         inputs: Files, folders, URIs and Parquet tables.
         out: The folder of parts; every machine must reach it by this name.
-        top_k: How many labels a row has.
+        asked: What is asked for of each image.
         abstain_below: The probability below which a row has no label.
         block: Images of a part.
     """
@@ -47,7 +47,7 @@ class BlockOrder:
     run: Path
     inputs: Sequence[str]
     out: Path
-    top_k: int = 1
+    asked: Asked = ONE_LABEL
     abstain_below: float = 0.0
     block: int = 512
 
@@ -61,7 +61,7 @@ class BlockOrder:
             "format": _FORMAT,
             "classifier": classifier_fingerprint(self.run),
             "images": list(self.inputs),
-            "top_k": self.top_k,
+            **self.asked.settings(),
             "abstain_below": self.abstain_below,
             "block": self.block,
         }
@@ -103,11 +103,11 @@ def open_blocks(order: BlockOrder) -> Iterator[tuple[int, list[int]]]:
 
 def do_block(order: BlockOrder, run: LoadedRun, place: int) -> int:
     """Answer a block, write its part, and return how many images it has."""
-    columns = Columns(top_k=min(order.top_k, len(run.labels)), abstain_below=order.abstain_below)
+    columns = Columns(order.asked, len(run.labels), abstain_below=order.abstain_below)
     with open(order.out / _IMAGES, "rb") as stream:
         lines = list(islice(stream, place * order.block, (place + 1) * order.block))
     images = open_places(json.loads(line) for line in lines)
-    portions = predict_portions(run, images, top_k=order.top_k)
+    portions = predict_portions(run, images, order.asked)
     write_rows(
         order.part(place),
         columns.kinds,

@@ -16,7 +16,7 @@ from blocklora.data import Source, Unreadable
 from blocklora.run.load import LoadedRun
 from blocklora.run.predict import Portion, predict_portions
 from blocklora.run.table.class_folders import ClassFolders, folder_names
-from blocklora.run.table.columns import Columns, Row
+from blocklora.run.table.columns import UNKNOWN, Columns, Row
 from blocklora.run.table.features import FeatureRows
 from blocklora.run.table.formats import write_rows
 from blocklora.run.table.journal import Journal
@@ -62,12 +62,13 @@ class _Filling:
     def __init__(self, work: TableWork, run: LoadedRun) -> None:
         self._work, self._run, order = work, run, work.order
         self._columns = Columns(
-            top_k=min(order.top_k, len(run.labels)), abstain_below=order.abstain_below, moved=order.moved
+            order.asked, len(run.labels), abstain_below=order.abstain_below, moved=order.moved
         )
         self._journal = Journal(work.journal, order.moved)
         target = order.move_to or order.copy_to
         self._folders = ClassFolders(target, "move" if order.move_to else "copy") if target else None
-        self._names = folder_names([printable(str(label)) for label in run.labels])
+        labels = {UNKNOWN: None} | {printable(str(label)): None for label in run.labels}
+        self._names = folder_names(list(labels))
         width = run.classifier.zero_shot_features.shape[1]
         self._features = (
             FeatureRows(order.features, work.n_images, width, self._journal.n_rows)
@@ -81,7 +82,7 @@ class _Filling:
         sources: deque[Path | Unreadable] = deque()
         if on_batch:
             on_batch(self._journal.n_rows, self._work.n_images)
-        for portion in predict_portions(self._run, self._left(sources), top_k=self._work.order.top_k):
+        for portion in predict_portions(self._run, self._left(sources), self._work.order.asked):
             self._keep(portion, [sources.popleft() for _ in portion.answers])
             if on_batch:
                 on_batch(self._journal.n_rows, self._work.n_images)
@@ -98,7 +99,8 @@ class _Filling:
         rows = [self._columns.row(answer) for answer in portion.answers]
         if self._features:
             encoded = portion.encoded
-            self._features.append(encoded.n_images, encoded.kept, encoded.features.numpy())
+            features = encoded.features if encoded.features.ndim == 2 else encoded.features[:, 0]
+            self._features.append(encoded.n_images, encoded.kept, features.numpy())
         for row, source in zip(rows, sources, strict=True):
             if (
                 self._folders

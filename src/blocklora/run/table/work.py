@@ -21,6 +21,8 @@ from blocklora.core.errors import ConfigError, DataError, RunError
 from blocklora.core.files import claim_folder, write_json
 from blocklora.core.fingerprint import fingerprint
 from blocklora.core.shards import Shard
+from blocklora.run.predict import Asked
+from blocklora.run.table.columns import ONE_LABEL
 from blocklora.run.table.features import part_of
 from blocklora.run.table.formats import check_format
 from blocklora.run.table.listing import write_listing
@@ -40,7 +42,7 @@ class TableOrder:
         run: The RUN folder.
         inputs: Files and folders to classify.
         out: The table: .csv, .jsonl or .parquet.
-        top_k: How many labels a row has.
+        asked: What is asked for of each image.
         abstain_below: The probability below which a row has no label, and its file stays where it is.
         features: A .npy file for unit features, a row for each row of the table.
         move_to: Where files are moved, into folders of their classes.
@@ -51,7 +53,7 @@ class TableOrder:
     run: Path
     inputs: Sequence[Path]
     out: Path
-    top_k: int = 1
+    asked: Asked = ONE_LABEL
     abstain_below: float = 0.0
     features: Path | None = None
     move_to: Path | None = None
@@ -73,7 +75,7 @@ class TableOrder:
         places = {"features": self.features, "move_to": self.move_to, "copy_to": self.copy_to}
         return {
             "images": [os.path.abspath(path) for path in self.inputs],
-            "top_k": self.top_k,
+            **self.asked.settings(),
             "abstain_below": self.abstain_below,
             **{name: place and os.path.abspath(place) for name, place in places.items()},
             "shard": self.shard and self.shard.name,
