@@ -16,12 +16,16 @@ from blocklora.classifier import (
     Evidence,
     chance_known,
     class_sets,
+    explain,
+    heat_maps,
     known_images,
     nearest_images,
     proven_coverage,
     read_classifier,
+    why_no_heat_map,
     write_classifier,
 )
+from blocklora.classifier.explain import _directions
 from blocklora.clip import Clip
 from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError, RunError
@@ -139,6 +143,32 @@ def test_the_images_of_the_training_are_known_and_noise_is_not(clip: Clip, tmp_p
     assert chance_known(again, features[:0]).shape == (0,)
     with pytest.raises(RunError, match="keeps no features of its training images"):
         nearest_images(replace(again, evidence=Evidence()), features, 1)
+
+
+@pytest.mark.parametrize("method", ["linear-probe", "block-lora", "tip-adapter", "cocoop", "maple"])
+def test_an_answer_is_explained(clip: Clip, method: str) -> None:
+    classifier = fitted(clip, method, shots=3)
+    values = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = classifier.image_features(values)
+    found = explain(classifier, features)
+    logits = (classifier.logits(features) / classifier.temperature).numpy()
+    for one, row in zip(found, logits, strict=True):
+        assert one.evidence[0] == (row.argmax(), pytest.approx(row.max() - row.mean()))
+        assert [cosine for *_, cosine in one.nearest] == sorted((c for *_, c in one.nearest), reverse=True)
+    if why := why_no_heat_map(classifier):
+        assert (method, "learned vectors" in why) == ("maple", True)
+        return
+    maps = heat_maps(classifier, values, logits.argmax(axis=1), Compute(CPU, "fp32"))
+    assert maps.shape == (4, 2, 2)
+    np.testing.assert_allclose(np.abs(maps).max(axis=(1, 2)), 1)
+
+
+def test_the_slope_of_a_linear_head_is_its_weights(clip: Clip) -> None:
+    classifier = fitted(clip)
+    weight = classifier.head.tensors["weight"]
+    found = _directions(classifier, torch.randn(2, 16), np.array([0, 2]))
+    torch.testing.assert_close(found, weight[[0, 2]] - weight.mean(dim=0), rtol=1e-4, atol=1e-4)
 
 
 def test_other_classes_know_no_images(clip: Clip) -> None:

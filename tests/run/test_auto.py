@@ -1,4 +1,4 @@
-"""A run of a mixture, from the images to the report and back: it is measured and used as any other."""
+"""A run of a mixture, from the images to the report and back: what reads two towers is used as any other."""
 
 from __future__ import annotations
 

@@ -7,23 +7,27 @@ else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2:
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from blocklora.cli.bench import bench, tables
+from blocklora.cli.check import check
 from blocklora.cli.compare import compare
 from blocklora.cli.datasets import datasets
 from blocklora.cli.demo import demo
 from blocklora.cli.export import export
 from blocklora.cli.fit import base_to_new, cross_dataset, domain_generalization, fit
 from blocklora.cli.measure import evaluate
-from blocklora.cli.output import ERR, end_output, take_any_name, write
+from blocklora.cli.output import ERR, end_output, is_first, take_any_name, write
 from blocklora.cli.plan import plan
 from blocklora.cli.predict import predict
+from blocklora.cli.push import push
 from blocklora.cli.serve import serve
-from blocklora.core.errors import BlockloraError
+from blocklora.cli.suggest import suggest
+from blocklora.core.errors import BlockloraError, LostRankError, RankStoppedError
 from blocklora.core.words import printable
 
 __all__ = ["app", "main"]
@@ -37,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, evaluate, predict, serve, compare, export, datasets):
+for command in (demo, check, fit, evaluate, predict, suggest, compare, serve, export, push, datasets):
     app.command(rich_help_panel=_START)(command)
 for command in (plan, bench, tables, base_to_new, cross_dataset, domain_generalization):
     app.command(rich_help_panel=_MORE)(command)
@@ -69,6 +73,8 @@ def main() -> None:
     try:
         app(prog_name="blocklora")
     except BlockloraError as error:
+        if isinstance(error, RankStoppedError | LostRankError) and not is_first():
+            sys.exit(1)  # the first process says why
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}.")
@@ -82,5 +88,8 @@ def _fail(reason: str) -> None:
     """Print the reason, with the traceback where ``--debug`` asks for it, and exit with 1."""
     if "--debug" in sys.argv:
         ERR.print_exception()
-    ERR.print("error: " + printable(" ".join(reason.split())), style="red", markup=False, soft_wrap=True)
+    which = "" if is_first() else f"process {os.environ['RANK']}: "
+    ERR.print(
+        f"{which}error: " + printable(" ".join(reason.split())), style="red", markup=False, soft_wrap=True
+    )
     sys.exit(1)

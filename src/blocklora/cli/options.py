@@ -20,6 +20,7 @@ from blocklora.cli.known import CHOICES, METHODS
 from blocklora.core.files import user_path
 
 __all__ = [
+    "BaseModel",
     "DataPath",
     "Debug",
     "Device",
@@ -27,6 +28,7 @@ __all__ = [
     "Json",
     "Moved",
     "Out",
+    "Revision",
     "Root",
     "Run",
     "TransferOptions",
@@ -106,6 +108,19 @@ Out = Annotated[
 Run = Annotated[
     Path, typer.Argument(help="A RUN folder, as 'blocklora fit' makes it.", metavar="RUN", parser=user_path)
 ]
+BaseModel = Annotated[
+    str,
+    typer.Option(
+        help="A CLIP model's id on the Hugging Face hub, a folder, or tiny (bundled, offline).",
+        rich_help_panel=_CLASSES,
+        parser=expanduser,
+        metavar="MODEL",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    _option("A branch, tag or commit of the model on the hub.", _CLASSES, "main", metavar="REVISION"),
+]
 DataPath = Annotated[
     str,
     typer.Argument(
@@ -136,19 +151,12 @@ class FitOptions:
         str | None,
         _file("A file with other words for the classes: one a line, or JSON.", _DATA),
     ] = None
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A CLIP model's id on the Hugging Face hub, a folder, or tiny (bundled, offline).",
-            rich_help_panel=_CLASSES,
-            parser=expanduser,
-            metavar="MODEL",
-        ),
-    ] = "openai/clip-vit-base-patch16"
-    revision: Annotated[
-        str | None,
-        _option("A branch, tag or commit of the model on the hub.", _CLASSES, "main", metavar="REVISION"),
+    add: Annotated[
+        list[str] | None,
+        _file("A CSV file of images and labels that train, too; may be repeated.", _DATA),
     ] = None
+    model: BaseModel = "openai/clip-vit-base-patch16"
+    revision: Revision = None
     method: Annotated[
         str,
         typer.Option(

@@ -52,7 +52,9 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         "candidates": [candidate.to_json() for candidate in metrics.candidates],
         "selection": selection(choices, metrics.old_selection),
         "selected_by": {**metrics.old_selected_by, **chosen_by},
-        "mistakes": [asdict(mistake) | {"top": list(map(list, mistake.top))} for mistake in metrics.mistakes],
+        "mistakes": [
+            {name: _listed(value) for name, value in asdict(mistake).items()} for mistake in metrics.mistakes
+        ],
         "confused": [pair.to_json() for pair in metrics.confused],
         "unreadable": [asdict(bad) for bad in metrics.unreadable],
         "files": {part: {"n": files.n, "first": list(files.first)} for part, files in metrics.files.items()},
@@ -127,6 +129,10 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def _listed(value: Any) -> Any:
+    return list(map(list, value)) if isinstance(value, tuple) else value
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
@@ -139,10 +145,7 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
     return RunMetrics(
         evaluation=Evaluation.from_json(facts),
         confidence=Confidence.from_json(facts["confidence"]) if facts.get("confidence") else None,
-        mistakes=tuple(
-            Mistake(**row | {"top": tuple((name, share) for name, share in row.get("top") or ())})
-            for row in facts.get("mistakes") or ()
-        ),
+        mistakes=tuple(map(Mistake.from_json, facts.get("mistakes") or ())),
         confused=tuple(map(ConfusedPair.from_json, facts.get("confused") or ())),
         unreadable=tuple(Unreadable(**row) for row in facts.get("unreadable") or ()),
         files={

@@ -79,6 +79,7 @@ def _shown_names(metrics: RunMetrics) -> dict[str, str]:
     listed = [name for part in metrics.files.values() for name in part.first]
     for pair in metrics.confused:
         listed += [*pair.mistaken, *pair.of_label, *pair.of_predicted]
+    listed += [name for mistake in metrics.mistakes for name, *_ in mistake.nearest]
     listed += [mistake.image for mistake in metrics.mistakes] + [bad.image for bad in metrics.unreadable]
     return words.short_names(listed)
 

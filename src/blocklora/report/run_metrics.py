@@ -18,12 +18,30 @@ MOST_PATHS = 500  # of each part; split.json has all
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that was wrongly classified; ``top`` holds the most probable classes with their probabilities."""
+    """A test image that was wrongly classified.
+
+    Attributes:
+        image: Its name.
+        label: The true class.
+        predicted: What it was taken for.
+        top: The most probable classes with their probabilities.
+        nearest: The nearest training images: name, class, cosine; none where the classifier keeps none.
+        heat: Rows of patches, from the top left, in [-1, 1]: how much each spoke for ``predicted``. They cover the
+            square in the middle of the image. Empty where there are none.
+    """
 
     image: str
     label: str
     predicted: str
     top: tuple[tuple[str, float], ...] = ()
+    nearest: tuple[tuple[str, str, float], ...] = ()
+    heat: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Mistake:
+        """Return the mistake that a row of metrics.json is."""
+        lists = {name: tuple(map(tuple, facts.get(name) or ())) for name in ("top", "nearest", "heat")}
+        return cls(facts["image"], facts["label"], facts["predicted"], **lists)
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,17 @@ __all__ = [
     "confusion_view",
     "facts",
     "file_lists",
+    "heated",
     "image_cards",
     "thumbnail",
 ]
 
 MOST_CLASSES_SHOWN = 40  # with more, the table opens with the worst ones, and pairs replace the matrix
 WORST_CLASSES = 50
+MOST_LISTED = 5000  # with more, the page would be of several megabytes: it shows the worst classes only
 MOST_PAIRS = 15
 THUMBNAIL = 160  # pixels, the longer side
+HEAT = 96  # of heat maps and the nearest training images
 
 OpenImage = Callable[[str], "Image.Image | None"]
 
@@ -78,22 +81,36 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Card:
-    """A mistake, the name to show, and its thumbnail, None where the image cannot be had."""
+    """A mistake, and what is shown of it; an image is None where it cannot be had.
+
+    Attributes:
+        mistake: The mistake.
+        name: The name to show.
+        thumbnail: The image.
+        heat: The square that the model sees, with the patches that spoke for the answer.
+        nearest: The nearest training images: name, class, image.
+    """
 
     mistake: Mistake
     name: str
     thumbnail: Thumbnail | None
+    heat: Thumbnail | None
+    nearest: list[tuple[str, str, Thumbnail | None]]
 
 
 def class_tables(rows: Sequence[ClassResult]) -> list[ClassTable]:
-    """One table of all classes, or for many classes the worst ones first and then all, folded away."""
+    """One table of all classes, or for many classes the worst ones first and then all, or 5,000, folded away."""
     worst_first = sorted(rows, key=lambda row: 2.0 if row.accuracy is None else row.accuracy)
     if len(rows) <= MOST_CLASSES_SHOWN:
         return [ClassTable(None, worst_first)]
-    return [
-        ClassTable(None, worst_first[:WORST_CLASSES]),
-        ClassTable(f"All {count(len(rows), 'class')}", list(rows)),
-    ]
+    if len(rows) <= MOST_LISTED:
+        others = ClassTable(f"All {count(len(rows), 'class')}", list(rows))
+    else:
+        title = (
+            f"{MOST_LISTED:,} of {count(len(rows), 'class')}, the lowest recall first; metrics.json has all"
+        )
+        others = ClassTable(title, worst_first[:MOST_LISTED])
+    return [ClassTable(None, worst_first[:WORST_CLASSES]), others]
 
 
 def confused_cells(evaluation: Evaluation) -> list[tuple[int, int, int]]:
@@ -178,16 +195,64 @@ def file_lists(files: Mapping[str, PartFiles], shown: Mapping[str, str]) -> list
 
 
 def image_cards(mistakes: Sequence[Mistake], shown: Mapping[str, str], open_image: OpenImage) -> list[Card]:
-    """The mistakes, each with the name to show and its thumbnail."""
-    return [Card(mistake, shown[mistake.image], thumbnail(mistake.image, open_image)) for mistake in mistakes]
+    """The mistakes, each with the name to show, its thumbnail, heat map and nearest training images."""
+    return [
+        Card(
+            mistake,
+            shown[mistake.image],
+            thumbnail(mistake.image, open_image),
+            _heat(mistake, open_image),
+            [(shown[n], label, thumbnail(n, open_image, HEAT)) for n, label, _ in mistake.nearest],
+        )
+        for mistake in mistakes
+    ]
 
 
-def thumbnail(image: str, open_image: OpenImage) -> Thumbnail | None:
+def _heat(mistake: Mistake, open_image: OpenImage) -> Thumbnail | None:
+    """The heat map of a mistake, if it has one."""
+    if not mistake.heat:
+        return None
+
+    def open_heated(name: str) -> Image.Image | None:
+        return heated(open_image(name), mistake.heat)
+
+    return thumbnail(mistake.image, open_heated, HEAT)
+
+
+def heated(image: Image.Image | None, heat: Sequence[Sequence[float]]) -> Image.Image | None:
+    """The square in the middle of an image, grey, with patches red that spoke for the answer, and blue against it.
+
+    Args:
+        image: The image, or None.
+        heat: Rows of patches, in [-1, 1].
+
+    Returns:
+        A new image; None if there was none.
+    """
+    if image is None:
+        return None
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.convert("L").crop((left, top, left + side, top + side)).resize((HEAT, HEAT))
+    size, values = (len(heat[0]), len(heat)), [value for row in heat for value in row]
+    colours, strength = Image.new("RGB", size), Image.new("L", size)
+    colours.putdata([(215, 40, 40) if value > 0 else (40, 90, 215) for value in values])
+    strength.putdata([round(150 * abs(value)) for value in values])
+    large = (HEAT, HEAT)
+    return Image.composite(
+        colours.resize(large, Image.Resampling.NEAREST),
+        square.convert("RGB"),
+        strength.resize(large, Image.Resampling.BILINEAR),
+    )
+
+
+def thumbnail(image: str, open_image: OpenImage, side: int = THUMBNAIL) -> Thumbnail | None:
     """A small copy of an image to stand in the page itself.
 
     Args:
         image: The image's name.
         open_image: Gives the image, or None.
+        side: The longer side, in pixels.
 
     Returns:
         The copy; None if the image cannot be had (a report must not fail for one image).
@@ -199,15 +264,15 @@ def thumbnail(image: str, open_image: OpenImage) -> Thumbnail | None:
         small = opened.convert("RGB")
     except (DataError, OSError):
         return None
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((side, side))
     longer = max(small.size)
-    tiny = longer <= THUMBNAIL // 2
+    tiny = longer <= side // 2
     buffer = io.BytesIO()
     if tiny:
         small.save(buffer, "PNG", optimize=True)
     else:
         small.save(buffer, "JPEG", quality=80, optimize=True)
-    scale = THUMBNAIL // longer if tiny else 1
+    scale = side // longer if tiny else 1
     kind = "png" if tiny else "jpeg"
     return Thumbnail(
         address=f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",

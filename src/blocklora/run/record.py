@@ -10,7 +10,7 @@ from typing import Any
 from blocklora.core.choices import Choice
 from blocklora.core.device import peak_memory_bytes
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
+from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, leaks
 from blocklora.methods import Fit, FitConfig, Prepared, model_defaults, settings_json
 from blocklora.report import ConfusedPair, PartFiles, RunMetrics, confused_cells, leak_note
 
@@ -69,7 +69,6 @@ def run_metrics(
             *dataset.notes,
             *prepared.notes,
             *fit.result.notes,
-            *duplicate_notes([*split.train, *split.val], dataset.class_names),
             *_leak_notes(split),
             *_mirror_notes(dataset, config),
         ),
