@@ -7,7 +7,7 @@ CORE := $(VENV)/.core
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test test-gpu check bench bench-gpu docs docs-open clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +38,17 @@ bench: $(READY)
 	$(BIN)/python benchmarks/demo_speed.py
 	$(BIN)/python benchmarks/targets.py
 
+test-gpu: $(READY)  # on a machine with CUDA, where constraints.txt takes a CUDA build of torch
+	$(BIN)/python -m pytest -m gpu
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py
+
 docs: $(READY)
-	$(BIN)/python -m pytest -q tests/test_docs.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+docs-open: docs
+	$(BIN)/python -m webbrowser "file://$(CURDIR)/docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/_generated .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

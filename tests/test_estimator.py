@@ -115,7 +115,7 @@ def test_save_and_load_give_the_same_bits(fitted: FewShotClassifier, photos: Pat
     paths, _ = listed(photos)
     fitted.save(tmp_path / "kept")
     assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
-        "adapter", "class_features.safetensors", "classifier.json",
+        "adapter", "class_features.safetensors", "classifier.json", "evidence.safetensors",
     ]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "kept" / "adapter").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors",

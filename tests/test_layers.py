@@ -28,7 +28,7 @@ ORDER = [
     {"methods"},
     {"estimator", "report"},
     {"run"},
-    {"bench", "serve"},
+    {"bench", "explore", "export", "serve"},
     {"__init__"},  # it names the homes of the public names, and imports them on first use
     {"cli"},
     {"__main__"},
@@ -41,6 +41,7 @@ MAY_IMPORT_LATE = {
     "data/bundled.py": "scikit-learn's data sets take a second",
     "data/hub.py": "pyarrow is an optional extra",
     "data/tables.py": "pyarrow is an optional extra",
+    "export/run.py": "onnx is an optional extra",
     "serve/server.py": "of torch and ONNX Runtime only the one that computes is imported",
 }
 DRAWS = {"default_rng", "SeedSequence"}
@@ -254,7 +255,7 @@ def state():
             transformers.utils.logging.get_verbosity(), torch.get_num_threads())
 before = state()
 import blocklora, blocklora.estimator, blocklora.run.fit, blocklora.run.demo, blocklora.run.predict
-import blocklora.bench.run, blocklora.cli.app, blocklora.cli.console
+import blocklora.bench.run, blocklora.export.run, blocklora.cli.app, blocklora.cli.console
 print(before == state())
 """
     assert run_python(code) == "True"

@@ -6,8 +6,8 @@ Axes: M = images, N = classes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -21,30 +21,31 @@ from blocklora.classifier import (
     Classifier,
     ClassifierRecord,
     at_once,
+    class_sets,
     encode,
     read_classifier,
     write_classifier,
 )
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
-from blocklora.core.errors import ConfigError, ImageError
+from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.core.words import count, did_you_mean
 from blocklora.data import (
     ImageLike,
     Unreadable,
     check_images,
     dataset_from_lists,
-    duplicate_notes,
     few_shot,
     labels_to_compare,
     named_sources,
+    raise_unreadable,
 )
 from blocklora.methods import (
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
-    METHODS,
     FitConfig,
+    check_parameters,
     fit_classifier,
     fit_config,
     prepare,
@@ -68,18 +69,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         shots: Images a class to train on; None takes all.
         seed: Where all randomness comes from: which images, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
-        ensemble: Templates whose mean class features predict, in the place of those of ``prompt``. For the methods
-            that read prompts as they are.
+        ensemble: Templates whose mean class features predict, for the methods that read prompts as they are.
         class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
             scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        deterministic: Whether only kernels that repeat to the last bit may be used on CUDA; a CPU's always do.
+        deterministic: Whether only kernels may be used on CUDA that repeat to the last bit; a CPU's always do.
+        time_limit: The time for ``fit``, such as "10m", or seconds: as many of the steps as there is time for.
         on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
             ``skip`` it and keep it in ``unreadable_``.
         verbose: Whether to say on stderr how far training is.
-        **options: The settings of the method: iterations, batch_size, lr, r, ... for the adapters; each method's
-            file says which it has, and their published defaults.
+        **options: The settings of the method, such as iterations, lr or r; its file says which, and their defaults.
 
     Attributes:
         classes_: The N labels, in the order of the columns of ``predict_proba``.
@@ -107,6 +107,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         device: str | torch.device = "auto",
         precision: str = "auto",
         deterministic: bool = False,
+        time_limit: str | float | None = None,
         on_unreadable: Literal["raise", "skip"] = "raise",
         verbose: bool = False,
         **options: Any,
@@ -114,7 +115,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.model, self.method, self.revision, self.shots, self.seed = model, method, revision, shots, seed
         self.prompt, self.ensemble, self.class_names = prompt, ensemble, class_names
         self.device, self.precision, self.deterministic = device, precision, deterministic
-        self.on_unreadable, self.verbose = on_unreadable, verbose
+        self.time_limit, self.on_unreadable, self.verbose = time_limit, on_unreadable, verbose
         self._options = options
         self._config()  # a mistyped option is named here, not after the model was loaded
 
@@ -128,12 +129,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             ConfigError: It is neither a parameter nor an option of any method.
         """
-        own = self._get_param_names()
-        of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
-        known = {*own, *of_methods, *self._options}
-        for name in set(params) - known:
-            expected = f"{', '.join(own)}, or an option of the method{did_you_mean(name, known)}"
-            raise ConfigError(f"unknown parameter '{name}': expected {expected}.")
+        check_parameters(params, self._get_param_names(), self._options)
         self._assign(params)
         return self
 
@@ -150,27 +146,26 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ImageError: An image cannot be read, where ``on_unreadable`` is ``raise``.
             ModelError: The model cannot be loaded.
         """
-        config = self._config()
+        config, began = self._config(), time.monotonic()
         dataset, classes = dataset_from_lists(images, labels, self.class_names, config.prompt)
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
-            _raise_at(prepared.unreadable)
-        twice = duplicate_notes(prepared.task.train, dataset.class_names)
-        fit = fit_classifier(prepared, config, on_step=progress_on_stderr() if self.verbose else None)
+            raise_unreadable(prepared.unreadable)
+        said = progress_on_stderr() if self.verbose else None
+        fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
         self.classes_ = np.asarray(classes)
         self.classifier_: Classifier = fit.classifier
-        self.notes_: tuple[str, ...] = (*dataset.notes, *twice, *prepared.notes, *fit.result.notes)
+        self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
         self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
-        known = ("revision", "shots", "seed", "prompt", "ensemble", *self._options)
+        known = ("revision", "shots", "seed", "prompt", "ensemble", "time_limit", *self._options)
         self._recorded = {name: value for name, value in config.to_json().items() if name in known}
         return self
 
     def predict(self, images: Iterable[ImageLike]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
-        best = self.predict_proba(images).argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
 
     def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
         """Return the probability of every class for each image (M, N); rows sum to one.
@@ -178,11 +173,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             ImageError: An image cannot be read; it is named.
         """
-        classifier = self._check_fitted()
-        found = encode(classifier, named_sources(images), self._compute, batch_size=self._at_once)
-        _raise_at(found.unreadable)
+        features = self._features(images)
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
-            return classifier.probabilities(found.features)
+            return self.classifier_.probabilities(features)
+
+    def predict_set(
+        self, images: Iterable[ImageLike], coverage: float = 0.9, *, by_class: bool = False
+    ) -> list[NDArray[Any]]:
+        """Return for each image the labels that hold the true one so often; docs/confidence.md says what is proven.
+
+        Raises:
+            RunError: No answers to images that were kept out of training are known.
+        """
+        features = self._features(images)
+        return [
+            self.classes_[row] for row in class_sets(self.classifier_, features, coverage, by_class=by_class)
+        ]
 
     def score(self, images: Iterable[ImageLike], labels: Iterable[Any], sample_weight: Any = None) -> float:
         """Return the share of images, or of their weights, whose most probable label is right.
@@ -254,8 +260,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags: what goes in are images, not a matrix."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
         return tags
 
     def _check_fitted(self) -> Classifier:
@@ -263,6 +268,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if not self.__sklearn_is_fitted__():
             raise _NotFittedYetError("not fitted yet; call fit(images, labels) or load(path) first.")
         return self.classifier_
+
+    def _features(self, images: Iterable[ImageLike]) -> torch.Tensor:
+        """Return the adapted features of images (M, D), all of which must be readable."""
+        found = encode(self._check_fitted(), named_sources(images), self._compute, batch_size=self._at_once)
+        raise_unreadable(found.unreadable)
+        return found.features
 
     def _assign(self, params: Mapping[str, Any]) -> None:
         """Set parameters, and put those that are none among the method's options."""
@@ -288,10 +299,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise ConfigError(f"class_names {self.class_names!r}: expected a dictionary of words by label.")
         beside = ("class_names", "on_unreadable", "verbose")
         return fit_config(**{n: value for n, value in self.get_params(deep=False).items() if n not in beside})
-
-
-def _raise_at(unreadable: Sequence[Unreadable]) -> None:
-    """Raise an error that names the first of some unreadable images, if there are any."""
-    more = f" ({count(len(unreadable), 'image')} in all)" if len(unreadable) > 1 else ""
-    if unreadable:
-        raise ImageError(f"{unreadable[0].reason}{more}")

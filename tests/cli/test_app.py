@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from command import call, start
 
-from blocklora.cli.fit import what_will_be_done
+from blocklora.cli.fit import how_long, what_will_be_done
 from blocklora.cli.options import FitOptions
 
 FAST = ["--shots", "4", "--iterations", "3", "--lr", "0.01", "--device", "cpu"]
@@ -349,15 +349,32 @@ def test_home_is_meant_by_a_tilde(
     ("options", "words"),
     [
         ({"shots": 1}, "Fitting block-lora to x: 1 image a class, model openai/clip-vit-base-patch16, 500 steps of 32 "
-         "images. Up to 2 hours on one CPU core; a GPU is far faster."),
+         "images."),
         ({"model": "tiny", "iterations": 1}, "Fitting block-lora to x: all images a class, model tiny, 1 step of 32 "
-         "images. About a minute or less."),
+         "images."),
         ({"model": "tiny", "shots": 16, "batch_size": 1}, "Fitting block-lora to x: 16 images a class, model tiny, "
-         "8,000 steps of 1 image. About a minute or less."),
+         "8,000 steps of 1 image."),
         ({"model": "a/b", "shots": 2}, "Fitting block-lora to x: 2 images a class, model a/b, 1,000 steps of 32 "
          "images."),
+        ({"model": "a/b", "shots": 2, "time_limit": "600"}, "Fitting block-lora to x: 2 images a class, model a/b, "
+         "1,000 steps of 32 images, or what can be done in 10 minutes."),
         ({"model": "a/b", "method": "tip-adapter"}, "Fitting tip-adapter to x: all images a class, model a/b."),
     ],
 )  # fmt: skip
 def test_the_first_line_says_what_will_be_done(options: dict[str, Any], words: str) -> None:
     assert what_will_be_done(FitOptions("x", **options)) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "out", "words"),
+    [
+        (59, None, ""),
+        (120, None, "This takes about 2 minutes on this device."),
+        (7200, None, "This takes about 2 hours on this device. To end in 10 minutes: blocklora fit 'my photos' "
+         "--time-limit 10m"),
+        (7200, Path("a b"), "This takes about 2 hours on this device. To end in 10 minutes: blocklora fit 'my photos' "
+         "--time-limit 10m --out 'a b-10m'"),
+    ],
+)  # fmt: skip
+def test_a_long_fit_says_which_command_ends_sooner(seconds: float, out: Path | None, words: str) -> None:
+    assert how_long(seconds, ["fit", "my photos"], out) == words

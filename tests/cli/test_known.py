@@ -46,6 +46,7 @@ def test_the_defaults_that_help_shows_are_block_loras() -> None:
         "iterations": "500 a shot",
         "augment": "crop-flip",
         "memory_limit": "what is free",
+        "cached_views": "new crops in every step",
     }
     for name, text in shown.items():
         value = own[name]

@@ -12,8 +12,6 @@ from blocklora.data import (
     Example,
     FewShotSplit,
     Unreadable,
-    duplicate_notes,
-    duplicates,
     leaks,
     load_dataset,
     open_image,
@@ -126,29 +124,6 @@ def test_a_file_that_is_gone_is_named(split):
         split_record(split, CLASSES)
     with pytest.raises(ImageError, match=r"1\.png: the file can no longer be read"):
         leaks(split)
-
-
-# ---- duplicates
-
-
-def test_equal_images_in_two_classes_are_found():
-    a, b = Image.new("L", (2, 3), 7), Image.new("L", (2, 3), 8)
-    examples = [Example("1", 0, a), Example("2", 0, b), Example("3", 1, b.copy()), Example("4", 0, a.copy())]
-    assert duplicates(examples) == [(examples[2], examples[1])]
-    assert duplicate_notes(examples, CLASSES) == [
-        "1 image has the same content as an image of another class, e.g. 3 ('dog') and 2 ('cat'): keep each in one "
-        "class"
-    ]
-    assert duplicate_notes([*examples, Example("5", 1, a)], CLASSES)[0].startswith("2 images have the same")
-    assert duplicate_notes(examples[:2], CLASSES) == []
-
-
-def test_equal_files_in_two_classes_are_found(make_files):
-    root = make_files("a/1.png", "b/2.png", "b/3.png")
-    (root / "a" / "copy.png").write_bytes((root / "b" / "3.png").read_bytes())
-    examples = load_dataset(root, seed=0)
-    pairs = duplicates([*examples.train, *examples.test])
-    assert {e.image for pair in pairs for e in pair} == {"a/copy.png", "b/3.png"}
 
 
 # ---- leaks

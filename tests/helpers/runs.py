@@ -33,10 +33,15 @@ class Log:
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
         self.done: list[tuple[int, int]] = []
+        self.parts: list[str] = []
 
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
         """A training step is done."""
         self.steps.append((step, total))
+
+    def part(self, name: str) -> None:
+        """A part of the run begins."""
+        self.parts.append(name)
 
     def encoded(self, done: int, total: int) -> None:
         """Test images have been encoded."""

@@ -23,6 +23,8 @@ CPU = torch.device("cpu")
 
 QUICK: dict[str, dict[str, Any]] = {
     "block-lora": {"iterations": 2, "lr": 1e-2},
+    "block-lora-gda": {"iterations": 2, "lr": 1e-2, "folds": 2},
+    "auto": {"seconds": 1},
     "clip-lora": {"iterations": 2, "lr": 1e-2},
     "zero-shot": {},
     "linear-probe": {},

@@ -16,7 +16,7 @@ from blocklora.classifier import FeatureStore, encode
 from blocklora.clip import Clip, class_features, tokenize
 from blocklora.core.choices import Choice
 from blocklora.methods import Fit, FitConfig, Prepared, Task, fit_classifier, fit_config
-from blocklora.methods.method import CROSS_VALIDATED
+from blocklora.methods.answers import CROSS_VALIDATED
 from blocklora.metrics import fit_temperature
 
 TEMPLATES = ("a photo of a {}.", "art of the {}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from small_task import CPU, QUICK, fit, train_pixels
 
 from blocklora.classifier import Classifier
+from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.errors import ConfigError
 from blocklora.methods import METHODS, FitResult, Job, find_method, make_settings, settings_json
@@ -35,11 +36,13 @@ LONG = {
     "promptsrc": {"epochs": 3, "lr": 0.1},
 }
 """The methods whose training can be resumed, with six steps each."""
+SHARED_TIME = {"block-lora-gda"}
+"""Methods that train several times, each time with a share of the time limit."""
 
 
 def tensors_of(classifier: Classifier) -> dict[str, torch.Tensor]:
     """Return all that was learned, by name."""
-    parts = {"head": classifier.head.tensors, "image": classifier.image.tensors()}
+    parts = {"head": classifier.head.all_tensors, "image": classifier.image.tensors()}
     if classifier.text:
         parts["text"] = classifier.text.tensors()
     if classifier.adapter:
@@ -108,6 +111,35 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert whole.training is not None
     assert resumed.training is not None
     assert torch.equal(resumed.training.losses, whole.training.losses)
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+@pytest.mark.parametrize(
+    "name",
+    [name for name in METHODS if {"iterations", "epochs"} & QUICK[name].keys() and name not in SHARED_TIME],
+)
+def test_a_time_limit_leads_to_the_bits_of_as_many_steps(
+    job: Job, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Steps are said to take 10 s; 95 s are left."""
+    for room in ("methods.method", "training.loop"):
+        monkeypatch.setattr(importlib.import_module(f"blocklora.{room}"), "seconds_a_step", lambda *_: 10.0)
+    what = "iterations" if "iterations" in QUICK[name] else "epochs"
+    settings = QUICK[name] | {what: 50}
+    if "batch_size" in {field.name for field in fields(METHODS[name].settings)}:
+        settings["batch_size"] = 3  # of 6 images: two steps an epoch
+    cut = fit(replace(job, deadline=Deadline(100.5)), name, **settings)
+    assert cut.training is not None
+    number = len(cut.training.losses)
+    assert 0 < number < 10
+    recipe, asked = (50, number) if number == 9 else (100, number // 2)
+    assert cut.training.recipe_steps == recipe
+    plain = fit(job, name, **settings | {what: asked})
+    assert_same(cut, plain)
+    assert plain.training is not None
+    assert plain.training.recipe_steps is None
+    assert torch.equal(cut.training.losses, plain.training.losses)
+    assert cut.choices == plain.choices
 
 
 @pytest.mark.parametrize("name", LONG)

@@ -83,11 +83,11 @@ def test_a_clear_gain_needs_no_note():
 def test_no_gain_says_what_to_try():
     assert notes.gain_note(answered(102, 100)) == (
         "There is no clear gain over zero-shot (+1.0 points, 95% interval −0.7 to +2.7). Try more training images a "
-        "class or another method (--method linear-probe)."
+        "class or the best of many methods, found on the training images (--method auto)."
     )
     trained = answered(102, 100, history=losses(2, 1.5, 1, 0.8, 0.6))
     assert "a higher learning rate (--lr) or more steps (--iterations)" in notes.gain_note(trained)
-    assert "--method tip-adapter-f" in notes.gain_note(answered(102, 100, method="linear-probe"))
+    assert "--method" not in notes.gain_note(answered(102, 100, method="auto"))
     assert "more test images, as 10 images show large gains only" in notes.gain_note(
         answered(6, 5, n_test=10)
     )

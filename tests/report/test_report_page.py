@@ -20,7 +20,15 @@ from blocklora.core.choices import Choice
 from blocklora.core.errors import ImageError, RunError
 from blocklora.data.types import Unreadable
 from blocklora.metrics import confusion_matrix, evaluate
-from blocklora.report import Mistake, PartFiles, RunMetrics, metrics_from_json, metrics_json, write_report
+from blocklora.report import (
+    ConfusedPair,
+    Mistake,
+    PartFiles,
+    RunMetrics,
+    metrics_from_json,
+    metrics_json,
+    write_report,
+)
 from blocklora.report.page import render_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,6 +74,7 @@ def known(metrics, **changes):
         "unreadable": tuple(Unreadable(f"bad/{i}.jpg", f"reason {i}") for i in range(12)),
         "history": tuple({"step": i, "loss": 3.0 / i, "lr": 2e-4} for i in range(1, 41)),
         "mistakes": tuple(Mistake(f"cat/{i}.jpg", names[0], names[1], top) for i in range(12)),
+        "confused": (ConfusedPair(names[0], names[1], 3, 9),),
         "files": {
             "train": PartFiles.of(["cat/0.jpg"]),
             "val": PartFiles(12),
@@ -174,8 +183,43 @@ def test_with_an_evaluation_alone_the_page_is_whole():
     assert "The model was adapted to 3 classes, then tested on 60 images." in page.text
     assert page.tags.count("svg") == 1
     assert "img" not in page.tags
-    for heading in ("Worth knowing", "mistakes", "How it learned", "chosen", "files"):
+    for heading in ("most confident mistakes", "How it learned", "chosen", "files"):
         assert heading not in page.text
+    assert "Nothing was noticed while fitting." in page.text
+
+
+def test_the_questions_come_in_a_persons_order():
+    text = render_report(known(measured()), photo)
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "How good is it?",
+        "Where does it fail?",
+        "Can I trust its confidence?",
+        "What is wrong with my images?",
+        "What should I do next?",
+        "How was it made?",
+    ]
+
+
+def test_confused_classes_are_shown_beside_their_training_images():
+    pair = ConfusedPair("class 0", "class 1", 3, 9, ("t/1", "t/2"), ("a/1",), ("b/1", "gone"))
+    bare = ConfusedPair("class 2", "class 1", 1, 9, ("gone",), ("a/1",))
+    asked = []
+
+    def photo_unless_gone(image):
+        asked.append(image)
+        return None if image == "gone" else photo(image)
+
+    text = render_report(known(measured(), confused=(pair, bare), mistakes=()), photo_unless_gone)
+    page = Page(text)
+    assert page.tags.count("img") == 4
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", text) == [
+        "Test: class 0, taken for class 1",
+        "Training: class 0",
+        "Training: class 1",
+    ]
+    assert "class 0 taken for class 1: 3 of 9 images" in page.text
+    assert "class 2 taken for" not in page.text  # none of its images can be had
+    assert asked[:5] == ["t/1", "t/2", "a/1", "b/1", "gone"]
 
 
 OPTIONAL = [field.name for field in fields(RunMetrics) if field.name != "evaluation"]
@@ -391,7 +435,9 @@ onload="const d = this.contentDocument, r = d.documentElement, t = d.querySelect
 const first = () => t.tBodies[0].rows[0].cells[0].textContent;
 const head = t.querySelectorAll('thead th')[0], before = first();
 head.querySelector('button').click(); head.querySelector('button').click();
-document.title = [r.scrollWidth, r.clientWidth, before, first(), head.getAttribute('aria-sort')].join('|')">
+const find = d.querySelector('input.find'); find.value = 'ZEB'; find.dispatchEvent(new Event('input'));
+const left = [...t.tBodies[0].rows].filter(row => !row.hidden).length;
+document.title = [left, r.scrollWidth, r.clientWidth, before, first(), head.getAttribute('aria-sort')].join('|')">
 </iframe></body>"""
 
 
@@ -400,11 +446,11 @@ def test_a_phone_shows_the_page_without_sideways_scrolling_and_the_table_sorts(t
     names = [
         "aardvark",
         "Extraordinarily" * 8,
-        *(f"a class with a long name {i}" for i in range(37)),
+        *(f"a class with a long name {i}" for i in range(38)),
         "zebra",
     ]
     bad = (Unreadable("x" * 300 + ".jpg", "y" * 300),)
-    metrics = known(measured(40, 800, names), unreadable=bad, prompt="z" * 200)
+    metrics = known(measured(41, 800, names), unreadable=bad, prompt="z" * 200)
     write_report(metrics, tmp_path / "report.html", photo)
     (tmp_path / "wrapper.html").write_text(MEASURE, encoding="utf-8")
     flags = (
@@ -416,8 +462,11 @@ def test_a_phone_shows_the_page_without_sideways_scrolling_and_the_table_sorts(t
     done = subprocess.run(
         [BROWSER, *flags, profile, wrapper], capture_output=True, text=True, timeout=120, check=True
     )
-    wide, room, before, after, order = re.search(r"<title>(.*)</title>", done.stdout).group(1).split("|")
+    left, wide, room, before, after, order = (
+        re.search(r"<title>(.*)</title>", done.stdout).group(1).split("|")
+    )
     assert 300 < int(room) <= 360  # a scroll bar down the side may take some
     assert wide == room
     assert before != after
     assert (after, order) == ("zebra", "descending")
+    assert left == "1"  # the search leaves the zebra

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command import call
+from PIL import Image
 
 from blocklora import FewShotClassifier
 from blocklora.classifier import Encoded
@@ -22,7 +23,7 @@ from blocklora.data import Unreadable
 from blocklora.run import predict
 from blocklora.run.find import find_images
 from blocklora.run.load import load_run
-from blocklora.run.predict import Prediction, predict_images
+from blocklora.run.predict import Asked, Prediction, predict_images
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,10 @@ def test_answers_are_those_of_the_classifier(
     told: list[int] = []
     answers = list(
         predict_images(
-            load_run(run, device="cpu"), [*files[:5], broken, *files[5:]], top_k=2, on_batch=told.append
+            load_run(run, device="cpu"),
+            [*files[:5], broken, *files[5:]],
+            Asked(top_k=2),
+            on_batch=told.append,
         )
     )
     assert told == [3, 9, 19, 29, 37]
@@ -161,3 +165,45 @@ def test_no_answers_are_whole_json(
     )
     result = json.loads(out)
     assert (code, result["predictions"], len(result["unreadable"])) == (1, [], 1)
+
+
+def test_sets_are_those_of_the_estimator(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, run: Path,
+) -> None:  # fmt: skip
+    paths = sorted(photos.glob("*/*.png"))
+    classifier = FewShotClassifier(model=str(clip_folder), method="prototypes", device="cpu")
+    classifier.fit(paths, [path.parent.name for path in paths]).save(tmp_path / "kept")
+    arguments = [*paths[::9], "--coverage", "0.7", "--device", "cpu"]
+    code, out, err = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--json")
+    assert code == 0
+    assert "cross-validation on 36 training images" in err
+    answers = json.loads(out)["predictions"]
+    expected = classifier.predict_set(paths[::9], 0.7)
+    assert [set(item["set"]) for item in answers] == [set(labels.tolist()) for labels in expected]
+    strange = tmp_path / "strange.png"
+    Image.effect_noise((40, 40), 200).save(strange)
+    both = [paths[0], strange, "--unknown", "--false-alarms", "0.1", "--device", "cpu"]
+    code, out, err = call(capsys, monkeypatch, "predict", tmp_path / "kept", *both, "--json")
+    assert "about 10% are called unknown by mistake" in err
+    for item in json.loads(out)["predictions"]:
+        assert item["unknown"] == (item["chance_known"] <= 0.1) == (item["label"] == "unknown")
+    code, out, err = call(capsys, monkeypatch, "predict", tmp_path / "kept", *both, "--false-alarms", "5")
+    assert (code, "expected a number above 0 and below 1" in err) == (1, True)
+    code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--explain", "--json")
+    for item in json.loads(out)["predictions"]:
+        why = item["reasons"]
+        assert why["nearest"][0] == {
+            "image": item["image"], "label": Path(item["image"]).parent.name, "cosine": pytest.approx(1, abs=2e-3)
+        }  # fmt: skip
+        assert why["evidence"][0]["label"] == item["label"]
+        assert np.abs(why["heat_map"]).max() == 1
+        assert np.shape(why["heat_map"]) == (2, 2)
+    code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--explain")
+    assert out.count("    like ") == 12
+    code, out, _ = call(capsys, monkeypatch, "predict", tmp_path / "kept", *arguments, "--by-class")
+    assert all("; set: " in line for line in out.splitlines())
+    assert classifier.predict_set([], 0.7) == []
+    code, _, err = call(capsys, monkeypatch, "predict", run, *arguments)
+    assert code == 1
+    assert "nothing can be said about sets of classes" in err

@@ -178,7 +178,7 @@ def test_a_damaged_first_start(clip_folder: Path, tmp_path: Path) -> None:
     for content in ("", "[]", '{"facts": {}}', "{"):
         (tmp_path / "state.start.json").write_text(content, encoding="utf-8")
         with pytest.raises(RunError, match=r"state\.start\.json: this file is damaged .*; delete it"):
-            state.first_start({})
+            state.first_start("plans", list)
 
 
 def test_the_checkpoint_may_be_replaced_once_it_was_read(clip_folder: Path, tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def trained_numbers(method: str, shapes: list[tuple[int, int]], r: int, n_blocks
 def generalization_bound(trained: int, samples: int, *, bits: int = 32, sigma: float = 1.0) -> float:
     """Bound the expected gap between the test and the training loss of a tuned model.
 
-    |gap| <= sqrt(2 sigma^2 ln2 q P / N): Xu & Raginsky (2017), theorem 1, with the information that P trained
-    parameters of q bits can hold about the samples, as Zhu et al. (2024, arXiv 2402.16842) use it for LoRA. See
-    docs/bound.md.
+    The absolute value of the gap is at most sqrt(2 sigma^2 ln2 q P / N): Xu & Raginsky (2017), theorem 1, with the
+    information that P trained parameters of q bits can hold about the samples, as Zhu et al. (2024, arXiv 2402.16842)
+    use it for LoRA. See docs/bound.md.
 
     Args:
         trained: P, how many parameters are trained, >= 0 (``trained_numbers``).

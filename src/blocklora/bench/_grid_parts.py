@@ -19,10 +19,13 @@ from blocklora.methods import METHODS, fit_config
 __all__ = ["GridPart", "data_of", "method_of", "models_of"]
 
 _DATA_KEYS = ("path", "root", "prompt", "prompts", "protocol", "class_names")
+_LATER = (
+    "cached_views",
+)  # settings that came later: while unset they are in no key, so that older runs keep theirs
 _EVERYWHERE = ("device", "precision")  # settings that are of no method alone
 _TAKEN = (
     "model", "shots", "seed", "data", "out", "resume", "progress", "store", "resources", "revision", "deterministic",
-    "index", "classes", "ensemble", *_DATA_KEYS,
+    "time_limit", "index", "classes", "ensemble", *_DATA_KEYS,
 )  # fmt: skip
 
 
@@ -148,6 +151,7 @@ def _given(
 def _options(path: Path, where: str, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Check a method's settings, and return all of them."""
     try:
-        return asdict(fit_config(method=method, **given).settings)
+        found = asdict(fit_config(method=method, **given).settings)
     except BlockloraError as error:
         raise ConfigError(f"{path}: {where}: {error}") from error
+    return {name: value for name, value in found.items() if value is not None or name not in _LATER}

@@ -82,6 +82,9 @@ class _ToldProgress:
         """A training step is done."""
         self._tell("training", step, total)
 
+    def part(self, name: str) -> None:
+        """A part of the run begins; its steps are told."""
+
     def encoded(self, done: int, total: int) -> None:
         """Test images have been encoded."""
         self._tell("testing", done, total)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blocklora.clip import Clip
@@ -21,7 +22,7 @@ from blocklora.clip.towers import autocast_dtype
 from blocklora.core.errors import ConfigError
 from blocklora.data import prompts
 
-__all__ = ["ClassPrompts", "cut_notes", "prompt_tokens"]
+__all__ = ["ClassPrompts", "conditional_logits", "cut_notes", "prompt_tokens"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,34 @@ class ClassPrompts:
         if why_not_lean(self.model):
             return None
         return text_plan(self.tokens.cpu(), int(self.model.text_model.config.eos_token_id), share=True)
+
+
+def conditional_logits(
+    features: Tensor,
+    *,
+    prompts: ClassPrompts,
+    context: Tensor,
+    down: Tensor,
+    down_bias: Tensor,
+    up: Tensor,
+    up_bias: Tensor,
+    scale: float,
+) -> Tensor:
+    """Return cosines with class features that each image's own prompts give (CoCoOp, Zhou et al. 2022b, eq. 3).
+
+    Args:
+        features: Unit image features (M, D).
+        prompts: The class prompts, with room for the vectors.
+        context: The learned vectors (P, W), W being the text tower's width.
+        down: First weights of the network that shifts them (H, D).
+        down_bias: (H,).
+        up: Second weights (W, H).
+        up_bias: (W,).
+        scale: CLIP's logit scale.
+    """
+    shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
+    pairs = zip(features, shifts, strict=True)
+    return torch.stack([scale * feature @ prompts.features(context + shift).T for feature, shift in pairs])
 
 
 def prompt_tokens(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier.changes import ImageChange, TextChange
+from blocklora.classifier.evidence import Evidence
 from blocklora.classifier.heads import Head
 from blocklora.clip import Clip, Engine, ImageTower, image_features, prompted_image_features, with_weights
 
@@ -41,6 +42,7 @@ class Classifier:
         temperature: What logits are divided by.
         engine: Which engine computes features: ``auto``, ``lean`` or ``plain``.
         precision: What it was fitted in: ``fp32``, ``bf16`` or ``fp16``.
+        evidence: What it keeps of images to judge its own answers by.
     """
 
     method: str
@@ -55,6 +57,7 @@ class Classifier:
     temperature: float = 1.0
     engine: Engine = "auto"
     precision: str = "fp32"
+    evidence: Evidence = field(default_factory=Evidence)
     _tower: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,22 +78,49 @@ class Classifier:
         found: torch.device = next(self.base.model.parameters()).device
         return found
 
+    @property
+    def reads_both(self) -> bool:
+        """Whether a prediction needs the base model's own features beside the adapted ones."""
+        return not self.is_base and any(member.base for member in self.head.members)
+
+    @property
+    def adapted_tower(self) -> Any:
+        """The model whose image tower predicts, with its adapter or new weights; learned vectors come beside it."""
+        return self._tower
+
     def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Return unit features (B, D) of pixel values (B, 3, S, S) on the model's device."""
+        """Return what ``logits`` takes, of pixel values (B, 3, S, S) on the model's device.
+
+        Unit features (B, D); where ``reads_both`` they are (B, 2, D), adapted and the base model's.
+        """
+        adapted = self.adapted_image_features(pixel_values)
+        if not self.reads_both:
+            return adapted
+        return torch.stack([adapted, self.zero_shot_image_features(pixel_values)], dim=1)
+
+    def adapted_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Return unit features (B, D) by the tower that was adapted, or by the base model's where none was."""
         if self.image.prompts is not None:
             return prompted_image_features(self._tower, pixel_values, self.image.prompts)
         return image_features(self._tower, pixel_values, engine=self.engine)
 
     def zero_shot_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Return what ``image_features`` gives for the base model."""
+        """Return what ``adapted_image_features`` gives for the base model."""
         return image_features(self.base.model, pixel_values, engine=self.engine)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Turn adapted image features (M, D) into logits (M, N), in float64, not yet divided by the temperature."""
+        """Turn image features into logits (M, N), in float64, not yet divided by the temperature.
+
+        Args:
+            features: (M, D) adapted, or (M, 2, D): adapted, and the base model's, which must be there where
+                ``reads_both``.
+        """
+        if features.ndim == 3 and not self.reads_both:
+            features = features[:, 0]
         return self.head.logits(features)
 
     def probabilities(self, features: Tensor) -> NDArray[np.float64]:
-        """Turn adapted image features (M, D) into probabilities (M, N)."""
+        """Turn image features, as ``logits`` takes them, into probabilities (M, N)."""
         if not len(features):
             return np.empty((0, len(self.class_names)))
         return np.asarray((self.logits(features) / self.temperature).softmax(dim=1).numpy())
@@ -106,11 +136,12 @@ class Classifier:
     def of_other_classes(
         self, class_names: Sequence[str], prompts: Sequence[str], head: Head, zero_shot_features: Tensor
     ) -> Classifier:
-        """Return a classifier of other classes on the same towers."""
+        """Return a classifier of other classes on the same towers; it knows no images of these."""
         return replace(
             self,
             class_names=tuple(class_names),
             prompts=tuple(prompts),
             head=head,
             zero_shot_features=zero_shot_features,
+            evidence=Evidence(),
         )

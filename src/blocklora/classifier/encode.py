@@ -68,10 +68,11 @@ def encode(
         on_batch: Called with the number of images that are done.
 
     Returns:
-        Features (M, D), or with ``zero_shot`` (M, 2, D): adapted, and the base model's.
+        Features (M, D), or with ``zero_shot``, or where the classifier reads both, (M, 2, D): adapted, and the base
+        model's.
     """
-    facts = None
-    if store.keeps and (zero_shot or classifier.is_base):
+    facts, both = None, zero_shot or classifier.reads_both
+    if store.keeps and (both or classifier.is_base):
         facts = frozen_facts(images, classifier.base, compute, classifier.engine)
     known = store.recall(facts)  # (1, M, D)
     if known is not None and classifier.is_base:
@@ -82,8 +83,8 @@ def encode(
 
     def forward(pixel_values: Tensor) -> Tensor:
         with compute.autocast():
-            adapted = classifier.image_features(pixel_values)
-            if not zero_shot or known is not None:
+            adapted = classifier.adapted_image_features(pixel_values)
+            if not both or known is not None:
                 return adapted
             plain = adapted if classifier.is_base else classifier.zero_shot_image_features(pixel_values)
             return torch.stack([adapted, plain], dim=1)
@@ -100,7 +101,7 @@ def encode(
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
     if found.kept and not found.unreadable:
-        plain = found.features[:, 1] if zero_shot else found.features
+        plain = found.features[:, 1] if both else found.features
         store.keep(facts, plain[None], time.monotonic() - began)
     return found
 

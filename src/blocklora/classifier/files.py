@@ -4,6 +4,7 @@
     image_tower.safetensors     new weights or prompts of the image tower, of a method that changes it otherwise
     text_tower.safetensors      new weights or words of the text tower, for classes that were not there
     class_features.safetensors  the head's tensors, and the class features of zero-shot
+    evidence.safetensors        answers to held-out images and features of training images; see evidence.py
     classifier.json             all names and values
 
 ``classifier.json`` names the base model, its revision and a hash of its image tower, so an adapter never meets weights
@@ -27,6 +28,7 @@ from torch import Tensor
 from blocklora.adapter import changes_base, load_adapter
 from blocklora.classifier.changes import ImageChange, TextChange
 from blocklora.classifier.classifier import Classifier
+from blocklora.classifier.evidence import EVIDENCE, Evidence, read_evidence
 from blocklora.classifier.heads import CONDITIONAL, Head
 from blocklora.classifier.record import CLASSIFIER, ClassifierRecord, HeadRecord, Label, TextRecord
 from blocklora.clip import Clip, ImageTower, load_clip, load_image_tower, shared_view, text_tower_hash
@@ -37,7 +39,7 @@ __all__ = ["CLASSIFIER_FILES", "read_both_towers", "read_classifier", "write_cla
 
 ADAPTER, _FEATURES = "adapter", "class_features.safetensors"
 _IMAGE, _TEXT = "image_tower.safetensors", "text_tower.safetensors"
-CLASSIFIER_FILES = (ADAPTER, _FEATURES, _IMAGE, _TEXT, CLASSIFIER)  # the last one last
+CLASSIFIER_FILES = (ADAPTER, _FEATURES, _IMAGE, _TEXT, EVIDENCE, CLASSIFIER)  # the last one last
 _ZERO_SHOT, _HEAD = "zero_shot", "head/"
 
 _Base = TypeVar("_Base", bound=Clip | ImageTower)
@@ -74,12 +76,13 @@ def write_classifier(
     with replace_in_folder(folder, CLASSIFIER_FILES) as staged:
         if classifier.adapter is not None:
             _write_adapter(staged / ADAPTER, classifier)
-        features = {_HEAD + name: tensor for name, tensor in classifier.head.tensors.items()}
+        features = {_HEAD + name: tensor for name, tensor in classifier.head.all_tensors.items()}
         _write_tensors(staged / _FEATURES, features | {_ZERO_SHOT: classifier.zero_shot_features})
         if classifier.image:
             _write_tensors(staged / _IMAGE, classifier.image.tensors())
         if classifier.text and classifier.text.tensors():
             _write_tensors(staged / _TEXT, classifier.text.tensors())
+        classifier.evidence.write(staged)
         _record(classifier, labels, parameters, found_names).write(staged, versions)
 
 
@@ -142,7 +145,7 @@ def _record(
         image_tower_changed=bool(classifier.image),
         text_side=None if text is None else TextRecord(text.words, bool(text.tensors())),
         text_tower_sha256=text_tower_hash(base.model) if head.kind == CONDITIONAL else None,
-        head=HeadRecord(head.kind, dict(head.numbers)),
+        head=HeadRecord.of(head),
         labels=list(labels),
         class_names=list(classifier.class_names),
         prompts=list(classifier.prompts),
@@ -153,6 +156,7 @@ def _record(
         found_names=tuple(found),
         image_tensors=len(classifier.image.tensors()),
         text_tensors=0 if text is None else len(text.tensors()),
+        evidence=bool(classifier.evidence),
     )
 
 
@@ -182,6 +186,7 @@ def _classifier(folder: Path, record: ClassifierRecord, base: Clip | ImageTower,
         temperature=record.temperature,
         engine=record.engine,
         precision=record.precision,
+        evidence=read_evidence(folder, head, *zero_shot.shape) if record.evidence else Evidence(),
     )
 
 
@@ -231,7 +236,6 @@ def _read_adapter(model: Any, folder: Path, *, image_tower_only: bool = False) -
 
 def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, Tensor]:
     """Read the head and the zero-shot class features (N, D)."""
-    kind, numbers = record.head.kind, record.head.numbers
 
     def of(tensors: dict[str, Tensor]) -> tuple[Head, Tensor]:
         if _ZERO_SHOT not in tensors:
@@ -243,7 +247,7 @@ def _read_head(path: Path, record: ClassifierRecord, model: Any) -> tuple[Head, 
         if strange := [name for name in tensors if not name.startswith(_HEAD)]:
             raise ValueError(f"the tensor '{strange[0]}' belongs to nothing")
         own = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()}
-        head = Head(kind, own, numbers, model if kind == CONDITIONAL else None)
+        head = record.head.head(own, model if record.head.kind == CONDITIONAL else None)
         head.check(classes, zero_shot.shape[1])
         return head, zero_shot
 
@@ -273,9 +277,7 @@ def _read_file(path: Path, of: Callable[[dict[str, Tensor]], _Read], expected: i
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name."""
-    write_bytes(
-        path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
-    )
+    write_bytes(path, save({n: value.detach().cpu().contiguous().clone() for n, value in tensors.items()}))
 
 
 def _adapts_image_tower(adapter: Any) -> bool:

@@ -7,7 +7,8 @@ Image features are unit vectors everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,24 +16,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.classifier.class_prompts import ClassPrompts
+from blocklora.classifier.class_prompts import ClassPrompts, conditional_logits
 
 __all__ = [
     "CONDITIONAL",
     "HEADS",
+    "MIXTURE",
     "Head",
     "HeadKind",
+    "Member",
     "adapted_logits",
     "cache_logits",
-    "conditional_logits",
     "cosine_head",
     "cosine_logits",
     "linear_logits",
+    "mixed_logits",
+    "mixture_head",
 ]
 
 CONDITIONAL = "conditional"
 """The one kind that runs the text tower for every image."""
 
+MIXTURE = "mixture"
+"""The one kind that is made of other heads."""
+
+MOST_MEMBERS = 3
+_ROUNDING = 1e-6
 _ROWS = 1024  # images at a time: a cache of all ImageNet shots would else need gigabytes
 
 
@@ -94,34 +103,17 @@ def adapted_logits(
     return cosine_logits(F.normalize(mixed, dim=-1), class_features, scale)
 
 
-def conditional_logits(
-    features: Tensor,
-    *,
-    prompts: ClassPrompts,
-    context: Tensor,
-    down: Tensor,
-    down_bias: Tensor,
-    up: Tensor,
-    up_bias: Tensor,
-    scale: float,
-) -> Tensor:
-    """Return cosines with class features that each image's own prompts give (CoCoOp, Zhou et al. 2022b, eq. 3).
+def mixed_logits(each: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the logarithm of the weighted mean of probabilities (M, N).
 
     Args:
-        features: Unit image features (M, D).
-        prompts: The class prompts, with room for the vectors.
-        context: The learned vectors (P, W), W being the text tower's width.
-        down: First weights of the network that shifts them (H, D).
-        down_bias: (H,).
-        up: Second weights (W, H).
-        up_bias: (W,).
-        scale: CLIP's logit scale.
+        each: Logits (M, N) of every member, divided by its temperature.
+        weights: One each, above 0, with the sum 1.
     """
-    shifts = F.linear(F.relu(F.linear(features, down, down_bias)), up, up_bias)  # (M, W)
-    pairs = zip(features, shifts, strict=True)
-    return torch.stack(
-        [cosine_logits(feature, prompts.features(context + shift), scale) for feature, shift in pairs]
-    )
+    parts = [
+        math.log(weight) + logits.log_softmax(dim=1) for logits, weight in zip(each, weights, strict=True)
+    ]
+    return torch.logsumexp(torch.stack(parts), dim=0)
 
 
 @dataclass(frozen=True)
@@ -157,8 +149,9 @@ HEADS = {
         {"context": "PW", "down": "HD", "down_bias": "H", "up": "WH", "up_bias": "W", "tokens": "NL"},
         frozenset({"scale"}),
     ),
+    MIXTURE: HeadKind(mixed_logits, {}),
 }
-"""Every kind of head. The tokens of a conditional head become its prompts."""
+"""Every kind of head. The tokens of a conditional head become its prompts; a mixture has members, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +163,24 @@ class Head:
         tensors: The function's tensors, on the CPU.
         numbers: Its plain numbers.
         model: The ``CLIPModel`` of a conditional head; None for all others.
+        members: The heads of a mixture; none for all others.
     """
 
     kind: str
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, float] = field(default_factory=dict)
     model: Any = None
+    members: tuple[Member, ...] = ()
+
+    @property
+    def all_tensors(self) -> dict[str, Tensor]:
+        """The tensors to be written, those of member 0 of a mixture as ``0/NAME``."""
+        of_members = {
+            f"{place}/{name}": tensor
+            for place, member in enumerate(self.members)
+            for name, tensor in member.head.tensors.items()
+        }
+        return {**self.tensors, **of_members}
 
     def check(self, n_classes: int, width: int) -> None:
         """Check that the tensors and numbers are those of the kind, and fit each other.
@@ -197,10 +202,21 @@ class Head:
             if not fits or any(sizes.setdefault(axis, n) != n for axis, n in zip(axes, shape, strict=True)):
                 expected = ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes)
                 raise ValueError(f"the head's tensor '{name}' is {shape} instead of ({expected})")
+        if self.kind == MIXTURE:
+            _check_members(self.members, n_classes, width)
+        elif self.members:
+            raise ValueError(f"a head of the kind {self.kind} has no members")
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """Turn image features (M, D) into logits (M, N), in float64 on the CPU."""
+        """Turn image features (M, D) into logits (M, N), in float64 on the CPU.
+
+        A mixture also takes (M, 2, D): adapted features, and the base model's for the members that read those.
+        """
+        if self.kind == MIXTURE:
+            both = features if features.ndim == 3 else torch.stack([features, features], dim=1)
+            each = [m.head.logits(both[:, int(m.base)]) / m.temperature for m in self.members]
+            return mixed_logits(each, [member.weight for member in self.members])
         logits = HEADS[self.kind].logits
         if self.kind == CONDITIONAL:
             device = self.model.logit_scale.device
@@ -213,9 +229,52 @@ class Head:
         return torch.cat([logits(part.double(), **tensors, **self.numbers) for part in parts])
 
 
+@dataclass(frozen=True)
+class Member:
+    """One head of a mixture.
+
+    Attributes:
+        head: Of any kind but a mixture or a conditional one.
+        weight: Of its probabilities, above 0; those of a mixture have the sum 1.
+        temperature: What its logits are divided by.
+        base: Whether it reads the base model's image features, not the adapted ones.
+    """
+
+    head: Head
+    weight: float
+    temperature: float
+    base: bool
+
+
+def mixture_head(members: Sequence[Member]) -> Head:
+    """Return a head whose probabilities are the weighted mean of those of two or three heads."""
+    return Head(MIXTURE, {}, members=tuple(members))
+
+
 def cosine_head(class_features: Tensor, scale: float) -> Head:
     """Return CLIP's own head for unit class features (N, D)."""
     return Head("cosine", {"class_features": class_features}, {"scale": scale})
+
+
+def _check_members(members: Sequence[Member], n_classes: int, width: int) -> None:
+    """Raise a ValueError unless heads can be a mixture."""
+    if not 2 <= len(members) <= MOST_MEMBERS:
+        raise ValueError(f"the mixture has {len(members)} members; expected 2 to {MOST_MEMBERS}")
+    for place, member in enumerate(members):
+        if member.head.kind in (MIXTURE, CONDITIONAL):
+            raise ValueError(f"member {place} of the mixture is a head of the kind {member.head.kind}")
+        if not 0 < member.temperature < math.inf:
+            raise ValueError(
+                f"the temperature of member {place} is {member.temperature}; expected it above 0"
+            )
+        if not 0 < member.weight <= 1:
+            raise ValueError(f"the weight of member {place} is {member.weight}; expected it above 0, up to 1")
+        try:
+            member.head.check(n_classes, width)
+        except ValueError as error:
+            raise ValueError(f"member {place} of the mixture: {error}") from error
+    if abs(sum(member.weight for member in members) - 1) > _ROUNDING:
+        raise ValueError("the weights of the mixture do not have the sum 1")
 
 
 def _need_names(what: str, given: Iterable[str], expected: Iterable[str]) -> None:

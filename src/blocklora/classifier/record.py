@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from blocklora.classifier.heads import HEADS
+from torch import Tensor
+
+from blocklora.classifier.heads import HEADS, Head, Member
 from blocklora.clip import Engine
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_json
 
-__all__ = ["CLASSIFIER", "ClassifierRecord", "HeadRecord", "Label", "TextRecord"]
+__all__ = ["CLASSIFIER", "ClassifierRecord", "HeadRecord", "Label", "MemberRecord", "TextRecord"]
 
 CLASSIFIER = "classifier.json"
 _FORMAT = 2
@@ -22,11 +24,50 @@ Label = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class HeadRecord:
-    """A head's kind, a name in ``HEADS``, and its plain numbers."""
+class MemberRecord:
+    """A member of a mixture: its head's kind and plain numbers, and the numbers of a ``Member``."""
 
     kind: str
     numbers: Mapping[str, float]
+    weight: float
+    temperature: float
+    base: bool
+
+
+@dataclass(frozen=True)
+class HeadRecord:
+    """A head's kind, a name in ``HEADS``, its plain numbers, and the members of a mixture."""
+
+    kind: str
+    numbers: Mapping[str, float]
+    members: Sequence[MemberRecord] = ()
+
+    @classmethod
+    def of(cls, head: Head) -> HeadRecord:
+        """Return what is written of a head beside its tensors."""
+        members = [
+            MemberRecord(m.head.kind, dict(m.head.numbers), m.weight, m.temperature, m.base)
+            for m in head.members
+        ]
+        return cls(head.kind, dict(head.numbers), members)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> HeadRecord:
+        """Return the record that a JSON object is."""
+        members = tuple(MemberRecord(**member) for member in facts.get("members", ()))
+        if unknown := {member.kind for member in members} - set(HEADS):
+            raise ValueError(f"a member of the head is of the unknown kind '{min(unknown)}'")
+        return cls(facts["kind"], facts["numbers"], members)
+
+    def head(self, tensors: Mapping[str, Tensor], model: Any = None) -> Head:
+        """Return the head that these tensors belong to; ``Head.check`` says whether they fit."""
+        members, own = [], dict(tensors)
+        for place, member in enumerate(self.members):
+            prefix = f"{place}/"
+            its = {name.removeprefix(prefix): own.pop(name) for name in tensors if name.startswith(prefix)}
+            head = Head(member.kind, its, member.numbers)
+            members.append(Member(head, float(member.weight), float(member.temperature), bool(member.base)))
+        return Head(self.kind, own, self.numbers, model, tuple(members))
 
 
 @dataclass(frozen=True)
@@ -62,6 +103,7 @@ class ClassifierRecord:
         image_tensors: How many tensors image_tower.safetensors holds, so that a missing one is noticed; None in files
             of earlier versions.
         text_tensors: The same of text_tower.safetensors.
+        evidence: Whether evidence.safetensors belongs to it.
     """
 
     method: str
@@ -83,6 +125,7 @@ class ClassifierRecord:
     found_names: Sequence[str] = ()
     image_tensors: int | None = None
     text_tensors: int | None = None
+    evidence: bool = False
 
     def write(self, folder: Path, versions: Mapping[str, str]) -> None:
         """Write classifier.json, with the versions of the packages that the classifier was made with."""
@@ -126,7 +169,7 @@ class ClassifierRecord:
         record = cls(
             **{
                 **known,
-                "head": HeadRecord(**known["head"]),
+                "head": HeadRecord.from_json(known["head"]),
                 "text_side": None if text is None else TextRecord(**text),
                 "temperature": float(known["temperature"]),
             }

@@ -13,15 +13,18 @@ from typing import Annotated
 import typer
 
 from blocklora.cli.bench import bench, tables
+from blocklora.cli.check import check
 from blocklora.cli.compare import compare
 from blocklora.cli.datasets import datasets
 from blocklora.cli.demo import demo
+from blocklora.cli.export import export
 from blocklora.cli.fit import base_to_new, cross_dataset, domain_generalization, fit
 from blocklora.cli.measure import evaluate
 from blocklora.cli.output import ERR, end_output, take_any_name, write
 from blocklora.cli.plan import plan
 from blocklora.cli.predict import predict
 from blocklora.cli.serve import serve
+from blocklora.cli.suggest import suggest
 from blocklora.core.errors import BlockloraError
 from blocklora.core.words import printable
 
@@ -36,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, evaluate, predict, serve, compare, datasets):
+for command in (demo, check, fit, evaluate, predict, suggest, compare, serve, export, datasets):
     app.command(rich_help_panel=_START)(command)
 for command in (plan, bench, tables, base_to_new, cross_dataset, domain_generalization):
     app.command(rich_help_panel=_MORE)(command)

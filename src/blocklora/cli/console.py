@@ -23,7 +23,7 @@ from rich.table import Table
 from blocklora.cli.output import OUT
 from blocklora.core.words import count, printable
 from blocklora.data import Unreadable
-from blocklora.report import RunMetrics, warnings
+from blocklora.report import RunMetrics, sets_sentence, warnings
 
 if TYPE_CHECKING:
     from blocklora.run.demo import DemoResult
@@ -86,6 +86,10 @@ class RunProgress:
         """Say what the bars from now on belong to, such as "seed 1 of 3"."""
         self._title = f"{title}: "
 
+    def part(self, name: str) -> None:
+        """Say in a line which part of the run begins."""
+        self._progress.console.print(f"{self._title}{name}", markup=False, soft_wrap=True)
+
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
         """Show a training step."""
         self._update("training", step, total, f"loss {loss:.3f}  lr {lr:.1e}")
@@ -93,6 +97,10 @@ class RunProgress:
     def encoded(self, done: int, total: int) -> None:
         """Show how many test images are done."""
         self._update("testing ", done, total, "")
+
+    def looked(self, done: int, total: int) -> None:
+        """Show how many images were looked at."""
+        self._update("looking", done, total, "")
 
     def predicted(self, done: int, total: int) -> None:
         """Show how many images are classified."""
@@ -128,6 +136,8 @@ def print_metrics(metrics: RunMetrics, run: Path | None) -> None:
         f"{count(found.n_test, 'test image')}, {count(found.n_classes, 'class')}; expected "
         f"calibration error {found.ece:.1%}."
     )
+    if metrics.confidence and metrics.confidence.sets:
+        OUT.print(sets_sentence(metrics.confidence.sets), markup=False, soft_wrap=True)
     if metrics.trainable_parameters is not None and metrics.n_train is not None:
         OUT.print(
             f"Trained {metrics.trainable_parameters:,} of {metrics.total_parameters:,} parameters on "

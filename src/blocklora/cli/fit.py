@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from blocklora.cli.known import (
     CHOICES,
     METHODS,
-    OPENAI,
     check_choice,
     check_data,
     check_method,
@@ -17,27 +20,28 @@ from blocklora.cli.known import (
 )
 from blocklora.cli.options import FitOptions, TransferOptions, takes
 from blocklora.cli.output import ERR, print_json
+from blocklora.core.deadline import in_words, parse_seconds
 from blocklora.core.words import count
 
 __all__ = ["base_to_new", "cross_dataset", "domain_generalization", "fit"]
 
 _NOT_PASSED = ("set_", "as_json", "verbose", "debug")
-# Of one core, for a step of 32 images and few classes; docs/engine.md measured ViT-B/16 and tiny, the others follow
-# from their FLOPs.
-_CPU_SECONDS = {"tiny": 0.3, OPENAI["ViT-B/32"]: 3.5, OPENAI["ViT-B/16"]: 13.0, OPENAI["ViT-L/14"]: 62.0}
 _PER_SHOT, _MOST_SHOTS = 500, 16
+_WORTH_SAYING, _TOO_LONG = 60, 1800  # seconds; above the second a time limit is recommended
+_LIMIT = "10m"
 
 
 @takes(FitOptions)
 def fit(options: FitOptions) -> None:
     """Fit a classifier to a few labelled images and write a RUN folder with an honest report."""
+    began = time.monotonic()
     _check(options)
     ERR.print(what_will_be_done(options), markup=False, soft_wrap=True)
     from blocklora.cli.console import print_metrics
     from blocklora.report import metrics_json
     from blocklora.run.fit import fit_run
 
-    run, metrics = _with_progress(fit_run, options)
+    run, metrics = _with_progress(fit_run, options, began)
     if options.as_json:
         print_json(metrics_json(metrics) | {"run": str(run)})
     else:
@@ -63,35 +67,47 @@ def domain_generalization(options: TransferOptions) -> None:
 
 
 def what_will_be_done(options: FitOptions) -> str:
-    """Say in a line what a fit will do, and how long it may take."""
+    """Say in a line what a fit will do."""
     shots = "all images" if options.shots is None else count(options.shots, "image")
     text = f"Fitting {options.method} to {options.data}: {shots} a class, model {options.model}"
     steps = options.iterations or (options.shots and _PER_SHOT * min(options.shots, _MOST_SHOTS))
-    if not steps or "iterations" not in METHODS[options.method]:
-        return f"{text}."
-    size = options.batch_size or 32
-    text += f", {steps:,} {'step' if steps == 1 else 'steps'} of {count(size, 'image')}."
-    if options.model not in _CPU_SECONDS:
+    if steps and "iterations" in METHODS[options.method]:
+        size = options.batch_size or 32
+        text += f", {steps:,} {'step' if steps == 1 else 'steps'} of {count(size, 'image')}"
+    if options.time_limit:
+        text += f", or what can be done in {in_words(parse_seconds(options.time_limit))}"
+    return f"{text}."
+
+
+def how_long(seconds: float, arguments: Sequence[str], out: Path | None) -> str:
+    """Say how long a fit is expected to take, and, where that is too long, which command ends sooner.
+
+    Args:
+        seconds: The time that is expected.
+        arguments: Of the command line, without the program.
+        out: The folder that was named.
+
+    Returns:
+        The line; empty where nothing need be said.
+    """
+    if seconds < _WORTH_SAYING:
+        return ""
+    text = f"This takes about {in_words(seconds)} on this device."
+    if seconds < _TOO_LONG:
         return text
-    return f"{text} {_how_long(steps * _CPU_SECONDS[options.model] * size / 32)}"
-
-
-def _how_long(seconds: float) -> str:
-    """Say how long training may take at most."""
-    if seconds < 90:
-        return "About a minute or less."
-    if seconds < 5400:
-        return f"Up to {seconds / 60:.0f} minutes on a CPU."
-    return f"Up to {seconds / 3600:,.0f} hours on one CPU core; a GPU is far faster."
+    more = ["--time-limit", _LIMIT, *(["--out", f"{out}-{_LIMIT}"] if out else [])]
+    command = shlex.join(["blocklora", *arguments, *more])
+    return f"{text} To end in {in_words(parse_seconds(_LIMIT))}: {command}"
 
 
 def _protocol(name: str, options: FitOptions) -> None:
     """Train once and test elsewhere."""
+    began = time.monotonic()
     _check(options)
     from blocklora.cli.console import print_protocol
     from blocklora.run import transfer as protocols
 
-    result = _with_progress(getattr(protocols, name), options)
+    result = _with_progress(getattr(protocols, name), options, began)
     print_json(result) if options.as_json else print_protocol(result)
 
 
@@ -100,7 +116,9 @@ def _check(options: FitOptions) -> None:
     settings = [pair.partition("=")[0].strip() for pair in options.set_ or () if "=" in pair]
     settings += [name for name in _settings() if getattr(options, name) is not None]
     check_method(options.method, settings)
-    for name in CHOICES:
+    if options.time_limit is not None:
+        parse_seconds(options.time_limit)
+    for name in CHOICES.keys() & vars(options):
         check_choice(name, getattr(options, name))
     check_model(options.model)
     check_data(options.data, options.root)
@@ -111,14 +129,22 @@ def _settings() -> set[str]:
     return {name for known in METHODS.values() for name in known} & FitOptions.__dataclass_fields__.keys()
 
 
-def _with_progress(function: Callable[..., Any], options: FitOptions) -> Any:
+def _with_progress(function: Callable[..., Any], options: FitOptions, began: float) -> Any:
     """Call a function that fits, showing how far it is and, after Ctrl-C, how to go on."""
     from blocklora.cli.console import RunProgress
+
+    said: list[str] = []
+
+    def expected(seconds: float) -> None:
+        text = how_long(seconds, [word for word in sys.argv[1:] if word != "--resume"], options.out)
+        if text and not said:  # a method may have several parts; the first is the longest
+            said.append(text)
+            ERR.print(text, markup=False, soft_wrap=True)
 
     given = _arguments(options)
     with RunProgress(ERR, verbose=options.verbose) as progress:
         try:
-            return function(progress=progress, **given)
+            return function(progress=progress, on_expected=expected, began=began, **given)
         except KeyboardInterrupt as stop:
             if stop.args:  # training had begun, and its state is kept
                 ERR.print(f"{stop}; go on with the same command and --resume.", soft_wrap=True)

@@ -27,6 +27,7 @@ __all__ = [
 _ADAPTER = (
     "iterations", "batch_size", "lr", "weight_decay", "r", "n_blocks", "alpha", "dropout", "parametrization",
     "arm_dropout", "towers", "targets", "layers", "augment", "engine", "prefix_sharing", "memory_limit",
+    "cached_views",
 )  # fmt: skip
 _PROMPT = ("n_context", "words", "lr", "batch_size", "epochs", "augment")
 _PASSES = ("passes", "smallest_crop", "augment")
@@ -35,6 +36,8 @@ _WEIGHTS = ("iterations", "lr", "weight_decay", "batch_size", "augment")
 
 METHODS: dict[str, tuple[str, ...]] = {
     "block-lora": _ADAPTER,
+    "block-lora-gda": (*_ADAPTER, "folds"),
+    "auto": ("seconds", "augment", "memory_limit"),
     "clip-lora": _ADAPTER,
     "zero-shot": (),
     "linear-probe": ("c", "max_iterations"),
@@ -80,6 +83,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("auto", "lean", "plain"),
     "prefix_sharing": ("on", "off"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "export_format": ("lora", "hf", "onnx", "numpy"),
+    "export_precision": ("fp32", "fp16", "int8"),
 }
 """Options that take one of a few words."""
 

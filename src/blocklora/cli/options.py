@@ -20,6 +20,7 @@ from blocklora.cli.known import CHOICES, METHODS
 from blocklora.core.files import user_path
 
 __all__ = [
+    "BaseModel",
     "DataPath",
     "Debug",
     "Device",
@@ -27,6 +28,7 @@ __all__ = [
     "Json",
     "Moved",
     "Out",
+    "Revision",
     "Root",
     "Run",
     "TransferOptions",
@@ -106,6 +108,19 @@ Out = Annotated[
 Run = Annotated[
     Path, typer.Argument(help="A RUN folder, as 'blocklora fit' makes it.", metavar="RUN", parser=user_path)
 ]
+BaseModel = Annotated[
+    str,
+    typer.Option(
+        help="A CLIP model's id on the Hugging Face hub, a folder, or tiny (bundled, offline).",
+        rich_help_panel=_CLASSES,
+        parser=expanduser,
+        metavar="MODEL",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    _option("A branch, tag or commit of the model on the hub.", _CLASSES, "main", metavar="REVISION"),
+]
 DataPath = Annotated[
     str,
     typer.Argument(
@@ -136,23 +151,16 @@ class FitOptions:
         str | None,
         _file("A file with other words for the classes: one a line, or JSON.", _DATA),
     ] = None
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A CLIP model's id on the Hugging Face hub, a folder, or tiny (bundled, offline).",
-            rich_help_panel=_CLASSES,
-            parser=expanduser,
-            metavar="MODEL",
-        ),
-    ] = "openai/clip-vit-base-patch16"
-    revision: Annotated[
-        str | None,
-        _option("A branch, tag or commit of the model on the hub.", _CLASSES, "main", metavar="REVISION"),
+    add: Annotated[
+        list[str] | None,
+        _file("A CSV file of images and labels that train, too; may be repeated.", _DATA),
     ] = None
+    model: BaseModel = "openai/clip-vit-base-patch16"
+    revision: Revision = None
     method: Annotated[
         str,
         typer.Option(
-            help=f"One of {', '.join(METHODS)}; docs/methods.md explains them.",
+            help=f"One of {', '.join(METHODS)}; auto tries many of them. docs/methods.md explains them.",
             rich_help_panel=_CLASSES,
             metavar="METHOD",
         ),
@@ -186,6 +194,15 @@ class FitOptions:
     batch_size: Annotated[int | None, _option("Images a step.", _TRAINING, "32")] = None
     lr: Annotated[float | None, _option("Learning rate.", _TRAINING, "0.0002, for tiny 0.004")] = None
     weight_decay: Annotated[float | None, _option("Weight decay of AdamW.", _TRAINING, "0.01")] = None
+    time_limit: Annotated[
+        str | None,
+        _option(
+            "The time in which everything is to be done, such as 90s, 10m or 2h: as many steps as there is time for.",
+            _TRAINING,
+            "none",
+            metavar="TIME",
+        ),
+    ] = None
     augment: Annotated[
         str | None,
         _choice(
@@ -219,6 +236,14 @@ class FitOptions:
     memory_limit: Annotated[
         str | None,
         _option("The most memory that training may use, such as 24GB.", _MACHINE, "what is free"),
+    ] = None
+    cached_views: Annotated[
+        int | None,
+        _option(
+            "With --layers top-N: train on so many fixed views of each image, whose lower layers run once; 0: as fit.",
+            _MACHINE,
+            "new crops in every step",
+        ),
     ] = None
     precision: Annotated[str, _choice("precision", "Of the computation.", _MACHINE, True)] = "auto"
     device: Device = "auto"

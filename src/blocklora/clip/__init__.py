@@ -11,7 +11,8 @@ from blocklora.clip.hashes import image_tower_hash, model_hash, text_tower_hash
 from blocklora.clip.load import TINY, Clip, ImageTower, load_clip, load_image_tower, read_clip_config
 from blocklora.clip.preprocess import crop_size, pixels, random_crop
 from blocklora.clip.prompted import prompted_image_features, token_embeddings
-from blocklora.clip.towers import Engine, Towers, make_towers
+from blocklora.clip.relevance import patch_relevance, why_no_relevance
+from blocklora.clip.towers import Engine, LeanTowers, Towers, make_towers
 from blocklora.clip.views import shared_view, with_weights
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Clip",
     "Engine",
     "ImageTower",
+    "LeanTowers",
     "Towers",
     "class_features",
     "crop_size",
@@ -28,6 +30,7 @@ __all__ = [
     "load_image_tower",
     "make_towers",
     "model_hash",
+    "patch_relevance",
     "pixels",
     "prompted_image_features",
     "random_crop",
@@ -38,5 +41,6 @@ __all__ = [
     "text_tower_hash",
     "token_embeddings",
     "tokenize",
+    "why_no_relevance",
     "with_weights",
 ]

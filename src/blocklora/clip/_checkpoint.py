@@ -8,11 +8,9 @@ file lacks some, and passes over weights it has no place for. Both are errors he
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +20,8 @@ import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import safe_open
-from transformers.utils import logging as transformers_logging
 
+from blocklora.clip.quiet import quiet
 from blocklora.core.errors import ModelError
 
 __all__ = ["TINY", "Source", "UnreadableError", "read_checkpoint"]
@@ -70,7 +68,7 @@ class Source:
         """
         if self.revision:
             extra["revision"] = self.revision
-        with _quiet():
+        with quiet():
             try:
                 return getattr(transformers, kind).from_pretrained(
                     self.place, local_files_only=self.local, **extra
@@ -260,18 +258,3 @@ def _ask_hub(model: str, revision: str | None) -> None:
             f"{model}: no such folder here, not whole in the local Hugging Face cache, and the hub cannot be "
             f"reached ({type(error).__name__}). {hint}"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and messages, and leave its settings as they were."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

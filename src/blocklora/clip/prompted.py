@@ -72,11 +72,11 @@ def prompted_image_features(model: Any, pixel_values: Tensor, prompts: Tensor) -
     """
     vision = model.vision_model
     hidden = vision.embeddings(pixel_values)  # (B, T, W)
-    learned = prompts[0].expand(len(hidden), -1, -1).to(hidden.dtype)
+    learned = prompts[0].expand(hidden.shape[0], -1, -1).to(hidden.dtype)
     hidden = vision.pre_layrnorm(torch.cat([hidden, learned], dim=1))  # (B, T + P, W)
     for index, layer in enumerate(vision.encoder.layers):
         if 1 <= index < len(prompts):
-            learned = prompts[index].expand(len(hidden), -1, -1).to(hidden.dtype)
+            learned = prompts[index].expand(hidden.shape[0], -1, -1).to(hidden.dtype)
             hidden = torch.cat([hidden[:, : -learned.shape[1]], learned], dim=1)
         hidden = layer(hidden, None)
     pooled = vision.post_layernorm(hidden[:, 0])  # (B, W)

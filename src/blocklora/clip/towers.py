@@ -76,6 +76,9 @@ class LeanTowers:
         self.dtype = dtype or model.visual_projection.weight.dtype
         self._images = LeanTower(model.vision_model, model.visual_projection, dtype)
         self._texts = LeanTower(model.text_model, model.text_projection, dtype)
+        self._before: dict[
+            int, tuple[Any, Tensor]
+        ] = {}  # by a pass's id; it is kept, too, so that its id stays
 
     @property
     def trained(self) -> dict[str, tuple[list[int], tuple[int, int, int, int]]]:
@@ -83,8 +86,12 @@ class LeanTowers:
         return {"vision": self._images.trained, "text": self._texts.trained}
 
     def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
-        """See ``Towers``."""
+        """See ``Towers``; what ``images_before`` gave is taken, too."""
         return self._images.images(pixel_values, seed=seed, keep=keep)
+
+    def images_before(self, pixel_values: Tensor) -> Tensor:
+        """Rows (B, L, d) that go into the first trained block of the image tower; nothing random is in them."""
+        return self._images.images_before(pixel_values)
 
     def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
         """See ``Towers``; prompts of similar length come together."""
@@ -92,8 +99,12 @@ class LeanTowers:
         return text_plans(tokens, end, chunk=chunk or len(tokens), share=self.prefix_sharing)
 
     def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
-        """See ``Towers``."""
-        return self._texts.texts(one_pass, seed=seed, keep=keep)
+        """See ``Towers``; what goes into the first trained block never changes, and is computed once a pass."""
+        if not 0 < self._texts.first_trained < self._texts.depth:
+            return self._texts.texts(one_pass, seed=seed, keep=keep)
+        if id(one_pass) not in self._before:
+            self._before[id(one_pass)] = one_pass, self._texts.texts_before(one_pass)
+        return self._texts.texts(one_pass, seed=seed, keep=keep, before=self._before[id(one_pass)][1])
 
 
 class PlainTowers:

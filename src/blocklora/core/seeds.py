@@ -29,6 +29,7 @@ class Stream(IntEnum):
     FEATURE_CROP = 3  # of an image whose features are computed once, a pass and an image
     FEATURE_ORDER = 4  # of features, an epoch
     PROMPT_START = 5  # learned vectors that start at random
+    FOLDS = 6  # of the training images, a repetition and a class
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

@@ -3,11 +3,21 @@
 from blocklora.data.bundled import bundled_names
 from blocklora.data.choose import DataChoice, choose, choose_test
 from blocklora.data.classes import label_notes, number_notes, same_words, words_of
+from blocklora.data.copies import Copies
 from blocklora.data.from_lists import dataset_from_lists, labels_to_compare, named_sources
-from blocklora.data.given import ImageLike, check_images, check_labels, image_from_array, name_of, source_of
+from blocklora.data.given import (
+    ImageLike,
+    check_images,
+    check_labels,
+    image_from_array,
+    name_of,
+    raise_unreadable,
+    source_of,
+)
 from blocklora.data.images import (
     DECODING,
     IMAGE_ENDINGS,
+    LONGEST,
     cut_long_side,
     open_for_model,
     open_image,
@@ -23,12 +33,10 @@ from blocklora.data.literature.benchmarks import (
     missing,
 )
 from blocklora.data.literature.inventory import Inventory, expected_tree, inventory
-from blocklora.data.load import load_dataset
+from blocklora.data.load import load_dataset, read_dataset
 from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
 from blocklora.data.record import (
     content_digests,
-    duplicate_notes,
-    duplicates,
     leaks,
     readable,
     split_record,
@@ -44,9 +52,11 @@ __all__ = [
     "DECODING",
     "ENSEMBLES",
     "IMAGE_ENDINGS",
+    "LONGEST",
     "SHIFTS",
     "TRAINABLE",
     "Benchmark",
+    "Copies",
     "DataChoice",
     "Dataset",
     "Example",
@@ -68,8 +78,6 @@ __all__ = [
     "content_digests",
     "cut_long_side",
     "dataset_from_lists",
-    "duplicate_notes",
-    "duplicates",
     "ensemble",
     "expected_tree",
     "few_shot",
@@ -89,6 +97,8 @@ __all__ = [
     "open_for_model",
     "open_image",
     "prompts",
+    "raise_unreadable",
+    "read_dataset",
     "read_labelled",
     "read_split_part",
     "readable",

@@ -10,6 +10,7 @@ from typing import Any
 from blocklora.core.errors import DataError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, did_you_mean, name_some
+from blocklora.data.added import with_added
 from blocklora.data.bundled import bundled_names
 from blocklora.data.classes import number_notes
 from blocklora.data.literature.benchmarks import missing
@@ -34,6 +35,7 @@ class DataChoice:
         classes: All of them (None), or the ``base`` or ``new`` half.
         class_names: A file with other words for the classes: one a line or a JSON list, in label order, or a JSON
             object from old names to new ones.
+        add: CSV files with labelled images that train beside the shots.
     """
 
     data: str
@@ -42,6 +44,7 @@ class DataChoice:
     index: str | None = None
     classes: Half | None = None
     class_names: str | None = None
+    add: Sequence[str] = ()
 
     def to_json(self) -> Mapping[str, Any]:
         """Return the choice as JSON-ready values, with paths made absolute."""
@@ -50,7 +53,9 @@ class DataChoice:
         files = ("root", "index", "class_names")
         absolute = {name: str(user_path(getattr(self, name)).resolve()) for name in files
                     if getattr(self, name) is not None}  # fmt: skip
-        return asdict(self) | here | absolute
+        own = asdict(self) | here | absolute
+        own["add"] = [str(user_path(file).resolve()) for file in self.add]
+        return own if self.add else {name: value for name, value in own.items() if name != "add"}
 
 
 def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, FewShotSplit]:
@@ -77,6 +82,8 @@ def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, F
         split = few_shot(dataset, shots, seed, choice.protocol)
     if choice.classes:
         dataset, split = half_of_classes(dataset, split, choice.classes)
+    if choice.add:
+        split = with_added(dataset, split, choice.add)
     _check_there(dataset, split)
     return dataset, split
 

@@ -18,9 +18,17 @@ from PIL import Image
 from blocklora.core.errors import DataError, ImageError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, printable
-from blocklora.data.types import Source
+from blocklora.data.types import Source, Unreadable
 
-__all__ = ["ImageLike", "check_images", "check_labels", "image_from_array", "name_of", "source_of"]
+__all__ = [
+    "ImageLike",
+    "check_images",
+    "check_labels",
+    "image_from_array",
+    "name_of",
+    "raise_unreadable",
+    "source_of",
+]
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
 """What a user gives as one image: a path, a file's bytes, an open file, a PIL image, an array or a tensor."""
@@ -246,3 +254,10 @@ def _kind(label: Any, place: int) -> str:
         return "text"
     what = "blank" if isinstance(label, str) else f"{str(label)[:60]!r}, a {type(label).__name__}"
     raise DataError(f"label {place} is {what}: expected text or a whole number that names a class")
+
+
+def raise_unreadable(unreadable: Sequence[Unreadable]) -> None:
+    """Raise an ``ImageError`` that names the first of some unreadable images, if there are any."""
+    more = f" ({count(len(unreadable), 'image')} in all)" if len(unreadable) > 1 else ""
+    if unreadable:
+        raise ImageError(f"{unreadable[0].reason}{more}")

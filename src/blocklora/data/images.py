@@ -43,6 +43,7 @@ else:
 __all__ = [
     "DECODING",
     "IMAGE_ENDINGS",
+    "LONGEST",
     "cut_long_side",
     "open_for_model",
     "open_image",
@@ -53,7 +54,7 @@ __all__ = [
 DECODING = "JPEGs at no less than twice the model's side, unless they are cropped at random"
 """How ``open_for_model`` decodes, in words: results depend on it, so ``metrics.json`` says it."""
 
-_LONGEST = 16  # of long to short side, above which the long side is cut
+LONGEST = 16  # of long to short side, above which the long side is cut
 
 IMAGE_ENDINGS: frozenset[str] = frozenset(
     ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split() + [".avif"] * _HAS_AVIF
@@ -177,9 +178,9 @@ def cut_long_side(image: Image.Image) -> Image.Image:
     middle square alone, 16 squares are kept: without it 5000 x 1 pixels became 1,120,000 x 224.
     """
     short, long = sorted(image.size)
-    if long <= _LONGEST * short:
+    if long <= LONGEST * short:
         return image
-    cut = (long - _LONGEST * short) // 2
+    cut = (long - LONGEST * short) // 2
     wide = image.width > image.height
     return image.crop((cut, 0, long - cut, short) if wide else (0, cut, short, long - cut))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,6 @@ from PIL import Image
 
 from blocklora.core.errors import ImageError
 from blocklora.core.resources import available_resources
-from blocklora.core.words import count
 from blocklora.data.images import open_image
 from blocklora.data.index_cache import digests
 from blocklora.data.names import same_name
@@ -23,8 +21,6 @@ from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
 
 __all__ = [
     "content_digests",
-    "duplicate_notes",
-    "duplicates",
     "leaks",
     "readable",
     "split_record",
@@ -160,50 +156,6 @@ def leaks(split: FewShotSplit) -> list[tuple[str, str]]:
         first.setdefault(digest, example.image)
     pairs = zip(tested, _digests(tested), strict=True)
     return [(first[digest], example.image) for example, digest in pairs if digest in first]
-
-
-def duplicates(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Find images, identical byte by byte, that stand in two classes.
-
-    Args:
-        examples: Labelled images.
-
-    Returns:
-        Pairs: an image, and the first one of the same content, which has another label.
-
-    Raises:
-        ImageError: If a file can no longer be read.
-    """
-    sizes = Counter(_size(example) for example in examples)
-    alike = [example for example in examples if sizes[_size(example)] > 1]
-    first: dict[str, Example] = {}
-    pairs = []
-    for example, digest in zip(alike, _digests(alike), strict=True):
-        earlier = first.setdefault(digest, example)
-        if earlier.label != example.label:
-            pairs.append((example, earlier))
-    return pairs
-
-
-def duplicate_notes(examples: Sequence[Example], class_names: Sequence[str]) -> list[str]:
-    """Say that images stand in two classes; at most one sentence.
-
-    Args:
-        examples: Labelled images, such as the training and validation images of a run.
-        class_names: In label order.
-
-    Raises:
-        ImageError: If a file can no longer be read.
-    """
-    found = duplicates(examples)
-    if not found:
-        return []
-    one, other = found[0]
-    have = "has" if len(found) == 1 else "have"
-    return [
-        f"{count(len(found), 'image')} {have} the same content as an image of another class, e.g. {one.image} "
-        f"({class_names[one.label]!r}) and {other.image} ({class_names[other.label]!r}): keep each in one class"
-    ]
 
 
 def _seen(split: FewShotSplit) -> list[tuple[str, Sequence[Example]]]:

@@ -1,9 +1,17 @@
 """The ways to turn a few labelled images into a classifier, and the one way to call them."""
 
 from blocklora.methods.adapters.settings import AdapterSettings
-from blocklora.methods.config import DEFAULT_MODEL, DEFAULT_PROMPT, FitConfig, fit_config, model_defaults
+from blocklora.methods.answers import HeldOut
+from blocklora.methods.config import (
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    FitConfig,
+    check_parameters,
+    fit_config,
+    model_defaults,
+)
 from blocklora.methods.fitting import Fit, fit_classifier
-from blocklora.methods.method import EngineUse, FitResult, HeldOut, Job, Method, Task, last_step
+from blocklora.methods.method import EngineUse, FitResult, Job, Method, Task, last_step
 from blocklora.methods.prepare import Prepared, prepare
 from blocklora.methods.settings import make_settings, parse_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
@@ -22,6 +30,7 @@ __all__ = [
     "Method",
     "Prepared",
     "Task",
+    "check_parameters",
     "find_method",
     "fit_classifier",
     "fit_config",

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
 from blocklora.clip import TINY
+from blocklora.core.deadline import parse_seconds
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
 from blocklora.core.seeds import check_seed
+from blocklora.core.words import did_you_mean
 from blocklora.data import prompts
 from blocklora.methods.settings import make_settings, settings_json
 from blocklora.methods.table import METHODS, find_method
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "fit_config", "model_defaults"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_PROMPT", "FitConfig", "check_parameters", "fit_config", "model_defaults"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DEFAULT_PROMPT = "a photo of a {}."
@@ -39,6 +41,7 @@ class FitConfig:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels that repeat to the last bit may be used.
         given: The names of the settings that were given; the others have their defaults.
+        time_limit: Seconds in which everything is to be done; None: it takes as long as the recipe takes.
     """
 
     method: str
@@ -53,10 +56,11 @@ class FitConfig:
     precision: str
     deterministic: bool = False
     given: frozenset[str] = frozenset()
+    time_limit: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return every value, those of the method's settings among them, ready for JSON."""
-        own = {
+        own: dict[str, Any] = {
             "model": self.model,
             "method": self.method,
             "shots": self.shots,
@@ -70,6 +74,8 @@ class FitConfig:
             own["revision"] = self.revision
         if self.deterministic:
             own["deterministic"] = True
+        if self.time_limit is not None:
+            own["time_limit"] = self.time_limit
         return own | settings_json(self.settings)
 
 
@@ -85,6 +91,7 @@ def fit_config(
     device: str | torch.device = "auto",
     precision: str = "auto",
     deterministic: bool = False,
+    time_limit: str | float | None = None,
     **settings: Any,
 ) -> FitConfig:
     """Check everything that can be checked without opening a file.
@@ -100,6 +107,7 @@ def fit_config(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: See ``FitConfig``.
+        time_limit: Such as "10m", or a number of seconds; see ``FitConfig``.
         **settings: The method's own settings; the others have their defaults, see ``model_defaults``.
 
     Raises:
@@ -127,6 +135,7 @@ def fit_config(
         precision=resolve_precision(precision, where),
         deterministic=deterministic,
         given=frozenset(settings),
+        time_limit=None if time_limit is None else parse_seconds(time_limit),
     )
 
 
@@ -168,3 +177,21 @@ def _checked_shots(shots: object) -> int | None:
     if isinstance(shots, bool) or found < 1:
         raise ConfigError(f"shots '{shots}': expected a whole number of at least 1, or None for all images.")
     return int(found)
+
+
+def check_parameters(names: Iterable[str], own: Iterable[str], given: Iterable[str]) -> None:
+    """Check that each name is a parameter of the estimator, or an option of some method.
+
+    Args:
+        names: To check.
+        own: The estimator's parameters.
+        given: Options that it was made with.
+
+    Raises:
+        ConfigError: A name is none of these.
+    """
+    of_methods = {field.name for method in METHODS.values() for field in fields(method.settings)}
+    known = {*own, *of_methods, *given}
+    for name in set(names) - known:
+        expected = f"{', '.join(own)}, or an option of the method{did_you_mean(name, known)}"
+        raise ConfigError(f"unknown parameter '{name}': expected {expected}.")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from blocklora.classifier import (
@@ -15,7 +14,6 @@ from blocklora.classifier import (
     Classifier,
     FeatureStore,
     at_once,
-    encode,
     other_classes,
 )
 from blocklora.clip import Engine
@@ -23,13 +21,15 @@ from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
-from blocklora.data import Example
+from blocklora.methods.answers import CROSS_VALIDATED, HeldOut, OutOfFold
 from blocklora.methods.config import FitConfig
-from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job
+from blocklora.methods.evidence import gather_evidence, judged
+from blocklora.methods.method import FitResult, Job, OnPart
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
+from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
-from blocklora.training import Checkpoint, OnStep
+from blocklora.training import Checkpoint, OnExpected, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
 
@@ -66,6 +66,9 @@ def fit_classifier(
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
     deadline: Deadline | None = None,
+    n_test: int = 0,
+    on_expected: OnExpected | None = None,
+    on_part: OnPart | None = None,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -76,7 +79,10 @@ def fit_classifier(
         resources: Cores and memory to use; None: all that this process may use.
         checkpoint: Where the state of training is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
-        deadline: When the fit is to be done; None: it takes as long as it takes.
+        deadline: When everything is to be done, and the evaluation after it; None: it takes as long as it takes.
+        n_test: Test images that will be measured afterwards.
+        on_expected: Told before training how many seconds it and the evaluation are expected to take.
+        on_part: Told what the progress from now on belongs to, by methods that fit several times.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
     compute = Compute(config.device, config.precision, deterministic=config.deterministic)
@@ -84,37 +90,44 @@ def fit_classifier(
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
         job = Job(
-            task,
-            clip,
-            compute,
-            config.seed,
-            config.method,
-            store,
-            resources,
-            checkpoint,
-            on_step,
-            engine,
-            deadline,
-        )
+            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
+            on_expected, 0.0, on_part,
+        )  # fmt: skip
+        job = with_reserve(job, n_test)
+        settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
-        result = method.fit(job, config.settings)
-        seconds = time.monotonic() + store.seconds_spared - began
-        if result.training:  # a resumed run began in another process
-            seconds = max(seconds, result.training.seconds)
+        result = method.fit(job, settings)
+        seconds = _seconds(result, time.monotonic() + store.seconds_spared - began)
+        result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
         classifier = result.classifier
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        judged = _judged(classifier, task.val, compute, size, store) if task.val else result.held_out
-    temperature, choice = _temperature(judged, "" if task.val else CROSS_VALIDATED)
+        held_out = judged(classifier, task.val, compute, size, store) if task.val else result.held_out
+        temperature, choice = _temperature(result.out_of_fold or held_out, bool(task.val))
+        classifier = classifier.with_temperature(temperature)
+        evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
-        classifier=classifier.with_temperature(temperature),
-        result=result if judged else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
+        classifier=replace(classifier, evidence=evidence),
+        result=result
+        if result.out_of_fold or held_out
+        else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
         images_at_once=size,
     )
+
+
+def _seconds(result: FitResult, here: float) -> float:
+    """Return how long a fit took; a resumed one began in another process."""
+    trained = result.training.seconds if result.training else 0.0
+    return max(here, trained, sum(one.seconds for one in result.candidates))
+
+
+def _passes(settings: Any, given: Any) -> tuple[int, int] | None:
+    """Return the augmented passes as they were and as they were asked for; None where the method has none."""
+    return (settings.passes, given.passes) if hasattr(given, "passes") else None
 
 
 def _averaged(classifier: Classifier, prepared: Prepared, templates: Sequence[str]) -> Classifier:
@@ -139,19 +152,12 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _judged(
-    classifier: Classifier, val: Sequence[Example], compute: Compute, size: int, store: FeatureStore
-) -> HeldOut:
-    """Return the logits and labels of the validation images."""
-    images = [(example.image, example.source) for example in val]
-    encoded = encode(classifier, images, compute, batch_size=size, store=store)
-    labels = np.array([val[index].label for index in encoded.kept])
-    return HeldOut(classifier.logits(encoded.features).numpy(), labels)
-
-
-def _temperature(judged: HeldOut | None, reason: str) -> tuple[float, Choice]:
+def _temperature(held_out: OutOfFold | HeldOut | None, validated: bool) -> tuple[float, Choice]:
     """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
-    if judged is None:
+    if held_out is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
-    found = fit_temperature(judged.logits, judged.labels)
-    return found, Choice(found, "validation", reason, n_images=len(judged.labels))
+    found = fit_temperature(held_out.logits, held_out.labels)
+    reason, n_images = "" if validated else CROSS_VALIDATED, len(held_out.labels)
+    if isinstance(held_out, OutOfFold):
+        reason, n_images = held_out.reason, held_out.n_images
+    return found, Choice(found, "validation", reason, n_images=n_images)

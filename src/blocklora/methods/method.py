@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier import (
@@ -27,20 +25,32 @@ from blocklora.classifier import (
     mean_features,
 )
 from blocklora.clip import Clip, Engine
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.data import Example
-from blocklora.training import Checkpoint, Curve, OnStep
+from blocklora.methods.answers import HeldOut, OutOfFold
+from blocklora.methods.bank import FeatureBank
+from blocklora.training import (
+    Batches,
+    Checkpoint,
+    Curve,
+    OnExpected,
+    OnStep,
+    Pace,
+    Steps,
+    seconds_a_step,
+    steps_in_time,
+)
 
 __all__ = [
-    "CROSS_VALIDATED",
     "EngineUse",
     "FitResult",
-    "HeldOut",
     "Job",
     "Method",
+    "OnPart",
     "PromptUse",
     "Task",
     "last_step",
@@ -50,8 +60,8 @@ PromptUse = Literal["one", "trained with", "averaged"]
 """What a method makes of several prompts a class: it reads one alone; it trains with their mean; or it trains with one,
 and the mean predicts."""
 
-CROSS_VALIDATED = "cross-validated on the training images"
-"""The reason of a choice by training images, each judged by a classifier that was fitted without it."""
+OnPart = Callable[[str], None]
+"""Told what the progress from now on belongs to."""
 
 MOST_SHOTS = 16
 """Recipes that say "so many steps a shot" mean at most so many shots."""
@@ -104,7 +114,12 @@ class Job:
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         engine: Which engine computes features, for methods that let one choose.
-        deadline: When the fit is to be done, and the evaluation after it; None: it takes as long as it takes.
+        deadline: When everything is to be done; what it keeps back is for the evaluation. None: it takes as long as it
+            takes.
+        on_expected: Told before training how many seconds its steps will take.
+        forward_seconds: Of one image through the frozen image tower, where ``on_expected`` is to be told; else 0.
+        on_part: Told what the progress from now on belongs to, in a few words, by methods that fit several times.
+        bank: Features in memory, where a method is fitted to several parts of the same images.
     """
 
     task: Task
@@ -118,6 +133,10 @@ class Job:
     on_step: OnStep | None = None
     engine: Engine = "auto"
     deadline: Deadline | None = None
+    on_expected: OnExpected | None = None
+    forward_seconds: float = 0.0
+    on_part: OnPart | None = None
+    bank: FeatureBank | None = None
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +152,39 @@ class Job:
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
         return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
+
+    def on_images(self, train: tuple[Example, ...], val: tuple[Example, ...], **changes: Any) -> Job:
+        """Return the same job on some of its images; what is known of its classes is not computed again."""
+        other = replace(self, task=replace(self.task, train=train, val=val), **changes)
+        for name in ("scale", "written_classes"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+    def steps_in_time(self, recipe: int, pace: Pace, *, whole: int = 1) -> Steps:
+        """Return how many steps to train: those of the recipe, or fewer where the deadline leaves no time for them.
+
+        Args:
+            recipe: How many without a deadline.
+            pace: How long a step takes; see ``pace``.
+            whole: Steps of an epoch, where only whole epochs count.
+
+        Raises:
+            ConfigError: There is no time for a single step, or epoch.
+        """
+        return steps_in_time(
+            recipe, pace, self.deadline, self.checkpoint, whole=whole, on_expected=self.on_expected
+        )
+
+    def pace(
+        self,
+        gradients: Callable[[int, Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        state: Mapping[str, Tensor],
+    ) -> Pace:
+        """Return how to time the steps of ``minimise``, which takes the same arguments."""
+        return partial(seconds_a_step, gradients, optimizer, batches, self.compute, state, self.resources)
 
     def classifier(
         self,
@@ -189,19 +241,6 @@ class EngineUse:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What classifiers of the same settings said of training images that they were fitted without.
-
-    Attributes:
-        logits: (M, N).
-        labels: (M,).
-    """
-
-    logits: NDArray[np.float64]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class FitResult:
     """A classifier, and what the method did.
 
@@ -213,6 +252,9 @@ class FitResult:
         engine: How the towers were computed; None where nothing was trained through them.
         notes: What happened on the way, in sentences.
         held_out: What sets the temperature where there are no validation images; None where nothing does.
+        features: Unit features (M, D) of the training images as the classifier sees them, where the method has them.
+        out_of_fold: What sets the temperature before everything else, of a method that was judged as a whole.
+        candidates: What was tried, for a method that chooses among several; else nothing.
     """
 
     classifier: Classifier
@@ -222,6 +264,9 @@ class FitResult:
     engine: EngineUse | None = None
     notes: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    features: Tensor | None = None
+    out_of_fold: OutOfFold | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)

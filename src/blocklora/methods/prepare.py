@@ -11,7 +11,7 @@ from torch import Tensor
 from blocklora.clip import Clip, load_clip, tokenize
 from blocklora.core.errors import ConfigError, DataError
 from blocklora.core.words import count, name_some
-from blocklora.data import Dataset, Example, FewShotSplit, Unreadable, prompts, readable, same_words
+from blocklora.data import Copies, Dataset, Example, FewShotSplit, Unreadable, prompts, readable, same_words
 from blocklora.methods.config import FitConfig
 from blocklora.methods.method import Task
 from blocklora.methods.table import METHODS, find_method
@@ -53,8 +53,9 @@ def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepare
         raise DataError(
             f"{dataset.name}: {count(len(dataset.class_names), 'class')}; a classifier needs two or more."
         )
-    train, bad_train = readable(split.train)
-    val, bad_val = readable(split.val)
+    copies = Copies()
+    train, bad_train = readable(split.train, copies.open)
+    val, bad_val = readable(split.val, copies.open)
     _check_classes(dataset, train, bad_train)
     sentences = tuple(prompts(dataset.class_names, config.prompt))
     written = [prompts(dataset.class_names, template) for template in config.ensemble]
@@ -72,6 +73,7 @@ def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepare
     )
     notes = (
         *split.notes,
+        *copies.notes(train, val, dataset.class_names),
         *_same_prompt_notes(dataset.class_names, tokens),
         *_cut_notes(cut, clip.context_length),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from blocklora.core.errors import ConfigError
 from blocklora.core.words import did_you_mean
-from blocklora.methods.adapters import any_peft, block_lora, clip_lora
+from blocklora.methods.adapters import any_peft, block_lora, block_lora_gda, clip_lora
+from blocklora.methods.auto import auto
 from blocklora.methods.frozen import (
     clip_adapter,
     gda,
@@ -27,6 +28,8 @@ __all__ = ["METHODS", "find_method"]
 
 METHODS: dict[str, Method] = {
     "block-lora": block_lora.METHOD,
+    "block-lora-gda": block_lora_gda.METHOD,
+    "auto": auto.METHOD,
     "clip-lora": clip_lora.METHOD,
     "zero-shot": zero_shot.METHOD,
     "linear-probe": linear_probe.METHOD,

@@ -6,24 +6,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import ndtr
 
 from blocklora.core.errors import ConfigError, DataError
-from blocklora.metrics.checks import Floats, Ints, checked_labels, checked_probabilities, checked_scores
+from blocklora.metrics.checks import Floats, Ints, checked_labels, checked_probabilities
 
 __all__ = [
+    "ECE_METHOD",
+    "Calibration",
     "Reliability",
+    "brier_score",
+    "calibration_of",
     "expected_calibration_error",
-    "fit_temperature",
     "log_loss",
     "negative_log_likelihood",
     "reliability_bins",
     "top_calibration_error",
 ]
 
-USUAL_SPREAD = 2.5  # of zero-shot CLIP's logits over the classes, whose temperature is about right
-LOG_RANGE = 9.0  # e^9 = 8,100: the temperatures tried reach that far below and above the logits' spread
+ECE_METHOD = "equal-mass bins, debiased"
+MOST_BINS, IMAGES_A_BIN = (
+    15,
+    10,
+)  # of the calibration error: a bin of fewer images says nothing of its accuracy
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # 1.2e-38: what single precision can still tell from 0
 
 
@@ -72,40 +77,65 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 
     )
 
 
-def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 15) -> float:
+@dataclass(frozen=True)
+class Calibration:
+    """How honest probabilities are; the smaller, the better.
+
+    Attributes:
+        ece: ``expected_calibration_error``, in [0, 1].
+        brier: ``brier_score``, in [0, 2].
+        nll: ``negative_log_likelihood``, in nats.
+    """
+
+    ece: float
+    brier: float
+    nll: float
+
+
+def calibration_of(probabilities: ArrayLike, labels: ArrayLike) -> Calibration:
+    """Return all three figures for probabilities (N, C) and true classes (N,); see the functions."""
+    return Calibration(
+        ece=expected_calibration_error(probabilities, labels),
+        brier=brier_score(probabilities, labels),
+        nll=negative_log_likelihood(probabilities, labels),
+    )
+
+
+def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """How far the confidence is from the accuracy, on average over the images.
+
+    The images are sorted by the probability of their top class and cut into at most 15 bins of as many images each,
+    10 or more. Chance alone makes the gap between accuracy and mean confidence of a bin of n images look larger, by
+    E|X| - |gap| for X normal around the gap with variance accuracy (1 - accuracy) / n; that is taken off.
 
     Args:
         probabilities: (N, C), rows sum to 1, N >= 1.
         labels: (N,) true classes, 0..C-1.
-        n_bins: B, at least 1.
 
     Returns:
-        sum over bins of (images in it / N) * |accuracy - mean confidence|, in [0, 1].
+        sum over bins of (images in it / N) * (|accuracy - mean confidence| - what chance adds), in [0, 1].
 
     Raises:
-        ConfigError: ``n_bins`` is below 1.
         DataError: The arrays do not fit each other, or a row is no distribution.
 
     Source:
-        Guo et al., ICML 2017, equation 3 (top label, bins of equal width).
+        Kumar et al., Verified Uncertainty Calibration, NeurIPS 2019, section 5 (bins of equal mass, debiased), for
+        the error of Guo et al., ICML 2017, equation 3 (top label).
     """
-    return top_calibration_error(*_top(probabilities, labels), n_bins)
+    return top_calibration_error(*_top(probabilities, labels))
 
 
-def top_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> float:
+def top_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
     """The expected calibration error where only the probability of each image's answer is known.
 
     Args:
         confidence: (N,) probabilities of the top class, in [0, 1], N >= 1.
         correct: (N,) whether that class is the true one.
-        n_bins: B, at least 1.
 
     Returns:
         As ``expected_calibration_error``.
 
     Raises:
-        ConfigError: ``n_bins`` is below 1.
         DataError: The lengths differ, there is no image, or a value is no probability.
     """
     sure, right = _shares(confidence, "confidence"), np.asarray(correct, dtype=np.float64)
@@ -113,8 +143,45 @@ def top_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int
         raise DataError(
             f"{len(sure)} confidences and correct of shape {right.shape}; expected one each an image."
         )
-    _, counts, confidence_sums, correct_sums = _bins(sure, right, n_bins)
-    return float(np.abs(correct_sums - confidence_sums).sum() / counts.sum())
+    n_bins = min(MOST_BINS, max(1, len(sure) // IMAGES_A_BIN))
+    limits = np.quantile(sure, np.arange(1, n_bins) / n_bins, method="inverted_cdf")
+    place = np.searchsorted(limits, sure, side="left")  # (N,) in 0..B-1; equal values come together
+    counts = np.maximum(np.bincount(place, minlength=n_bins), 1)
+    accuracy = np.bincount(place, weights=right, minlength=n_bins) / counts
+    gaps = np.abs(accuracy - np.bincount(place, weights=sure, minlength=n_bins) / counts)
+    spreads = np.sqrt(accuracy * (1 - accuracy) / counts)
+    shares = np.bincount(place, minlength=n_bins) / len(sure)
+    return float(max(0.0, (shares * (gaps - _chance(gaps, spreads))).sum()))
+
+
+def _chance(gaps: Floats, spreads: Floats) -> Floats:
+    """E|X| - gap for X normal around each gap (B,), 0 or more, with each standard deviation (B,)."""
+    safe = np.where(spreads > 0, spreads, 1.0)
+    ratio = gaps / safe
+    mean = safe * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + gaps * (1 - 2 * ndtr(-ratio))
+    return np.asarray(np.where(spreads > 0, mean - gaps, 0.0))
+
+
+def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """The mean over images of the squared distance between the probabilities and the truth.
+
+    Args:
+        probabilities: (N, C), rows sum to 1, N >= 1.
+        labels: (N,) true classes, 0..C-1.
+
+    Returns:
+        mean of sum over classes of (p - 1[class is true])^2, in [0, 2].
+
+    Raises:
+        DataError: The arrays do not fit each other, or a row is no distribution.
+
+    Source:
+        Brier, Monthly Weather Review 78 (1950) 1-3.
+    """
+    checked = checked_probabilities(probabilities)
+    truth = checked_labels(labels, *checked.shape)
+    of_truth = checked[np.arange(len(truth)), truth]
+    return float(((checked**2).sum(axis=1) - 2 * of_truth + 1).mean())
 
 
 def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
@@ -148,65 +215,6 @@ def log_loss(of_truth: ArrayLike) -> float:
         DataError: There is no image, or a value is no probability.
     """
     return float(-np.log(np.clip(_shares(of_truth, "of_truth"), LEAST_PROBABILITY, 1.0)).mean())
-
-
-def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T for which softmax(logits / T) fits images that were kept out of training.
-
-    With s the spread of the logits (their root mean square, each row less its mean) and T0 = s / 2.5, it minimises
-
-        sum over images of -log softmax(logits / T)[label]   +   (T0/T - 1 + log(T/T0))
-
-    over T in [s e^-9, s e^9]. The first term alone is temperature scaling. On few images it can be absurd: where all
-    are right it asks for T = 0, boundless certainty. The second term is 0 at T = T0, positive elsewhere, and weighs
-    about as much as a handful of images. Zero-shot CLIP's logits have a spread of about 2.5, so there T0 is about 1;
-    logits of another scale are as good: multiplied by a they get a times the temperature, and the same probabilities.
-    Both terms are convex in 1/T, so there is one minimum, and the answer is the same every time.
-
-    Args:
-        logits: (N, C) scores as they enter the softmax, at any scale. N may be 0.
-        labels: (N,) true classes, 0..C-1.
-
-    Returns:
-        T, above 0. It is 1, no change, if there is no image, or if no image's logits tell the classes apart.
-
-    Raises:
-        DataError: The arrays do not fit each other, or a logit is not finite.
-
-    Source:
-        Guo et al., ICML 2017, section 4.2, for the first term.
-    """
-    scores = checked_scores(logits, "logits")
-    truth = checked_labels(labels, *scores.shape)
-    spread = _spread(scores)
-    if spread == 0:
-        return 1.0
-    best = minimize_scalar(
-        lambda log_t: _temperature_loss(scores / spread, truth, float(log_t)),
-        bounds=(-LOG_RANGE, LOG_RANGE),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return float(spread * np.exp(best.x))
-
-
-def _spread(scores: Floats) -> float:
-    """The root mean square of the scores, each row less its mean; 0 where there is no row."""
-    if scores.size == 0:
-        return 0.0
-    centred = scores - scores.mean(axis=1, keepdims=True)  # (N, C)
-    largest = float(np.abs(centred).max())
-    if largest <= np.finfo(np.float64).eps * float(np.abs(scores).max()):  # equal but for rounding
-        return 0.0
-    return largest * float(np.sqrt(np.mean((centred / largest) ** 2)))
-
-
-def _temperature_loss(scores: Floats, truth: Ints, log_t: float) -> float:
-    """The sum above, for scores of spread 1."""
-    inverse = float(np.exp(-log_t))
-    of_truth = log_softmax(scores * inverse, axis=1)[np.arange(len(truth)), truth]
-    prior = inverse / USUAL_SPREAD - 1 + log_t + float(np.log(USUAL_SPREAD))
-    return float(-of_truth.sum()) + prior
 
 
 def _shares(values: ArrayLike, name: str) -> Floats:

@@ -11,18 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from blocklora.core.errors import DataError
 from blocklora.metrics.accuracy import ClassResult, confusion_counts, mean_class_accuracy, per_class
-from blocklora.metrics.calibration import (
-    Reliability,
-    expected_calibration_error,
-    negative_log_likelihood,
-    reliability_bins,
-)
+from blocklora.metrics.calibration import ECE_METHOD, Reliability, calibration_of, reliability_bins
 from blocklora.metrics.checks import checked_labels, checked_probabilities
 from blocklora.metrics.intervals import wilson_interval
 from blocklora.metrics.paired import pair_answers
 
 __all__ = ["Difference", "Evaluation", "evaluate"]
 
+_OLD_ECE = "15 bins of equal width"  # of files of earlier versions
 _METHOD = "95% interval by Newcombe's method 10 for paired proportions; exact McNemar test"
 
 
@@ -60,6 +56,8 @@ class Evaluation:
         n_classes: C.
         ece: Expected calibration error, in [0, 1].
         nll: Mean negative log-likelihood of the true class, in nats.
+        brier: Brier score, in [0, 2]; None in files of earlier versions.
+        ece_method: How ``ece`` was computed.
         per_class: C results.
         confusion_counts: (true class, predicted class, images) of the pairs that happened.
         reliability: How often answers are correct at each confidence.
@@ -79,6 +77,8 @@ class Evaluation:
     per_class: tuple[ClassResult, ...]
     confusion_counts: tuple[tuple[int, int, int], ...]
     reliability: Reliability
+    brier: float | None = None
+    ece_method: str = ECE_METHOD
     zero_shot_accuracy: float | None = None
     zero_shot_interval: tuple[float, float] | None = None
     difference: Difference | None = None
@@ -110,6 +110,8 @@ class Evaluation:
                 (label, predicted, n) for label, predicted, n in facts["confusion_counts"]
             ),
             reliability=Reliability(**{key: tuple(value) for key, value in facts["reliability"].items()}),
+            brier=facts.get("brier"),
+            ece_method=facts.get("ece_method", _OLD_ECE),
             zero_shot_accuracy=facts.get("zero_shot_accuracy"),
             zero_shot_interval=_maybe_pair(facts.get("zero_shot_interval")),
             difference=difference and Difference(**difference | {"interval": _pair(difference["interval"])}),
@@ -145,7 +147,7 @@ def evaluate(
     before = None
     if zero_shot_labels is not None:
         before = checked_labels(zero_shot_labels, n_test, n_classes, "zero_shot_labels")
-    predicted = checked.argmax(axis=1)
+    predicted, figures = checked.argmax(axis=1), calibration_of(checked, truth)
     n_correct = int((predicted == truth).sum())
     classes = per_class(truth, predicted, class_names, before)
     n_before = None if before is None else int((before == truth).sum())
@@ -156,8 +158,9 @@ def evaluate(
         n_test=n_test,
         n_correct=n_correct,
         n_classes=n_classes,
-        ece=expected_calibration_error(checked, truth),
-        nll=negative_log_likelihood(checked, truth),
+        ece=figures.ece,
+        nll=figures.nll,
+        brier=figures.brier,
         per_class=classes,
         confusion_counts=confusion_counts(truth, predicted, n_classes),
         reliability=reliability_bins(checked, truth),

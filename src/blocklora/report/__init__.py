@@ -10,6 +10,7 @@ from blocklora.report.comparison import (
     run_words,
 )
 from blocklora.report.comparison_page import check_comparison_page, shown_images, write_comparison
+from blocklora.report.confidence import alarm_sentence, promise_sentence, sets_sentence
 from blocklora.report.metrics_file import (
     json_text,
     metrics_from_json,
@@ -20,7 +21,7 @@ from blocklora.report.metrics_file import (
 from blocklora.report.notes import leak_note, warnings
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
-from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.spreadsheets import (
     PredictionRow,
     read_predictions,
@@ -28,13 +29,14 @@ from blocklora.report.spreadsheets import (
     write_predictions,
     written_name,
 )
-from blocklora.report.tables import OpenImage
+from blocklora.report.tables import OpenImage, confused_cells, confused_pairs
 from blocklora.report.words import Score, Verdict, scores, verdict
 
 __all__ = [
     "ComparedPair",
     "ComparedRun",
     "Comparison",
+    "ConfusedPair",
     "DisputedImage",
     "Mistake",
     "OpenImage",
@@ -45,19 +47,24 @@ __all__ = [
     "RunMetrics",
     "Score",
     "Verdict",
+    "alarm_sentence",
     "check_comparison_page",
     "compared_sentence",
+    "confused_cells",
+    "confused_pairs",
     "json_text",
     "leak_note",
     "metrics_from_json",
     "metrics_json",
     "pair_verdict",
+    "promise_sentence",
     "published_recipes",
     "published_table",
     "read_metrics",
     "read_predictions",
     "run_words",
     "scores",
+    "sets_sentence",
     "shown_images",
     "verdict",
     "warnings",

@@ -1,4 +1,4 @@
-"""The two line drawings of the report, as inline SVG that takes its colours from the page's style sheet.
+"""The line drawings of the report, as inline SVG that takes its colours from the page's style sheet.
 
 A drawing has its own units, about one a pixel; x grows to the right and y downwards.
 """
@@ -13,9 +13,20 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from blocklora.metrics import Reliability, wilson_interval
+from blocklora.metrics import Reliability, RiskCoverage, wilson_interval
 
-__all__ = ["learning_curve", "nice_ticks", "reliability_diagram"]
+__all__ = [
+    "Frame",
+    "dot",
+    "horizontal_axis",
+    "learning_curve",
+    "line",
+    "nice_ticks",
+    "reliability_diagram",
+    "risk_coverage_curve",
+    "svg",
+    "text",
+]
 
 MOST_POINTS = 300  # a longer history is averaged in groups, to keep the page small
 
@@ -77,7 +88,7 @@ def learning_curve(history: Sequence[Mapping[str, float | None]]) -> Markup | No
     parts += [_path(frame, steps, losses, "raw"), _path(frame, steps, smooth, "line")]
     first, last = f"{smooth[0]:.3g} at step {steps[0]:.0f}", f"{smooth[-1]:.3g} at step {steps[-1]:.0f}"
     label = f"Training loss, from {first} to {last}."
-    return _svg(400, 250, label, parts)
+    return svg(400, 250, label, parts)
 
 
 def reliability_diagram(bins: Reliability) -> Markup:
@@ -93,7 +104,7 @@ def reliability_diagram(bins: Reliability) -> Markup:
     amount = Frame((0, 1), (0, max(*bins.counts, 1)), 40, 308, 304, 344)
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     parts = _axes(share, [], ticks, "", "correct", percent=True)
-    parts.append(_line(share.x(0), share.y(0), share.x(1), share.y(1), "ideal"))
+    parts.append(line(share.x(0), share.y(0), share.x(1), share.y(1), "ideal"))
     edges, columns = bins.edges, (bins.counts, bins.confidence, bins.accuracy)
     for low, high, n, confidence, accuracy in zip(edges[:-1], edges[1:], *columns, strict=True):
         if confidence is None or accuracy is None:
@@ -102,15 +113,32 @@ def reliability_diagram(bins: Reliability) -> Markup:
         least, most = wilson_interval(round(accuracy * n), n)
         parts += [
             _rect(x, share.y(accuracy), width, share.bottom - share.y(accuracy), "bin"),
-            _line(share.x(confidence), share.y(least), share.x(confidence), share.y(most), "whisker"),
-            _dot(share.x(confidence), share.y(accuracy)),
+            line(share.x(confidence), share.y(least), share.x(confidence), share.y(most), "whisker"),
+            dot(share.x(confidence), share.y(accuracy)),
             _rect(x, amount.y(n), width, amount.bottom - amount.y(n), "amount"),
         ]
-    parts += _x_labels(amount, ticks, "confidence", percent=True)
+    parts += horizontal_axis(amount, ticks, "confidence", percent=True)
     label = (
         "Reliability diagram: the share of correct predictions at each confidence; the dashed line is ideal."
     )
-    return _svg(328, 384, label, parts)
+    return svg(328, 384, label, parts)
+
+
+def risk_coverage_curve(risk: RiskCoverage) -> Markup:
+    """The accuracy of the surest answers, for every share of images that are answered.
+
+    Args:
+        risk: What ``metrics.risk_coverage`` gives.
+
+    Returns:
+        The drawing.
+    """
+    shares, accuracies = (np.array([point[i] for point in risk.points]) for i in (1, 2))
+    y_ticks = nice_ticks(min(float(accuracies.min()), 0.9), 1.0, 4)
+    frame = Frame((0, 1), (y_ticks[0], 1.0), 40, 382, 24, 210)
+    parts = _axes(frame, [0.0, 0.25, 0.5, 0.75, 1.0], y_ticks, "answered", "correct", percent=True)
+    parts += [_path(frame, shares, accuracies, "line"), dot(frame.x(shares[-1]), frame.y(accuracies[-1]))]
+    return svg(400, 250, f"Accuracy by the share answered: {accuracies[-1]:.1%} where all are.", parts)
 
 
 def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,15 +164,16 @@ def _axes(
 ) -> list[Markup]:
     parts = []
     for tick in y_ticks:
-        parts.append(_line(frame.left, frame.y(tick), frame.right, frame.y(tick), "grid"))
-        parts.append(_text(frame.left - 6, frame.y(tick) + 4, _number(tick, percent), "end"))
-    parts += _x_labels(frame, x_ticks, x_name, percent) if x_ticks else []
+        parts.append(line(frame.left, frame.y(tick), frame.right, frame.y(tick), "grid"))
+        parts.append(text(frame.left - 6, frame.y(tick) + 4, _number(tick, percent), "end"))
+    parts += horizontal_axis(frame, x_ticks, x_name, percent) if x_ticks else []
     return [*parts, Markup('<text class="name" x="2" y="{}">{}</text>').format(_n(frame.top - 12), y_name)]
 
 
-def _x_labels(frame: Frame, ticks: Sequence[float], name: str, percent: bool = False) -> list[Markup]:
-    parts = [_line(frame.left, frame.bottom, frame.right, frame.bottom, "axis")]
-    parts += [_text(frame.x(tick), frame.bottom + 16, _number(tick, percent), "middle") for tick in ticks]
+def horizontal_axis(frame: Frame, ticks: Sequence[float], name: str, percent: bool = False) -> list[Markup]:
+    """The horizontal axis of a frame, with its numbers and its name."""
+    parts = [line(frame.left, frame.bottom, frame.right, frame.bottom, "axis")]
+    parts += [text(frame.x(tick), frame.bottom + 16, _number(tick, percent), "middle") for tick in ticks]
     middle = (frame.left + frame.right) / 2
     parts.append(
         Markup('<text class="name" text-anchor="middle" x="{}" y="{}">{}</text>').format(
@@ -154,8 +183,9 @@ def _x_labels(frame: Frame, ticks: Sequence[float], name: str, percent: bool = F
     return parts
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[Markup]) -> Markup:
-    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
+def svg(width: int, height: float, label: str, parts: Sequence[Markup]) -> Markup:
+    """A whole drawing, with what it shows in words."""
+    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(_n(width), _n(height), label)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
@@ -164,7 +194,8 @@ def _path(frame: Frame, xs: NDArray[np.float64], ys: NDArray[np.float64], css: s
     return Markup('<polyline class="{}" points="{}"/>').format(css, points)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+    """A straight line of a drawing."""
     return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
         css, _n(x1), _n(y1), _n(x2), _n(y2)
     )
@@ -175,12 +206,14 @@ def _rect(x: float, y: float, width: float, height: float, css: str) -> Markup:
     return form.format(css, _n(x), _n(y), _n(width), _n(height))
 
 
-def _dot(x: float, y: float) -> Markup:
-    return Markup('<circle class="dot" cx="{}" cy="{}" r="3.5"/>').format(_n(x), _n(y))
+def dot(x: float, y: float, css: str = "dot") -> Markup:
+    """A point of a drawing."""
+    return Markup('<circle class="{}" cx="{}" cy="{}" r="3.5"/>').format(css, _n(x), _n(y))
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(_n(x), _n(y), anchor, text)
+def text(x: float, y: float, words: str, anchor: str) -> Markup:
+    """Words of a drawing."""
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(_n(x), _n(y), anchor, words)
 
 
 def _number(value: float, percent: bool) -> str:

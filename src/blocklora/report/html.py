@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,22 @@ from blocklora.report import words
 __all__ = ["check_page", "render", "write_page"]
 
 
-def render(template: str, **view: Any) -> str:
+def render(template: str, *, room: str = "report", script: str = "sort.js", **view: Any) -> str:
     """Return a page as HTML.
 
     Args:
-        template: The name of a file beside this one; it extends base.html.
+        template: The name of a file in the room; it extends base.html.
+        room: Where the template and the script lie; what is not there is taken from ``report``.
+        script: The one script of the page.
         **view: What the template shows, each worked out and named.
     """
+    read = partial(_asset, room)
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=FunctionLoader(_asset),
+        loader=FunctionLoader(read),
     )
     environment.filters.update(
         count=words.count,
@@ -40,11 +44,11 @@ def render(template: str, **view: Any) -> str:
         signed=words.signed,
         p_value=words.p_value,
     )
-    script = _asset("sort.js")
+    code = read(script)
     return environment.get_template(template).render(
-        style=Markup(_asset("style.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        style=Markup(read("style.css")),
+        script=Markup(code),
+        script_hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii"),
         **view,
     )
 
@@ -66,5 +70,7 @@ def write_page(out: Path, page: str) -> None:
     write_text(out, page.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
 
 
-def _asset(name: str) -> str:
-    return files("blocklora.report").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+def _asset(room: str, name: str) -> str:
+    own = files(f"blocklora.{room}").joinpath(name)
+    found = own if own.is_file() else files("blocklora.report").joinpath(name)
+    return found.read_text(encoding="utf-8").replace("\r\n", "\n")

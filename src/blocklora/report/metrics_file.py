@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.core.files import write_bytes
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
-from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.words import selection
 
 __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]
 
 FORMAT = 2
-_BUILT = frozenset({"evaluation", "mistakes", "unreadable", "files", "choices"})
+_BUILT = frozenset(
+    {"evaluation", "confidence", "mistakes", "confused", "unreadable", "files", "choices", "candidates"}
+)
 _OLD = frozenset({"old_selection", "old_selected_by"})
 _PLAIN = tuple(f.name for f in fields(RunMetrics) if f.name not in _BUILT | _OLD)
 
@@ -40,14 +43,19 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         "format": FORMAT,
         **metrics.evaluation.to_json(),
         **facts,
+        "confidence": metrics.confidence and metrics.confidence.to_json(),
         "ensemble": list(metrics.ensemble),
         "notes": list(metrics.notes),
         "warnings": warnings(metrics),
         "history": [{key: _finite(value) for key, value in point.items()} for point in metrics.history],
         "choices": {name: choice.to_json() for name, choice in choices.items()},
+        "candidates": [candidate.to_json() for candidate in metrics.candidates],
         "selection": selection(choices, metrics.old_selection),
         "selected_by": {**metrics.old_selected_by, **chosen_by},
-        "mistakes": [asdict(mistake) | {"top": list(map(list, mistake.top))} for mistake in metrics.mistakes],
+        "mistakes": [
+            {name: _listed(value) for name, value in asdict(mistake).items()} for mistake in metrics.mistakes
+        ],
+        "confused": [pair.to_json() for pair in metrics.confused],
         "unreadable": [asdict(bad) for bad in metrics.unreadable],
         "files": {part: {"n": files.n, "first": list(files.first)} for part, files in metrics.files.items()},
     }
@@ -121,6 +129,10 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def _listed(value: Any) -> Any:
+    return list(map(list, value)) if isinstance(value, tuple) else value
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
@@ -132,15 +144,15 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
         plain[name] = tuple(facts.get(name) or ())
     return RunMetrics(
         evaluation=Evaluation.from_json(facts),
-        mistakes=tuple(
-            Mistake(**row | {"top": tuple((name, share) for name, share in row.get("top") or ())})
-            for row in facts.get("mistakes") or ()
-        ),
+        confidence=Confidence.from_json(facts["confidence"]) if facts.get("confidence") else None,
+        mistakes=tuple(map(Mistake.from_json, facts.get("mistakes") or ())),
+        confused=tuple(map(ConfusedPair.from_json, facts.get("confused") or ())),
         unreadable=tuple(Unreadable(**row) for row in facts.get("unreadable") or ()),
         files={
             part: PartFiles(row["n"], tuple(row["first"])) for part, row in (facts.get("files") or {}).items()
         },
         choices={name: Choice.from_json(row) for name, row in (facts.get("choices") or {}).items()},
+        candidates=tuple(Candidate.from_json(row) for row in facts.get("candidates") or ()),
         old_selection=_not_of(facts, "selection"),
         old_selected_by=_not_of(facts, "selected_by"),
         **plain,

@@ -76,8 +76,8 @@ def gain_note(metrics: RunMetrics) -> str | None:
     tips = ["more training images a class"]
     if metrics.history and training_note(metrics) is None:
         tips.append("a higher learning rate (--lr) or more steps (--iterations)")
-    other = "tip-adapter-f" if metrics.method == "linear-probe" else "linear-probe"
-    tips.append(f"another method (--method {other})")
+    if metrics.method != "auto":
+        tips.append("the best of many methods, found on the training images (--method auto)")
     if found.kind == "same" and high - low > 0.1:
         tips.append(f"more test images, as {count(metrics.evaluation.n_test, 'image')} show large gains only")
     return (

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blocklora.report import figures, notes, tables, words
+from blocklora.report import candidates, figures, notes, tables, words
+from blocklora.report.confidence import confidence_view
+from blocklora.report.confused import pair_views
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
+from blocklora.report.suggestions import suggestions
 from blocklora.report.tables import OpenImage
 
 __all__ = ["render_report", "write_report"]
@@ -45,17 +48,23 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "verdict": words.verdict(metrics),
         "scores": words.scores(metrics),
         "untested": notes.untested_note(found),
-        "notes": [*_other_warnings(metrics), *metrics.notes],
+        "warnings": _other_warnings(metrics),
+        "notes": metrics.notes,
         "unreadable": [
             (shown[bad.image], bad.reason.replace(bad.image, shown[bad.image])) for bad in metrics.unreadable
         ],
         "class_tables": tables.class_tables(found.per_class),
+        "pairs": pair_views(metrics.confused, shown, open_image),
+        "suggestions": suggestions(metrics),
         "confusion": tables.confusion_view(found),
         "mistakes": tables.image_cards(metrics.mistakes, shown, open_image),
         "reliability": figures.reliability_diagram(found.reliability),
         "calibration": words.calibration_sentence(metrics),
+        "confidence": confidence_view(metrics),
         "curve": figures.learning_curve(metrics.history),
         "learning_rates": _learning_rates(metrics),
+        "candidates": candidates.candidate_rows(metrics.candidates),
+        "candidate_plot": candidates.candidate_plot(metrics.candidates),
         "facts": tables.facts(metrics),
         "chosen": words.chosen(metrics.choices, metrics.old_selection),
         "files": tables.file_lists(metrics.files, shown),
@@ -68,6 +77,9 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
 def _shown_names(metrics: RunMetrics) -> dict[str, str]:
     """The name to show of every image that the page names."""
     listed = [name for part in metrics.files.values() for name in part.first]
+    for pair in metrics.confused:
+        listed += [*pair.mistaken, *pair.of_label, *pair.of_predicted]
+    listed += [name for mistake in metrics.mistakes for name, *_ in mistake.nearest]
     listed += [mistake.image for mistake in metrics.mistakes] + [bad.image for bad in metrics.unreadable]
     return words.short_names(listed)
 

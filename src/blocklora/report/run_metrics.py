@@ -3,26 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Confidence, Evaluation
 
-__all__ = ["Mistake", "PartFiles", "RunMetrics"]
+__all__ = ["ConfusedPair", "Mistake", "PartFiles", "RunMetrics"]
 
 MOST_PATHS = 500  # of each part; split.json has all
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that was wrongly classified; ``top`` holds the most probable classes with their probabilities."""
+    """A test image that was wrongly classified.
+
+    Attributes:
+        image: Its name.
+        label: The true class.
+        predicted: What it was taken for.
+        top: The most probable classes with their probabilities.
+        nearest: The nearest training images: name, class, cosine; none where the classifier keeps none.
+        heat: Rows of patches, from the top left, in [-1, 1]: how much each spoke for ``predicted``. They cover the
+            square in the middle of the image. Empty where there are none.
+    """
 
     image: str
     label: str
     predicted: str
     top: tuple[tuple[str, float], ...] = ()
+    nearest: tuple[tuple[str, str, float], ...] = ()
+    heat: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Mistake:
+        """Return the mistake that a row of metrics.json is."""
+        lists = {name: tuple(map(tuple, facts.get(name) or ())) for name in ("top", "nearest", "heat")}
+        return cls(facts["image"], facts["label"], facts["predicted"], **lists)
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """``n`` of the ``of`` test images of class ``label`` were taken for ``predicted``; images by name that show it.
+
+    Attributes:
+        label: The true class.
+        predicted: What they were taken for.
+        n: How many.
+        of: Test images of the true class.
+        mistaken: Some of the ``n``, the most confident first.
+        of_label: Training images of the true class.
+        of_predicted: Training images of the other.
+    """
+
+    label: str
+    predicted: str
+    n: int
+    of: int
+    mistaken: tuple[str, ...] = ()
+    of_label: tuple[str, ...] = ()
+    of_predicted: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything by name, ready for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ConfusedPair:
+        """Return the pair that ``to_json`` gave."""
+        named: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+        return cls(**named)
 
 
 @dataclass(frozen=True)
@@ -42,12 +94,14 @@ class PartFiles:
 class RunMetrics:
     """What metrics.json holds and the report shows. Whatever is not known is None or empty.
 
-    ``measure`` fills in the first four; ``dataclasses.replace`` adds what is known about the run.
+    ``measure`` fills in the first five; ``dataclasses.replace`` adds what is known about the run.
 
     Attributes:
         evaluation: What the test images say.
         temperature: What logits are divided by.
+        confidence: What the test images say of the confidence; None in files of earlier versions.
         mistakes: Wrong predictions, those of the highest probability first.
+        confused: Pairs of classes that were confused most often, with images.
         unreadable: Images that could not be read and were left out.
         run: The RUN folder that was measured again.
         method: Such as "block-lora".
@@ -71,6 +125,7 @@ class RunMetrics:
         engine: What the engine says of itself, ready for JSON.
         history: ``step``, ``loss`` and ``lr`` of points of the training.
         choices: By name, how each setting and the kept step was chosen.
+        candidates: What a method tried that chooses among several.
         notes: Whatever else a reader should know, as sentences.
         files: By part, "train", "val" and "test".
         versions: By package.
@@ -81,7 +136,9 @@ class RunMetrics:
 
     evaluation: Evaluation
     temperature: float | None = None
+    confidence: Confidence | None = None
     mistakes: tuple[Mistake, ...] = ()
+    confused: tuple[ConfusedPair, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     run: str | None = None
     method: str | None = None
@@ -105,6 +162,7 @@ class RunMetrics:
     engine: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, float | None]] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

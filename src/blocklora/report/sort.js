@@ -1,4 +1,5 @@
-// A click on a column's name sorts the table by it. Without this script the tables are merely unsorted.
+// A click on a column's name sorts the table by it, and a long table has a field to search it. Without this script the
+// tables are merely unsorted, and whole.
 "use strict";
 const value = (row, column) => {
   const cell = row.cells[column];
@@ -26,4 +27,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
       table.tBodies[0].append(...ordered([...table.tBodies[0].rows], column, down ? -1 : 1));
     });
   });
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const rows = [...table.tBodies[0].rows];
+  if (rows.length <= 40) continue;
+  const field = document.createElement("input");
+  field.type = "search";
+  field.className = "find";
+  field.placeholder = "Find a class";
+  field.setAttribute("aria-label", "Find a class in the table below");
+  field.addEventListener("input", () => {
+    const wanted = field.value.trim().toLowerCase();
+    for (const row of rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+  });
+  table.closest(".scroll").before(field);
 }

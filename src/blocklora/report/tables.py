@@ -12,30 +12,32 @@ from PIL import Image
 
 from blocklora.core.errors import DataError
 from blocklora.metrics import ClassResult, Evaluation, confusion_matrix
-from blocklora.report.run_metrics import Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.words import count, duration, memory, percent, short_names
 
 __all__ = [
     "Card",
     "ClassTable",
-    "ConfusedPair",
     "ConfusionView",
     "FileList",
     "OpenImage",
     "Thumbnail",
     "class_tables",
+    "confused_cells",
     "confused_pairs",
     "confusion_view",
     "facts",
     "file_lists",
+    "heated",
     "image_cards",
     "thumbnail",
 ]
 
 MOST_CLASSES_SHOWN = 40  # with more, the table opens with the worst ones, and pairs replace the matrix
-WORST_CLASSES = 20
+WORST_CLASSES = 50
 MOST_PAIRS = 15
 THUMBNAIL = 160  # pixels, the longer side
+HEAT = 96  # of heat maps and the nearest training images
 
 OpenImage = Callable[[str], "Image.Image | None"]
 
@@ -46,16 +48,6 @@ class ClassTable:
 
     title: str | None
     rows: list[ClassResult]
-
-
-@dataclass(frozen=True)
-class ConfusedPair:
-    """``n`` of the ``of`` test images of class ``true`` were taken for class ``predicted``."""
-
-    true: str
-    predicted: str
-    n: int
-    of: int
 
 
 @dataclass(frozen=True)
@@ -88,11 +80,21 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Card:
-    """A mistake, the name to show, and its thumbnail, None where the image cannot be had."""
+    """A mistake, and what is shown of it; an image is None where it cannot be had.
+
+    Attributes:
+        mistake: The mistake.
+        name: The name to show.
+        thumbnail: The image.
+        heat: The square that the model sees, with the patches that spoke for the answer.
+        nearest: The nearest training images: name, class, image.
+    """
 
     mistake: Mistake
     name: str
     thumbnail: Thumbnail | None
+    heat: Thumbnail | None
+    nearest: list[tuple[str, str, Thumbnail | None]]
 
 
 def class_tables(rows: Sequence[ClassResult]) -> list[ClassTable]:
@@ -106,14 +108,18 @@ def class_tables(rows: Sequence[ClassResult]) -> list[ClassTable]:
     ]
 
 
-def confused_pairs(evaluation: Evaluation) -> list[ConfusedPair]:
-    """At most 15 pairs of classes, those that are confused most often first."""
-    classes = evaluation.per_class
+def confused_cells(evaluation: Evaluation) -> list[tuple[int, int, int]]:
+    """At most 15 cells (label, predicted, n) off the diagonal of the confusion matrix, the largest first."""
     wrong = [cell for cell in evaluation.confusion_counts if cell[0] != cell[1]]
-    worst = sorted(wrong, key=lambda cell: -cell[2])[:MOST_PAIRS]
+    return sorted(wrong, key=lambda cell: -cell[2])[:MOST_PAIRS]
+
+
+def confused_pairs(evaluation: Evaluation) -> list[ConfusedPair]:
+    """The pairs of classes of ``confused_cells``, in the same order."""
+    classes = evaluation.per_class
     return [
         ConfusedPair(classes[label].class_name, classes[predicted].class_name, n, classes[label].n_test)
-        for label, predicted, n in worst
+        for label, predicted, n in confused_cells(evaluation)
     ]
 
 
@@ -184,16 +190,64 @@ def file_lists(files: Mapping[str, PartFiles], shown: Mapping[str, str]) -> list
 
 
 def image_cards(mistakes: Sequence[Mistake], shown: Mapping[str, str], open_image: OpenImage) -> list[Card]:
-    """The mistakes, each with the name to show and its thumbnail."""
-    return [Card(mistake, shown[mistake.image], thumbnail(mistake.image, open_image)) for mistake in mistakes]
+    """The mistakes, each with the name to show, its thumbnail, heat map and nearest training images."""
+    return [
+        Card(
+            mistake,
+            shown[mistake.image],
+            thumbnail(mistake.image, open_image),
+            _heat(mistake, open_image),
+            [(shown[n], label, thumbnail(n, open_image, HEAT)) for n, label, _ in mistake.nearest],
+        )
+        for mistake in mistakes
+    ]
 
 
-def thumbnail(image: str, open_image: OpenImage) -> Thumbnail | None:
+def _heat(mistake: Mistake, open_image: OpenImage) -> Thumbnail | None:
+    """The heat map of a mistake, if it has one."""
+    if not mistake.heat:
+        return None
+
+    def open_heated(name: str) -> Image.Image | None:
+        return heated(open_image(name), mistake.heat)
+
+    return thumbnail(mistake.image, open_heated, HEAT)
+
+
+def heated(image: Image.Image | None, heat: Sequence[Sequence[float]]) -> Image.Image | None:
+    """The square in the middle of an image, grey, with patches red that spoke for the answer, and blue against it.
+
+    Args:
+        image: The image, or None.
+        heat: Rows of patches, in [-1, 1].
+
+    Returns:
+        A new image; None if there was none.
+    """
+    if image is None:
+        return None
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.convert("L").crop((left, top, left + side, top + side)).resize((HEAT, HEAT))
+    size, values = (len(heat[0]), len(heat)), [value for row in heat for value in row]
+    colours, strength = Image.new("RGB", size), Image.new("L", size)
+    colours.putdata([(215, 40, 40) if value > 0 else (40, 90, 215) for value in values])
+    strength.putdata([round(150 * abs(value)) for value in values])
+    large = (HEAT, HEAT)
+    return Image.composite(
+        colours.resize(large, Image.Resampling.NEAREST),
+        square.convert("RGB"),
+        strength.resize(large, Image.Resampling.BILINEAR),
+    )
+
+
+def thumbnail(image: str, open_image: OpenImage, side: int = THUMBNAIL) -> Thumbnail | None:
     """A small copy of an image to stand in the page itself.
 
     Args:
         image: The image's name.
         open_image: Gives the image, or None.
+        side: The longer side, in pixels.
 
     Returns:
         The copy; None if the image cannot be had (a report must not fail for one image).
@@ -205,15 +259,15 @@ def thumbnail(image: str, open_image: OpenImage) -> Thumbnail | None:
         small = opened.convert("RGB")
     except (DataError, OSError):
         return None
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((side, side))
     longer = max(small.size)
-    tiny = longer <= THUMBNAIL // 2
+    tiny = longer <= side // 2
     buffer = io.BytesIO()
     if tiny:
         small.save(buffer, "PNG", optimize=True)
     else:
         small.save(buffer, "JPEG", quality=80, optimize=True)
-    scale = THUMBNAIL // longer if tiny else 1
+    scale = side // longer if tiny else 1
     kind = "png" if tiny else "jpeg"
     return Thumbnail(
         address=f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",

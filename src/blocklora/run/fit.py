@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
+from blocklora.core.deadline import Deadline, in_words
 from blocklora.core.device import reset_peak_memory
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import claim_folder, user_path, write_json
@@ -45,7 +47,7 @@ from blocklora.run.folder import (
 )
 from blocklora.run.measure import measure
 from blocklora.run.record import config_json, run_metrics
-from blocklora.training import Checkpoint
+from blocklora.training import Checkpoint, OnExpected
 
 __all__ = ["Progress", "chosen_templates", "fit_run"]
 
@@ -55,6 +57,10 @@ class Progress(Protocol):
 
     def step(self, step: int, total: int, loss: float, lr: float) -> None:
         """A training step is done."""
+        ...
+
+    def part(self, name: str) -> None:
+        """What follows belongs to a part of the run of this name."""
         ...
 
     def encoded(self, done: int, total: int) -> None:
@@ -71,12 +77,15 @@ def fit_run(
     index: str | None = None,
     classes: Half | None = None,
     class_names: str | None = None,
+    add: Sequence[str] | None = None,
     prompt: str | Sequence[str] | None = None,
     prompts: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     store: FeatureStore = NOTHING_KEPT,
     resources: Resources | None = None,
+    on_expected: OnExpected | None = None,
+    began: float | None = None,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
     """Fit a classifier to a data set and measure it on the test images, once.
@@ -88,9 +97,10 @@ def fit_run(
         out: The RUN folder to make; None is ``runs/DATA-METHOD-SHOTS-SEED``.
         root: The folder that holds the folders of the data sets.
         protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
-        index: A file that names the training and validation images, in the place of sampling.
+        index: A file that names the images, in the place of sampling.
         classes: The ``base`` or ``new`` half of the classes; None is all.
         class_names: A file with other words for the classes.
+        add: CSV files with images and labels that train beside the shots.
         prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
             features predicts. None is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
@@ -98,6 +108,8 @@ def fit_run(
         progress: The progress callback.
         store: Where features of the frozen model are kept.
         resources: Cores and memory to use; None: all that this process may use.
+        on_expected: Told before training how many seconds it and the evaluation are expected to take.
+        began: When a ``time_limit`` began, as ``time.monotonic`` tells it; None is now.
         **settings: The arguments of ``methods.fit_config``.
 
     Returns:
@@ -107,14 +119,17 @@ def fit_run(
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
-    choice = DataChoice(data, root, protocol, index, classes, class_names)
+    began = began or time.monotonic()
+    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     out = user_path(out) if out else _default_out(whole.name, config)
+    deadline = Deadline.of(config.time_limit, began)
     with claim_folder(out):
-        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources)
+        told = (deadline, on_expected)
+        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources, *told)
 
 
 def _run_in(
@@ -127,6 +142,8 @@ def _run_in(
     progress: Progress | None,
     store: FeatureStore,
     resources: Resources | None,
+    deadline: Deadline | None,
+    on_expected: OnExpected | None,
 ) -> RunMetrics:
     """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
     dataset, split, sealed = seal(whole, drawn)
@@ -141,19 +158,37 @@ def _run_in(
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint):
         start_run(out, described, origin, record)
-        on_step = progress.step if progress else None
         fit = fit_classifier(
-            prepared, config, store=store, resources=resources, checkpoint=checkpoint, on_step=on_step
+            prepared,
+            config,
+            store=store,
+            resources=resources,
+            checkpoint=checkpoint,
+            on_step=progress.step if progress else None,
+            deadline=deadline,
+            n_test=len(drawn.test),
+            on_expected=on_expected,
+            on_part=progress.part if progress else None,
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+        metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
         _write_classifier(out, fit, dataset, config)
         write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-        _write_report(out / REPORT, metrics, split.test)
+        _write_report(out / REPORT, metrics, [*split.train, *split.test])
         write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
     checkpoint.remove()
     return metrics
+
+
+def _late_notes(deadline: Deadline | None) -> tuple[str, ...]:
+    """Say that the time limit was passed."""
+    if deadline is None or deadline.passed() <= deadline.seconds:
+        return ()
+    return (
+        f"the time limit of {in_words(deadline.seconds)} was passed: the run took {in_words(deadline.passed())}",
+    )
 
 
 @contextmanager
@@ -162,7 +197,7 @@ def _freed_on_failure(out: Path, checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not checkpoint.path.exists():
+        if not checkpoint.began:
             checkpoint.remove()
             free_folder(out)
         raise
@@ -188,7 +223,8 @@ def chosen_templates(
 def _default_out(name: str, config: FitConfig) -> Path:
     """Return where a run goes when nobody says."""
     shots = "all" if config.shots is None else f"{config.shots}shot"
-    return Path("runs") / f"{Path(name).stem}-{config.method}-{shots}-seed{config.seed}"
+    limit = "" if config.time_limit is None else f"-{config.time_limit:g}s"
+    return Path("runs") / f"{Path(name).stem}-{config.method}-{shots}-seed{config.seed}{limit}"
 
 
 def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) -> None:
@@ -199,9 +235,9 @@ def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) 
     write_classifier(out, fit.classifier, labels, parameters, recorded_versions(), dataset.found_names)
 
 
-def _write_report(path: Path, metrics: RunMetrics, test: Sequence[Example]) -> None:
-    """Write the report, with small copies of some test images."""
-    sources = {example.image: example.source for example in test}
+def _write_report(path: Path, metrics: RunMetrics, images: Sequence[Example]) -> None:
+    """Write the report, with small copies of some training and test images."""
+    sources = {example.image: example.source for example in images}
 
     def open_by_name(image: str) -> Image.Image | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from blocklora.core.choices import Choice
 from blocklora.core.device import peak_memory_bytes
 from blocklora.core.fingerprint import recorded_versions
-from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, duplicate_notes, leaks
+from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, leaks
 from blocklora.methods import Fit, FitConfig, Prepared, model_defaults, settings_json
-from blocklora.report import PartFiles, RunMetrics, leak_note
+from blocklora.report import ConfusedPair, PartFiles, RunMetrics, confused_cells, leak_note
 
 __all__ = ["config_json", "run_metrics"]
+
+_SHOWN = 2  # training images of a class beside a pair of confused classes
 
 
 def config_json(choice: DataChoice, config: FitConfig) -> dict[str, Any]:
@@ -58,13 +61,14 @@ def run_metrics(
         device=str(config.device),
         precision=config.precision,
         engine=used,
+        confused=_beside_training_images(measured, prepared),
         history=tuple(training.history()) if training else (),
         choices=_choices(choice, config, fit),
+        candidates=fit.result.candidates,
         notes=(
             *dataset.notes,
             *prepared.notes,
             *fit.result.notes,
-            *duplicate_notes([*split.train, *split.val], dataset.class_names),
             *_leak_notes(split),
             *_mirror_notes(dataset, config),
         ),
@@ -75,6 +79,18 @@ def run_metrics(
         },
         versions=recorded_versions() | {"decoding": DECODING},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _beside_training_images(measured: RunMetrics, prepared: Prepared) -> tuple[ConfusedPair, ...]:
+    """Add some training images of both classes to each pair of confused classes."""
+    images = defaultdict[int, list[str]](list)
+    for example in prepared.task.train:
+        images[example.label].append(example.image)
+    cells = confused_cells(measured.evaluation)[: len(measured.confused)]
+    return tuple(
+        replace(pair, of_label=tuple(images[label][:_SHOWN]), of_predicted=tuple(images[other][:_SHOWN]))
+        for pair, (label, other, _) in zip(measured.confused, cells, strict=True)
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from blocklora.serve.bodies import JSON, Body, from_base64, parse_json
-from blocklora.serve.intake import Answered, answer, service_of
+from blocklora.serve.intake import Classified, answer, service_of
 from blocklora.serve.refusals import Refusal, too_many_images
 from blocklora.serve.routes import REFUSALS
 from blocklora.serve.schemas import (
@@ -141,7 +141,7 @@ def _from_binary(given: InferInput, rest: bytes) -> list[Received]:
     return found
 
 
-def _outputs(answered: Answered) -> list[InferOutput]:
+def _outputs(answered: Classified) -> list[InferOutput]:
     """Return both output tensors."""
     rows, labels = (
         np.stack([one.probabilities for one in answered.answers]),

@@ -128,6 +128,7 @@ async def models(request: Request) -> ModelsAnswer:
                 name=model.name,
                 method=model.backend.facts.method,
                 platform=model.backend.facts.platform,
+                notes=list(model.backend.facts.notes),
                 classes=list(model.backend.facts.labels),
             )
             for model in service.models.values()

@@ -117,6 +117,7 @@ class ModelAnswer(BaseModel):
     name: str
     method: str = Field(description="How it was fitted.")
     platform: str = Field(description="What computes: torch or onnxruntime.")
+    notes: list[str] = Field(description="What is promised of its sets, and of unknown images.")
     classes: list[str]
 
 

@@ -7,7 +7,7 @@ tensors of it are stored by name, and the plain numbers as JSON in the file's he
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,28 +117,79 @@ class Checkpoint:
             state.remember.load(extra["remember"])
         return step, float(header["seconds"])
 
-    def first_start(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    def first_start(self, name: str, decide: Callable[[], Any]) -> Any:
         """Return what was decided when this run was started for the first time.
 
         Args:
-            facts: What is decided now, as JSON-ready values; kept in a small file beside the checkpoint if this is the
-                first start.
+            name: What is decided.
+            decide: Called where nothing was decided yet; returns a JSON-ready value, which is kept in a small file
+                beside the checkpoint.
 
         Raises:
             RunError: That file is damaged.
         """
-        if self._start.exists():
-            kept = self._read_start()
-            if kept["fingerprint"] == self._fingerprint:
-                facts_then: Mapping[str, Any] = kept["facts"]
-                return facts_then
-        write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
-        return facts
+        kept: Mapping[str, Any] = self._read_start() if self._start.exists() else {}
+        facts = dict(kept["facts"]) if kept.get("fingerprint") == self._fingerprint else {}
+        if name not in facts:
+            facts[name] = decide()
+            write_json(self._start, {"fingerprint": self._fingerprint, "facts": facts})
+        return facts[name]
+
+    def part(self, name: str) -> Checkpoint:
+        """Return where a part of the run keeps its own state, of a run that trains several times.
+
+        Args:
+            name: Of the part: letters, digits and hyphens.
+        """
+        return Checkpoint(
+            self.path.with_name(f"{self.path.stem}.{name}{self.path.suffix}"), f"{self._fingerprint} {name}"
+        )
+
+    def keep(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Write what was found, in the place of a state; an older file stays until the new one is whole.
+
+        Args:
+            tensors: By name.
+            facts: JSON-ready values.
+        """
+        header = {"fingerprint": self._fingerprint, "facts": facts}
+        content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(self.path, save(content, metadata={"state": json.dumps(header)}))
+
+    def kept(self) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None:
+        """Return what ``keep`` wrote for this very run; None where there is nothing.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        header, tensors = self._read()
+        if header["fingerprint"] != self._fingerprint:
+            return None
+        facts: Mapping[str, Any] = header["facts"]
+        return tensors, facts
+
+    @property
+    def began(self) -> bool:
+        """Whether anything is kept to go on from, of the run or of a part of it."""
+        return any(True for _ in self._files())
 
     def remove(self) -> None:
-        """Delete the checkpoint and what was kept of the first start, if they are there."""
-        self.path.unlink(missing_ok=True)
+        """Delete the checkpoint, what was kept of the first start, and all that parts of the run kept."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
         self._start.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Return the files of the run and of its parts, but for this one's first start."""
+        stem, suffix = self.path.stem, self.path.suffix
+        found = [
+            path
+            for path in self.path.parent.glob("*")
+            if path.name.startswith(f"{stem}.") and path.name.endswith((suffix, ".start.json"))
+        ]
+        return [path for path in found if path != self._start]
 
     def _read_start(self) -> Mapping[str, Any]:
         try:

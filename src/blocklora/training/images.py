@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -69,6 +70,18 @@ class TrainingImages:
         """Whether an image's pixel values are the same in every step."""
         return self._augment == "none"
 
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._examples)
+
+    def view(self, index: int, number: int) -> torch.Tensor:
+        """Return the pixel values (3, S, S) of one of the fixed views of an image."""
+        return self._cut(self._open(index), generator(self._seed, Stream.FEATURE_CROP, number, index))
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch that a step belongs to, counted from 0."""
+        return step // -(-len(self._examples) // self.batch_size)
+
     def all_pixels(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield the pixel values of all images in their order, ``batch_size`` at a time, without augmentation."""
         for start in range(0, len(self._examples), batch_size):
@@ -93,18 +106,20 @@ class TrainingImages:
 
     def indices(self, step: int) -> list[int]:
         """Return which examples make up the batch of a step."""
-        batches = -(-len(self._examples) // self.batch_size)
-        epoch, batch = divmod(step, batches)
+        epoch = self.epoch(step)
+        batch = step - epoch * -(-len(self._examples) // self.batch_size)
         order = generator(self._seed, Stream.IMAGE_ORDER, epoch).permutation(len(self._examples))
         chosen: list[int] = order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
         return chosen
 
     def _pixels(self, index: int, step: int, place: int) -> torch.Tensor:
         """Return the pixel values (3, S, S) of one example at one place of one step."""
-        image = self._open(index)
+        return self._cut(self._open(index), generator(self._seed, Stream.CROP, step, place))
+
+    def _cut(self, image: Image.Image, draw: np.random.Generator) -> torch.Tensor:
+        """Return the pixel values (3, S, S) of an image, cut and mirrored by chance unless it is not augmented."""
         if self._augment == "none":
             return pixels(image, self._processor)
-        draw = generator(self._seed, Stream.CROP, step, place)
         cut = random_crop(image, self._size, draw)
         if self._augment == "crop-flip" and draw.random() < 0.5:
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -7,22 +7,25 @@ width of the shared space.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blocklora.clip.towers import Towers, trains
+from blocklora.clip.towers import LeanTowers, Towers, trains
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
 from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
+from blocklora.training.pace import InTime, all_steps, seconds_a_step
 from blocklora.training.step import ClassFeatures, Plan, gradient
+from blocklora.training.views import EncodedViews, FixedViews
 
 __all__ = ["Training", "train"]
 
@@ -48,7 +51,7 @@ def train(
     towers: Towers,
     groups: Sequence[Mapping[str, Any]],
     tokens: Tensor,
-    images: TrainingImages,
+    images: TrainingImages | FixedViews,
     compute: Compute,
     *,
     iterations: int,
@@ -59,6 +62,7 @@ def train(
     save_seconds: float | None = None,
     on_step: OnStep | None = None,
     resources: Resources | None = None,
+    in_time: InTime = all_steps,
 ) -> Training:
     """Minimise the cross-entropy of scaled cosines over the model's trainable parameters, by AdamW.
 
@@ -66,9 +70,9 @@ def train(
         towers: A model on the compute's device, with an adapter in its layers.
         groups: Parameter groups for AdamW, with their learning rates and weight decays.
         tokens: Token ids of the class prompts (N, L).
-        images: The batches.
+        images: The batches; of fixed views, what is frozen below the first adapter is computed once.
         compute: Device and precision.
-        iterations: Steps in all.
+        iterations: Steps in all, or fewer where ``in_time`` says so.
         lr: The learning rate that the schedule's end, 1e-6, refers to.
         seed: Where the dropout masks come from.
         plans: How a step is cut; the later ones are for when memory runs out. A run that is started again keeps the
@@ -77,9 +81,10 @@ def train(
         save_seconds: How often to keep it; see ``minimise``.
         on_step: Progress callback, called a few times a second.
         resources: Cores for reading images ahead; None is all that this process may use.
+        in_time: Says how many steps there is time for.
 
     Raises:
-        ConfigError: The loss is no longer a number, or the caller is in ``torch.inference_mode``.
+        ConfigError: The loss is no longer a number, there is no time for a step, or the caller is in inference mode.
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
@@ -87,23 +92,19 @@ def train(
     with compute.training(), _own_random_stream(compute.device):
         _training_mode(model)
         plans = _first_plans(checkpoint, plans)
-        steps = _Gradients(towers, tokens, plans, compute, seed)
+        gradients = _Gradients(towers, tokens, plans, compute, seed)
+        optimizer = torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS)
+        batches = _batches(towers, images, plans[0])
+        state = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        pace = partial(seconds_a_step, gradients, optimizer, batches, compute, state, resources)
+        steps = in_time(iterations, pace)
+        factor = step_cosine(steps.number, last=min(_LAST_LR / lr, 1.0))
         curve = minimise(
-            steps,
-            torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS),
-            step_cosine(iterations, last=min(_LAST_LR / lr, 1.0)),
-            _batches(towers, images, plans[0]),
-            compute,
-            steps=iterations,
-            state={name: value for name, value in model.named_parameters() if value.requires_grad},
-            checkpoint=checkpoint,
-            save_seconds=save_seconds,
-            remember=steps,
-            on_step=on_step,
-            resources=resources,
-        )
+            gradients, optimizer, factor, batches, compute, steps=steps, state=state, checkpoint=checkpoint,
+            save_seconds=save_seconds, remember=gradients, on_step=on_step, resources=resources,
+        )  # fmt: skip
     model.eval()
-    return Training(curve.losses, curve.lrs, curve.seconds, steps.plan, tuple(steps.notes))
+    return Training(**vars(curve), plan=gradients.plan, notes=tuple(gradients.notes))
 
 
 def _training_mode(model: Any) -> None:
@@ -114,19 +115,28 @@ def _training_mode(model: Any) -> None:
             tower.eval()
 
 
-def _batches(towers: Towers, images: TrainingImages, plan: Plan) -> Batches:
-    """Return the images; or their features, where neither they nor the image tower ever change."""
+def _batches(towers: Towers, images: TrainingImages | FixedViews, plan: Plan) -> Batches:
+    """Return the images; or their features, where neither they nor the image tower ever change.
+
+    Of fixed views, what goes into the first trained block; their features, where none is trained.
+    """
+    size = plan.micro_batch or images.batch_size
+    if isinstance(images, FixedViews):
+        encode: Callable[[Tensor], Tensor] = torch.no_grad()(towers.images)
+        if trains(towers.model.vision_model) and isinstance(towers, LeanTowers):
+            encode = towers.images_before
+        return EncodedViews(images, encode, size, next(towers.model.parameters()).device)
     if trains(towers.model.vision_model) or not images.fixed:
         return images
-    return _Features(towers, images, plan.micro_batch or images.batch_size)
+    return _Features(towers, images, size)
 
 
 def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
     """Return the plans of a run's first start, which are these unless it was started before."""
     if checkpoint is None:
         return tuple(plans)
-    kept = checkpoint.first_start({"plans": [asdict(plan) for plan in plans]})
-    first = tuple(Plan(**values) for values in kept["plans"])
+    kept = checkpoint.first_start("plans", lambda: [asdict(plan) for plan in plans])
+    first = tuple(Plan(**values) for values in kept)
     if first[0] != plans[0]:
         _LOG.info(
             "this run goes on by the plan of its first start: %s (a new run would take %s)",

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -25,7 +25,7 @@ from blocklora.core.threads import read_ahead
 from blocklora.training._saving import Saver, stop_between_steps
 from blocklora.training.checkpoint import Checkpoint, Remember, RunState
 
-__all__ = ["Batches", "Curve", "OnStep", "Trend", "minimise"]
+__all__ = ["Batches", "Curve", "OnStep", "Steps", "Trend", "minimise"]
 
 _SAVE_SECONDS, _SHOW_SECONDS = 20.0, 0.2
 _FEWEST_FOR_TREND, _FALL, _RISE, _NEAR_ZERO = 8, 0.02, 0.1, 0.01
@@ -45,6 +45,19 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How many steps to train.
+
+    Attributes:
+        number: How many.
+        recipe: How many they would be without a time limit; None where there is none.
+    """
+
+    number: int
+    recipe: int | None = None
+
+
+@dataclass(frozen=True)
 class Curve:
     """How a training run went.
 
@@ -52,11 +65,13 @@ class Curve:
         losses: The loss of every step (steps,), float64 on the CPU.
         lrs: The largest learning rate of every step (steps,).
         seconds: Time in the loop, that before an interruption included.
+        recipe_steps: How many steps they would be without a time limit; None where there is none.
     """
 
     losses: Tensor
     lrs: Tensor
     seconds: float
+    recipe_steps: int | None = field(default=None, kw_only=True)
 
     def history(self, points: int = 200) -> list[dict[str, float]]:
         """Return up to about ``points`` rows of step, mean loss since the last row, and learning rate."""
@@ -94,7 +109,7 @@ def minimise(
     batches: Batches,
     compute: Compute,
     *,
-    steps: int,
+    steps: int | Steps,
     state: Mapping[str, Tensor],
     checkpoint: Checkpoint | None = None,
     save_seconds: float | None = None,
@@ -105,8 +120,7 @@ def minimise(
 ) -> Curve:
     """Minimise a loss by an optimizer, step by step.
 
-    Gradients are on and autocast is off inside, whatever the caller's context; torch's settings, the random state and
-    the handler of Ctrl-C are afterwards as before.
+    Gradients are on and autocast is off inside; the caller's settings and handlers are afterwards as before.
 
     Args:
         gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
@@ -131,6 +145,7 @@ def minimise(
         RunError: The checkpoint is damaged or belongs to another run.
         KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
     """
+    recipe, steps = (steps.recipe, steps.number) if isinstance(steps, Steps) else (None, steps)
     scheduler, lrs = _schedule(optimizer, factors, steps)
     losses = _zeros(steps, compute.device)
     held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember))
@@ -146,7 +161,7 @@ def minimise(
             if after_step:
                 after_step(step)
             _after(step, steps, stop, saver, report)
-    return Curve(losses.cpu().double(), lrs, held.seconds())
+    return Curve(losses.cpu().double(), lrs, held.seconds(), recipe_steps=recipe)
 
 
 def _after(step: int, steps: int, stop: threading.Event, saver: Saver, report: _Report) -> None:

@@ -116,7 +116,8 @@ def gradient(
 
     Args:
         towers: The model, in training mode.
-        inputs: Pixel values (B, 3, S, S), or unit features (B, D) of an image tower that is not trained.
+        inputs: Pixel values (B, 3, S, S); rows (B, L, d) that go into the first trained block; or unit features (B, D)
+            of an image tower that is not trained.
         labels: (B,).
         text: The classes.
         scale: What cosines are multiplied by.
@@ -136,7 +137,7 @@ def gradient(
         zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
     ):
         images = part
-        if part.dim() == 4:
+        if part.dim() > 2:
             images = towers.images(
                 part, seed=torch_seed(seed, Stream.DROPOUT, step, _IMAGES, place), keep=plan.images
             )

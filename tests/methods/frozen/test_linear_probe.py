@@ -13,8 +13,8 @@ from blocklora.clip import Clip
 from blocklora.core.choices import Choice
 from blocklora.core.errors import ConfigError
 from blocklora.methods import Job, Task
+from blocklora.methods.answers import CROSS_VALIDATED
 from blocklora.methods.frozen.features import frozen_features, labels_of
-from blocklora.methods.method import CROSS_VALIDATED
 
 
 def test_it_is_penalised_logistic_regression(clip: Clip, job: Job) -> None:

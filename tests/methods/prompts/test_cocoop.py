@@ -14,7 +14,7 @@ from small_task import fit
 
 from blocklora import FewShotClassifier
 from blocklora.classifier import CONDITIONAL
-from blocklora.classifier.heads import conditional_logits
+from blocklora.classifier.class_prompts import conditional_logits
 from blocklora.clip import load_clip
 from blocklora.core.errors import RunError
 from blocklora.methods import Job

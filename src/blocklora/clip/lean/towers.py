@@ -52,26 +52,64 @@ class LeanTower:
         qkv, out, fc1, fc2 = (max(ranks) for ranks in zip([0] * 4, *found.values(), strict=True))
         return list(found), (qkv, out, fc1, fc2)
 
-    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+    @property
+    def depth(self) -> int:
+        """How many blocks there are."""
+        return len(self._blocks)
+
+    @property
+    def first_trained(self) -> int:
+        """The first block that is trained; where none is, how many there are."""
+        return next((place for place, block in enumerate(self._blocks) if block.trained), len(self._blocks))
+
+    @torch.no_grad()
+    def images_before(self, pixel_values: Tensor) -> Tensor:
+        """Compute what goes into the first trained block: rows (B, L, d), from pixel values (B, 3, S, S)."""
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            tokens = self._embedded(pixel_values)  # (B, L, d)
+            batch, length, width = tokens.shape
+            x, layout = tokens.view(-1, width), Images(length, self._heads)
+            for place in range(self.first_trained):
+                x = self._blocks[place](x, layout, None, 0, training=False, recompute_mlp=False)
+            rows: Tensor = x.view(batch, length, width)
+            return rows
+
+    def _embedded(self, pixel_values: Tensor) -> Tensor:
+        """Return the rows that the first block reads (B, L, d)."""
+        with torch.no_grad():
+            tokens: Tensor = self._tower.pre_layrnorm(self._tower.embeddings(pixel_values))
+            return tokens.to(self._dtype)
+
+    def images(self, inputs: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
         """Compute unit features of images.
 
         Args:
-            pixel_values: (B, 3, S, S) on the tower's device.
+            inputs: Pixel values (B, 3, S, S) on the tower's device, or what ``images_before`` made of them.
             seed: Where dropout masks come from, where the tower is in training mode.
             keep: What blocks keep for backward.
 
         Returns:
             Unit features (B, D), float32 or wider.
         """
-        tower = self._tower
-        with torch.autocast(pixel_values.device.type, enabled=False):
-            with torch.no_grad():
-                tokens = tower.embeddings(pixel_values)  # (B, L, d)
-                batch, length, width = tokens.shape
-                x = tower.pre_layrnorm(tokens).view(-1, width).to(self._dtype)  # (B, L, d) -> (B L, d)
-            first = torch.arange(batch, device=x.device) * length
-            x = self._through(x, Images(length, self._heads), first, seed, keep)
-            return self._out(x, tower.post_layernorm)
+        known = inputs.dim() == 3
+        with torch.autocast(inputs.device.type, enabled=False):
+            tokens = inputs.to(self._dtype) if known else self._embedded(inputs)  # (B, L, d)
+            batch, length, width = tokens.shape
+            wanted = torch.arange(batch, device=tokens.device) * length
+            start = self.first_trained if known else 0
+            x = self._through(
+                tokens.view(-1, width), Images(length, self._heads), wanted, seed, keep, start=start
+            )
+            return self._out(x, self._tower.post_layernorm)
+
+    @torch.no_grad()
+    def texts_before(self, plan: TextPlan) -> Tensor:
+        """Compute what goes into the first trained block for prompts: rows (T, d)."""
+        with torch.autocast(self._projection.weight.device.type, enabled=False):
+            x, layout = self._embedded_words(plan, None), Prompts(plan, self._heads)
+            for place in range(self.first_trained):
+                x = self._blocks[place](x, layout, None, 0, training=False, recompute_mlp=False)
+            return x
 
     def texts(
         self,
@@ -81,6 +119,7 @@ class LeanTower:
         keep: Keep = "all",
         context: Tensor | None = None,
         deep: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> Tensor:
         """Compute unit features of prompts.
 
@@ -90,20 +129,27 @@ class LeanTower:
             keep: As for ``images``.
             context: Vectors (P, d) that replace the tokens after the first one; all within the plan's opening.
             deep: Vectors (J, P, d) that replace the same rows before blocks 1 to J.
+            before: What ``texts_before`` gave for the plan, where there are no vectors.
 
         Returns:
             Unit features (N, D), in the order of the prompts.
         """
-        tower = self._tower
         device = self._projection.weight.device
         with torch.autocast(device.type, enabled=False):
-            with torch.no_grad():
-                embeddings = tower.embeddings
-                x = embeddings.token_embedding(plan.ids.to(device))
-                positions = embeddings.position_embedding(plan.positions.to(device))
-            x = (_with_vectors(x, context) + positions).to(self._dtype)  # (T, d)
-            x = self._through(x, Prompts(plan, self._heads), plan.ends.to(device), seed, keep, deep)
-            return self._out(x, tower.final_layer_norm)[plan.back.to(device)]
+            x = self._embedded_words(plan, context) if before is None else before  # (T, d)
+            start = 0 if before is None else self.first_trained
+            layout, ends = Prompts(plan, self._heads), plan.ends.to(device)
+            x = self._through(x, layout, ends, seed, keep, deep, start=start)
+            return self._out(x, self._tower.final_layer_norm)[plan.back.to(device)]
+
+    def _embedded_words(self, plan: TextPlan, context: Tensor | None) -> Tensor:
+        """Return the rows that the first block reads (T, d); ``context`` as for ``texts``."""
+        device, embeddings = self._projection.weight.device, self._tower.embeddings
+        with torch.no_grad():
+            x = embeddings.token_embedding(plan.ids.to(device))
+            positions = embeddings.position_embedding(plan.positions.to(device))
+        rows: Tensor = _with_vectors(x, context) + positions
+        return rows.to(self._dtype)
 
     def _through(
         self,
@@ -113,10 +159,13 @@ class LeanTower:
         seed: int,
         keep: Keep,
         deep: Tensor | None = None,
+        start: int = 0,
     ) -> Tensor:
-        """Send rows (T, d) through all blocks; the last block returns the wanted rows only (B or N, d)."""
+        """Send rows (T, d) through all blocks from ``start`` on; the last returns the wanted rows only (B or N, d)."""
         grad = False
         for place, block in enumerate(self._blocks):
+            if place < start:
+                continue
             if deep is not None and 1 <= place <= len(deep):
                 x = _with_vectors(x, deep[place - 1])
             grad = grad or block.trained  # below the first trained block there is nothing to keep

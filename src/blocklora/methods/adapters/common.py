@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from peft import PeftConfig, get_peft_model
 from blocklora.adapter import param_groups
 from blocklora.classifier import TextChange
 from blocklora.clip import Clip, class_features, make_towers, shared_view
+from blocklora.methods.adapters.cached import fixed_views, views_choice
 from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
 from blocklora.methods.frozen.features import training_images
 from blocklora.methods.method import EngineUse, FitResult, Job, last_step
-from blocklora.training import plan_memory, train
+from blocklora.training import FixedViews, MemoryPlan, OnExpected, plan_memory, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -54,13 +56,15 @@ def fit_adapter(
         prefix_sharing=settings.prefix_sharing == "on",
     )
     images = training_images(job, settings.batch_size, settings.augment)
-    memory = plan_memory(towers, job.task.tokens, images, job.device, settings.memory_limit, job.resources)
     steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
+    views = None if settings.cached_views is None else fixed_views(job, settings, towers, images, steps)
+    shown = views or images
+    memory = plan_memory(towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources)
     training = train(
         towers,
         param_groups(adapter, lr=settings.lr, weight_decay=settings.weight_decay),
         job.task.tokens,
-        images,
+        shown,
         job.compute,
         iterations=steps,
         lr=settings.lr,
@@ -69,6 +73,7 @@ def fit_adapter(
         checkpoint=job.checkpoint,
         on_step=job.on_step,
         resources=job.resources,
+        in_time=replace(job, on_expected=_tell(job, memory, steps, views)).steps_in_time,
     )
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
@@ -80,7 +85,7 @@ def fit_adapter(
     return FitResult(
         classifier,
         trainable,
-        last_step(steps, recipe),
+        last_step(len(training.losses), recipe) | views_choice(settings, views),
         training,
         EngineUse(
             towers.engine,
@@ -90,6 +95,22 @@ def fit_adapter(
         ),
         notes=training.notes,
     )
+
+
+def _tell(job: Job, memory: MemoryPlan, steps: int, views: FixedViews | None) -> OnExpected | None:
+    """Tell how long training will take, by its FLOPs and the speed of the frozen image tower.
+
+    Returns:
+        What is still to be told: where FLOPs are not counted, the first step is timed.
+    """
+    if job.on_expected is None or job.deadline or memory.need is None:
+        return job.on_expected
+    if not (job.checkpoint and job.checkpoint.path.exists()):
+        flops = steps * memory.need.flops
+        if views:
+            flops += views.number * len(views.images) * memory.frozen_image_flops
+        job.on_expected(job.forward_seconds * flops / memory.frozen_image_flops)
+    return None
 
 
 def _with_adapter(model: Any, config: PeftConfig, seed: int) -> Any:

@@ -51,6 +51,9 @@ class AdapterSettings:
         prefix_sharing: Whether the opening that all prompts share is computed once, ``on`` or ``off``. With
             dropout, ``on`` means that its masks are shared as well.
         memory_limit: The most memory that training may use, such as ``24GB``; None is what is free.
+        cached_views: So many augmented views of every image are all that training sees, in turn, and what lies below
+            the first adapted block of the image tower runs once over each; 0 is as many as make sense and fit into
+            memory. None: crops are new in every step.
     """
 
     STEPS_A_SHOT: ClassVar[int] = 500
@@ -73,6 +76,7 @@ class AdapterSettings:
     engine: Engine = "auto"
     prefix_sharing: Literal["on", "off"] = "on"
     memory_limit: str | None = None
+    cached_views: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -94,6 +98,12 @@ class AdapterSettings:
             parse_bytes(self.memory_limit)
         if self.augment is not None:
             _choice("augment", self.augment, get_args(Augment))
+        need(
+            self.cached_views is None or self.cached_views >= 0,
+            "cached_views",
+            self.cached_views,
+            "0 or more",
+        )
         need(bool(self.targets), "targets", "", f"some of {', '.join(TARGETS)}")
         for target in self.targets:
             _choice("targets", target, tuple(TARGETS))

@@ -74,19 +74,24 @@ def fit(job: Job, settings: ClipAdapterSettings) -> FitResult:
         return loss
 
     keeper = Keeper([down, up], logits, *validation_features(job), an_epoch=batches.an_epoch)
+    optimizer = torch.optim.SGD([down, up], lr=settings.lr)
+    an_epoch, state = batches.an_epoch, {"down": down, "up": up}
+    steps = job.steps_in_time(
+        settings.epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
+    )
     curve = minimise(
         gradients,
-        torch.optim.SGD([down, up], lr=settings.lr),
-        epoch_cosine(settings.epochs, batches.an_epoch, settings.lr),
+        optimizer,
+        epoch_cosine(steps.number // an_epoch, an_epoch, settings.lr),
         batches,
         job.compute,
-        steps=settings.epochs * batches.an_epoch,
-        state={"down": down, "up": up},
+        steps=steps,
+        state=state,
         on_step=job.on_step,
         resources=job.resources,
         after_step=keeper.after_step,
     )
-    kept = keeper.put_back(settings.epochs)
+    kept = keeper.put_back(steps.number // an_epoch)
     tensors = {"class_features": classes, "down": down.detach().cpu(), "up": up.detach().cpu()}
     head = Head("bottleneck", tensors, {"scale": scale, "ratio": settings.ratio})
     choices = {

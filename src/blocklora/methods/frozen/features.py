@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -98,6 +98,17 @@ def frozen_features(
     Returns:
         Unit features (V, M, D), float32 on the CPU.
     """
+    if job.bank:
+        kind = (job.clip.sha256, augment, smallest)
+        alone = replace(job, bank=None)
+        known = job.bank.of(
+            examples,
+            kind,
+            passes,
+            lambda group: frozen_features(alone, group, augment=augment, passes=passes, smallest=smallest),
+        )
+        if known is not None:
+            return known
     facts = None
     if job.store.keeps:
         facts = frozen_facts([(example.image, example.source) for example in examples], job.clip, job.compute)

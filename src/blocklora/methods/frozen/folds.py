@@ -6,6 +6,8 @@ Axes: M = training images, m = those held out of one fit, N = classes, D = the w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,9 +15,11 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
+from blocklora.classifier import Head
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import CROSS_VALIDATED, HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
-from blocklora.methods.method import CROSS_VALIDATED, HeldOut, Job
+from blocklora.methods.method import Job
 from blocklora.metrics import choose_candidate
 
 __all__ = ["choose_value", "folds", "out_of_fold_logits"]
@@ -62,6 +66,7 @@ def choose_value(
     beforehand: _Value,
     logits: Callable[[Tensor, _Value], Tensor],
     held_out: Callable[[_Value], Tensor],
+    fold_head: Callable[[_Value, Tensor], Head] | None = None,
     reason: str = CROSS_VALIDATED,
 ) -> tuple[_Value, Choice, HeldOut | None]:
     """Choose a setting by validation images; without them by training images that were held out.
@@ -75,6 +80,7 @@ def choose_value(
         logits: Given features (m, D) and a value, returns logits (m, N) of a fit to all training images.
         held_out: Given a value, returns logits (M, N) of the training images, each image's by a fit that did not see
             it. It is only called where every class has two images or more.
+        fold_head: Given a value and the indices to fit to, returns what predicts; None to leave out one at a time.
         reason: What ``held_out`` does, in words.
 
     Returns:
@@ -103,4 +109,16 @@ def choose_value(
         score=best.accuracy,
         score_name="accuracy",
     )
-    return value, choice, None if job.task.val else HeldOut(held_out(value).numpy(), labels)
+    if job.task.val:
+        return value, choice, None
+    said = HeldOut(held_out(value).numpy(), labels, "leave-one-out", np.zeros(len(labels), dtype=np.int64))
+    return value, choice, said if fold_head is None else _with_heads(said, partial(fold_head, value))
+
+
+def _with_heads(said: HeldOut, head: Callable[[Tensor], Head]) -> HeldOut:
+    """Add what predicted for each fold."""
+    parts = folds(torch.from_numpy(said.labels))
+    fold = np.zeros(len(said.labels), dtype=np.int64)
+    for k, (_, held_out) in enumerate(parts):
+        fold[held_out.numpy()] = k
+    return replace(said, how="folds", fold=fold, heads=tuple(head(fit_to) for fit_to, _ in parts))

@@ -22,9 +22,10 @@ from torch import Tensor
 from blocklora.classifier import Head
 from blocklora.classifier.heads import linear_logits
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
-from blocklora.methods.method import FitResult, HeldOut, Job, Method
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive
 
 __all__ = ["METHOD", "GdaSettings", "discriminant", "fit"]
@@ -54,11 +55,10 @@ def fit(job: Job, settings: GdaSettings) -> FitResult:
     """Compute means and covariance, and choose alpha."""
     features = frozen_features(job, job.task.train)[0].double()  # (M, D)
     labels, texts = labels_of(job.task.train), job.scale * job.written_classes.double()
-    weight, bias = discriminant(features, labels, len(texts))
     alpha, choice, held_out = _chosen(job, settings, features, labels, texts)
-    head = Head("linear", {"weight": (texts + alpha * weight).float(), "bias": (alpha * bias).float()})
+    head = _head(features, labels, texts, alpha)
     choices = {"alpha": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
+    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out, features=features)
 
 
 def _chosen(
@@ -87,7 +87,14 @@ def _chosen(
         beforehand=_BEFOREHAND,
         logits=lambda inputs, alpha: inputs.double() @ texts.T + alpha * of_others(inputs),
         held_out=lambda alpha: features @ texts.T + alpha * of_held_out(),
+        fold_head=lambda alpha, to: _head(features[to], labels[to], texts, alpha),
     )
+
+
+def _head(features: Tensor, labels: Tensor, texts: Tensor, alpha: float) -> Head:
+    """Return the sum of zero-shot and the discriminant of some images."""
+    weight, bias = discriminant(features, labels, len(texts))
+    return Head("linear", {"weight": (texts + alpha * weight).float(), "bias": (alpha * bias).float()})
 
 
 def discriminant(features: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

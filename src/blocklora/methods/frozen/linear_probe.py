@@ -20,9 +20,10 @@ from torch import Tensor
 
 from blocklora.classifier import Head
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
-from blocklora.methods.method import FitResult, HeldOut, Job, Method
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive, need_whole
 
 __all__ = ["METHOD", "LinearProbeSettings", "fit"]
@@ -60,6 +61,7 @@ def fit(job: Job, settings: LinearProbeSettings) -> FitResult:
         sum(tensor.numel() for tensor in head.tensors.values()),
         {"c": choice, "kept step": Choice("converged", "fixed", "where L-BFGS stopped")},
         held_out=held_out,
+        features=features,
     )
 
 
@@ -76,7 +78,17 @@ def _chosen(
     def held_out(c: float) -> Tensor:
         return out_of_fold_logits(folds(labels), lambda to, out: logits(features[out], c, to))
 
-    return choose_value(job, _SWEEP, beforehand=_NOTHING_TO_CHOOSE_BY, logits=logits, held_out=held_out)
+    def fold_head(c: float, fit_to: Tensor) -> Head:
+        return _probe(features[fit_to], labels[fit_to], c, settings.max_iterations)
+
+    return choose_value(
+        job,
+        _SWEEP,
+        beforehand=_NOTHING_TO_CHOOSE_BY,
+        logits=logits,
+        held_out=held_out,
+        fold_head=fold_head,
+    )
 
 
 def _probe(features: Tensor, labels: Tensor, c: float, iterations: int) -> Head:

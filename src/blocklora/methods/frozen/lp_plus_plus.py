@@ -80,24 +80,28 @@ def fit(job: Job, settings: LpPlusPlusSettings) -> FitResult:
         return float((step + 1) % settings.alpha_every == 0)
 
     keeper = Keeper([weight, alpha], logits, *validation_features(job), an_epoch=1)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [weight], "lr": weight_lr, "momentum": _MOMENTUM},
+            {"params": [alpha], "lr": alpha_lr, "momentum": 0.0},
+        ]
+    )
+    batches = FeatureBatches(features[None].cpu(), labels.cpu(), batch_size=len(labels), seed=job.seed)
+    state = {"weight": weight, "alpha": alpha}
+    steps = job.steps_in_time(settings.epochs, job.pace(gradients, optimizer, batches, state))
     curve = minimise(
         gradients,
-        torch.optim.SGD(
-            [
-                {"params": [weight], "lr": weight_lr, "momentum": _MOMENTUM},
-                {"params": [alpha], "lr": alpha_lr, "momentum": 0.0},
-            ]
-        ),
+        optimizer,
         [lambda step: 1.0, on_alpha],
-        FeatureBatches(features[None].cpu(), labels.cpu(), batch_size=len(labels), seed=job.seed),
+        batches,
         job.compute,
-        steps=settings.epochs,
-        state={"weight": weight, "alpha": alpha},
+        steps=steps,
+        state=state,
         on_step=job.on_step,
         resources=job.resources,
         after_step=keeper.after_step,
     )
-    kept = keeper.put_back(settings.epochs)
+    kept = keeper.put_back(steps.number)
     both = (weight + alpha[:, None] * classes).detach().cpu()  # (N, D)
     head = Head("linear", {"weight": both, "bias": torch.zeros(len(both))})
     choices = {

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from blocklora.classifier import Head
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import CROSS_VALIDATED, HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value
-from blocklora.methods.method import CROSS_VALIDATED, FitResult, HeldOut, Job, Method
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_positive
 
 __all__ = ["METHOD", "KernelRidge", "ProkerSettings", "fit"]
@@ -61,7 +62,7 @@ def fit(job: Job, settings: ProkerSettings) -> FitResult:
     tensors = {"class_features": texts.float(), "keys": features.float(), "values": values.float()}
     head = Head("cache", tensors, {"scale": job.scale, "alpha": job.scale, "beta": beta})
     choices["kept step"] = Choice(0, "fixed", "nothing was trained")
-    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out)
+    return FitResult(job.classifier(head=head), 0, choices, held_out=held_out, features=features)
 
 
 class KernelRidge:

@@ -70,21 +70,24 @@ def fit(job: Job, settings: ProlipSettings) -> FitResult:
         job.compute.backward(loss)
         return loss
 
+    batches, state = training_batches(job, features, features.shape[1]), {"weight": weight}
+    optimizer = torch.optim.Adam([weight], lr=settings.lr, eps=settings.eps)
+    steps = job.steps_in_time(settings.epochs, job.pace(gradients, optimizer, batches, state))
     curve = minimise(
         gradients,
-        torch.optim.Adam([weight], lr=settings.lr, eps=settings.eps),
-        step_cosine(settings.epochs),
-        training_batches(job, features, features.shape[1]),
+        optimizer,
+        step_cosine(steps.number),
+        batches,
         job.compute,
-        steps=settings.epochs,
-        state={"weight": weight},
+        steps=steps,
+        state=state,
         on_step=job.on_step,
         resources=job.resources,
     )
     classifier = job.classifier(
         job.written_classes, image=ImageChange({_WEIGHT: weight.detach()}), text=TextChange()
     )
-    return FitResult(classifier, weight.numel(), last_step(settings.epochs, "ProLIP"), curve)
+    return FitResult(classifier, weight.numel(), last_step(steps.number, "ProLIP"), curve)
 
 
 def before_projection(job: Job) -> Job:

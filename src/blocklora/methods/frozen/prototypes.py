@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocklora.classifier import Head, cosine_head
 from blocklora.classifier.heads import cosine_logits
 from blocklora.core.choices import Choice
+from blocklora.methods.answers import HeldOut
 from blocklora.methods.frozen.features import frozen_features, labels_of
 from blocklora.methods.frozen.folds import choose_value, folds, out_of_fold_logits
-from blocklora.methods.method import FitResult, HeldOut, Job, Method
+from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need
 
 __all__ = ["METHOD", "PrototypesSettings", "fit", "mixed"]
@@ -53,7 +55,7 @@ def fit(job: Job, settings: PrototypesSettings) -> FitResult:
     weight, choice, held_out = _chosen(job, settings, features, labels, texts)
     classes = mixed(features, labels, texts, weight).float()
     choices = {"weight": choice, "kept step": Choice(0, "fixed", "nothing was trained")}
-    return FitResult(job.classifier(classes), 0, choices, held_out=held_out)
+    return FitResult(job.classifier(classes), 0, choices, held_out=held_out, features=features)
 
 
 def _chosen(
@@ -70,7 +72,12 @@ def _chosen(
     def held_out(weight: float) -> Tensor:
         return out_of_fold_logits(folds(labels), lambda to, out: logits(features[out], weight, to))
 
-    return choose_value(job, _WEIGHTS, beforehand=_BEFOREHAND, logits=logits, held_out=held_out)
+    def fold_head(weight: float, fit_to: Tensor) -> Head:
+        return cosine_head(mixed(features[fit_to], labels[fit_to], texts, weight).float(), job.scale)
+
+    return choose_value(
+        job, _WEIGHTS, beforehand=_BEFOREHAND, logits=logits, held_out=held_out, fold_head=fold_head
+    )
 
 
 def mixed(features: Tensor, labels: Tensor, texts: Tensor, weight: float) -> Tensor:

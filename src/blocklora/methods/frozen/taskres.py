@@ -70,19 +70,25 @@ def fit(job: Job, settings: TaskResSettings) -> FitResult:
         return loss
 
     epochs = settings.epochs or (_EPOCHS_FEW if job.task.shots <= _FEW else _EPOCHS_MANY)
-    steps = epochs * batches.an_epoch
+    optimizer = torch.optim.Adam([residual], lr=settings.lr, weight_decay=settings.weight_decay)
+    an_epoch, state = batches.an_epoch, {"residual": residual}
+    steps = job.steps_in_time(
+        epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
+    )
     curve = minimise(
         gradients,
-        torch.optim.Adam([residual], lr=settings.lr, weight_decay=settings.weight_decay),
-        epoch_cosine(epochs, batches.an_epoch, settings.lr),
+        optimizer,
+        epoch_cosine(steps.number // an_epoch, an_epoch, settings.lr),
         batches,
         job.compute,
         steps=steps,
-        state={"residual": residual},
+        state=state,
         on_step=job.on_step,
         resources=job.resources,
     )
-    return FitResult(job.classifier(classes().detach()), residual.numel(), last_step(steps, "TaskRes"), curve)
+    return FitResult(
+        job.classifier(classes().detach()), residual.numel(), last_step(steps.number, "TaskRes"), curve
+    )
 
 
 METHOD = Method(fit, TaskResSettings, prompts="trained with")

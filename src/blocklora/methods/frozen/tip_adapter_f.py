@@ -79,20 +79,26 @@ def fit(job: Job, settings: TipAdapterFSettings) -> FitResult:
 
     val = validation_features(job)
     keeper = Keeper([keys], logits, *val, an_epoch=batches.an_epoch)
-    steps = settings.epochs * batches.an_epoch
+    optimizer = torch.optim.AdamW(
+        [keys], lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay
+    )
+    an_epoch, state = batches.an_epoch, {"keys": keys}
+    steps = job.steps_in_time(
+        settings.epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
+    )
     curve = minimise(
         gradients,
-        torch.optim.AdamW([keys], lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay),
-        step_cosine(steps),
+        optimizer,
+        step_cosine(steps.number),
         batches,
         job.compute,
         steps=steps,
-        state={"keys": keys},
+        state=state,
         on_step=job.on_step,
         resources=job.resources,
         after_step=keeper.after_step,
     )
-    kept = keeper.put_back(settings.epochs)
+    kept = keeper.put_back(steps.number // an_epoch)
     tensors = {"class_features": classes, "keys": keys.detach().cpu(), "values": cache["values"]}
     searched = bool(job.task.val)
     chosen = choose(

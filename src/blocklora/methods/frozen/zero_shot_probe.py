@@ -64,22 +64,26 @@ def fit(job: Job, settings: ZeroShotProbeSettings) -> FitResult:
         job.compute.backward(loss)
         return loss
 
-    steps = settings.epochs * batches.an_epoch
+    optimizer = torch.optim.SGD(
+        [prototypes], lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    an_epoch, state = batches.an_epoch, {"prototypes": prototypes}
+    steps = job.steps_in_time(
+        settings.epochs * an_epoch, job.pace(gradients, optimizer, batches, state), whole=an_epoch
+    )
     curve = minimise(
         gradients,
-        torch.optim.SGD(
-            [prototypes], lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        ),
-        epoch_cosine(settings.epochs, batches.an_epoch, settings.lr),
+        optimizer,
+        epoch_cosine(steps.number // an_epoch, an_epoch, settings.lr),
         batches,
         job.compute,
         steps=steps,
-        state={"prototypes": prototypes},
+        state=state,
         on_step=job.on_step,
         resources=job.resources,
     )
     classifier = job.classifier(F.normalize(prototypes.detach(), dim=-1))
-    return FitResult(classifier, prototypes.numel(), last_step(steps, "CLAP's baseline"), curve)
+    return FitResult(classifier, prototypes.numel(), last_step(steps.number, "CLAP's baseline"), curve)
 
 
 METHOD = Method(fit, ZeroShotProbeSettings, prompts="trained with")

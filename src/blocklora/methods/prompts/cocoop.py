@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocklora.classifier import CONDITIONAL, Head, TextChange
-from blocklora.classifier.heads import conditional_logits
+from blocklora.classifier.class_prompts import conditional_logits
 from blocklora.core.seeds import start_generator
 from blocklora.methods.method import FitResult, Job, Method, last_step
 from blocklora.methods.prompts import coop

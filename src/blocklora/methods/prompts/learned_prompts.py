@@ -99,7 +99,7 @@ def train_prompts(
     batch_size: int,
     lr: float,
     others: Mapping[str, Tensor] | None = None,
-    after_epoch: Callable[[int], None] | None = None,
+    after_epoch: Callable[[int, int], None] | None = None,
 ) -> Curve:
     """Train prompts by SGD under CoOp's schedule.
 
@@ -108,26 +108,31 @@ def train_prompts(
         tensors: What is trained, by name.
         gradients: See ``minimise``.
         batches: What every step is given.
-        epochs: How many.
+        epochs: How many at most.
         batch_size: B at most.
         lr: Learning rate.
         others: Tensors that ``after_epoch`` changes in place, by name.
-        after_epoch: Called when an epoch, counted from 1, is done.
+        after_epoch: Called when an epoch, counted from 1, is done, with how many there are.
     """
     n_train = len(job.task.train)
     an_epoch = -(-n_train // min(batch_size, n_train))
+    optimizer = torch.optim.SGD(tensors.values(), lr=lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
+    steps = job.steps_in_time(
+        epochs * an_epoch, job.pace(gradients, optimizer, batches, tensors), whole=an_epoch
+    )
+    epochs = steps.number // an_epoch
 
     def after_step(step: int) -> None:
         if after_epoch and (step + 1) % an_epoch == 0:
-            after_epoch((step + 1) // an_epoch)
+            after_epoch((step + 1) // an_epoch, epochs)
 
     return minimise(
         gradients,
-        torch.optim.SGD(tensors.values(), lr=lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY),
+        optimizer,
         epoch_cosine(epochs, an_epoch, lr),
         batches,
         job.compute,
-        steps=epochs * an_epoch,
+        steps=steps,
         state={**tensors, **(others or {})},
         checkpoint=job.checkpoint,
         on_step=job.on_step,

@@ -72,8 +72,6 @@ def fit(job: Job, settings: PromptSrcSettings) -> FitResult:
     prompts, context = start_context(job, settings.words, settings.n_context)
     tensors = _start(job, settings, context)
     means = {f"mean/{name}": torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    epochs = epochs_of(job.task, settings.epochs)
-    weights = epoch_weights(epochs, settings.mean_epoch, settings.spread)
 
     def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
         with job.compute.autocast():
@@ -94,16 +92,17 @@ def fit(job: Job, settings: PromptSrcSettings) -> FitResult:
         job.compute.backward(loss)
         return loss
 
-    def after_epoch(epoch: int) -> None:
+    def after_epoch(epoch: int, epochs: int) -> None:
+        weight = epoch_weights(epochs, settings.mean_epoch, settings.spread)[epoch - 1]
         for name, tensor in tensors.items():
-            means[f"mean/{name}"] += weights[epoch - 1] * tensor.detach()
+            means[f"mean/{name}"] += weight * tensor.detach()
 
     curve = train_prompts(
         job,
         tensors,
         gradients,
         training_images(job, settings.batch_size, settings.augment),
-        epochs=epochs,
+        epochs=epochs_of(job.task, settings.epochs),
         batch_size=settings.batch_size,
         lr=settings.lr,
         others=means,
@@ -111,6 +110,8 @@ def fit(job: Job, settings: PromptSrcSettings) -> FitResult:
     )
     with torch.no_grad(), job.compute.autocast():
         classes = prompts.features(means["mean/context"], means["mean/deep"])
+    an_epoch = -(-len(job.task.train) // min(settings.batch_size, len(job.task.train)))
+    epochs = len(curve.losses) // an_epoch
     kept = Choice(epochs, "fixed", "the mean over all epochs, by weights fixed beforehand")
     text = TextChange(context=means["mean/context"], deep=means["mean/deep"], words=settings.words)
     return FitResult(

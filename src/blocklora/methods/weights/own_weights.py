@@ -97,10 +97,10 @@ def fit_weights(
     settings: WeightSettings,
     view: Any,
     parameters: Mapping[str, torch.nn.Parameter],
-    steps: int,
+    most: int,
     recipe: str,
 ) -> FitResult:
-    """Train some of the weights of a view of the model, by the names they have in it."""
+    """Train some of the weights of a view of the model, by the names they have in it, for at most so many steps."""
     own(parameters)
     tokens = job.task.tokens.to(job.device)
 
@@ -112,11 +112,14 @@ def fit_weights(
         job.compute.backward(loss)
         return loss
 
+    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+    batches = training_images(job, settings.batch_size, settings.augment)
+    steps = job.steps_in_time(most, job.pace(gradients, optimizer, batches, parameters))
     curve = minimise(
         gradients,
-        torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay),
-        step_cosine(steps, last=min(1.0, LAST_LR / settings.lr)),
-        training_images(job, settings.batch_size, settings.augment),
+        optimizer,
+        step_cosine(steps.number, last=min(1.0, LAST_LR / settings.lr)),
+        batches,
         job.compute,
         steps=steps,
         state=dict(parameters),
@@ -128,6 +131,6 @@ def fit_weights(
     return FitResult(
         job.classifier(class_features(view, job.task.tokens), image=image, text=text),
         sum(parameter.numel() for parameter in parameters.values()),
-        last_step(steps, recipe),
+        last_step(steps.number, recipe),
         curve,
     )

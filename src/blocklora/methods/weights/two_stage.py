@@ -10,6 +10,8 @@ every step. Written from the paper; whether the released code does so was not ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,49 +56,74 @@ class TwoStageSettings(WeightSettings):
 
 def fit(job: Job, settings: TwoStageSettings) -> FitResult:
     """Train the LayerNorms, then the classes."""
-    view, tokens = trainable_view(job), job.task.tokens.to(job.device)
+    view = trainable_view(job)
     parameters = layer_norms(view)
     own(parameters)
     classes = torch.nn.Parameter(class_features(view, job.task.tokens).to(job.device))  # (N, D)
-    steps = job.task.steps(settings.iterations, _STEPS_A_SHOT)
-    first = round(settings.first_stage * steps)
-
-    def gradients(step: int, pixel_values: Tensor, labels: Tensor) -> Tensor:
-        if step == first:  # the towers are done
-            classes.data = class_features(view, job.task.tokens).to(classes)
-        with job.compute.autocast(), torch.set_grad_enabled(step < first):
-            images = image_features(view, pixel_values)
-            texts = text_features(view, tokens) if step < first else None
-        units = F.normalize(classes, dim=-1) if texts is None else texts
-        loss = F.cross_entropy(cosine_logits(images, units.to(images.dtype), job.scale).float(), labels)
-        job.compute.backward(loss)
-        return loss
-
+    gradients = partial(_gradients, job, view, classes)
     last = min(1.0, LAST_LR / settings.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(parameters.values())}, {"params": [classes]}],
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+    )
+    batches = training_images(job, settings.batch_size, settings.augment)
+    state = {**parameters, "classes": classes}
+    most = job.task.steps(settings.iterations, _STEPS_A_SHOT)
+
+    def pace(budget: float) -> float:
+        """Return the mean over both stages, each of which is timed alone."""
+        shares = {
+            most: settings.first_stage,
+            0: 1 - settings.first_stage,
+        }  # by the step that ends the first stage
+        paces = {first: job.pace(partial(gradients, first), optimizer, batches, state) for first in shares}
+        return sum(share * paces[first](budget / 2) for first, share in shares.items() if share)
+
+    steps = job.steps_in_time(most, pace)
+    first = round(settings.first_stage * steps.number)
+    second = steps.number - first
     curve = minimise(
-        gradients,
-        torch.optim.AdamW(
-            [{"params": list(parameters.values())}, {"params": [classes]}],
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-        ),
-        [step_cosine(first, last=last), step_cosine(steps - first, last=last, start=first)],
-        training_images(job, settings.batch_size, settings.augment),
+        partial(gradients, first),
+        optimizer,
+        [step_cosine(first, last=last), step_cosine(second, last=last, start=first)],
+        batches,
         job.compute,
         steps=steps,
-        state={**parameters, "classes": classes},
+        state=state,
         checkpoint=job.checkpoint,
         on_step=job.on_step,
         resources=job.resources,
     )
-    final = class_features(view, job.task.tokens) if first == steps else F.normalize(classes.detach(), dim=-1)
+    final = F.normalize(classes.detach(), dim=-1) if second else class_features(view, job.task.tokens)
     image, text = changes_of(parameters)
     return FitResult(
         job.classifier(final, image=image, text=text),
         sum(p.numel() for p in parameters.values()) + classes.numel(),
-        last_step(steps, "2SFS"),
+        last_step(steps.number, "2SFS"),
         curve,
     )
+
+
+def _gradients(
+    job: Job,
+    view: Any,
+    classes: torch.nn.Parameter,
+    first: int,
+    step: int,
+    pixel_values: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Compute the gradient of a step, whose stage is the first up to the step ``first``, and return its loss."""
+    if step == first:  # the towers are done
+        classes.data = class_features(view, job.task.tokens).to(classes)
+    with job.compute.autocast(), torch.set_grad_enabled(step < first):
+        images = image_features(view, pixel_values)
+        texts = text_features(view, job.task.tokens.to(job.device)) if step < first else None
+    units = F.normalize(classes, dim=-1) if texts is None else texts
+    loss = F.cross_entropy(cosine_logits(images, units.to(images.dtype), job.scale).float(), labels)
+    job.compute.backward(loss)
+    return loss
 
 
 METHOD = Method(fit, TwoStageSettings, open=True)

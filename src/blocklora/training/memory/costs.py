@@ -116,7 +116,7 @@ def text_rows(opening: int, groups: Iterable[Group]) -> Rows:
 
 
 @lru_cache(maxsize=4096)
-def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int) -> Cost:
+def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int, *, prefix_known: bool = False) -> Cost:
     """Count one forward and backward pass of a tower's blocks.
 
     Args:
@@ -124,6 +124,7 @@ def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int) -> Cost:
         rows: What goes through it.
         keep: What its blocks keep.
         number: e.
+        prefix_known: Whether what goes into the first adapted block was computed before.
     """
     forward = backward = 0.0
     saved = peak = 0
@@ -131,7 +132,7 @@ def tower_cost(shape: TowerShape, rows: Rows, keep: Keep, number: int) -> Cost:
         last = block == shape.layers - 1
         ranks = shape.ranks if shape.is_adapted(block) else (0, 0, 0, 0)
         ahead = _forward(shape, rows, ranks, last)
-        forward += ahead
+        forward += 0.0 if prefix_known and block < shape.first else ahead
         if block < shape.first:
             peak = max(peak, number * rows.total * _FORWARD_WIDTHS * shape.width)
             continue

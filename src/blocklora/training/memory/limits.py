@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
@@ -21,15 +21,23 @@ from blocklora.core.device import give_back_freed_memory, peak_memory_bytes
 from blocklora.core.errors import ConfigError
 from blocklora.core.resources import Resources, available_resources, format_bytes
 from blocklora.training.images import KEPT_BYTES, TrainingImages
-from blocklora.training.memory.planner import Need, Priced, Workload, choose_plans
+from blocklora.training.memory.planner import (
+    Need,
+    Priced,
+    Workload,
+    choose_plans,
+    frozen_image_flops,
+)
 from blocklora.training.memory.shapes import workload
 from blocklora.training.step import Plan
+from blocklora.training.views import FixedViews
 
 __all__ = [
     "CPU_FIRST",
     "Forecast",
     "MemoryPlan",
     "free_memory",
+    "host_room",
     "image_budget",
     "parse_bytes",
     "plan_memory",
@@ -65,6 +73,7 @@ class MemoryPlan:
         limit: Bytes that may be used.
         predicted: The peak that is expected, in bytes; 0 where it is not predicted.
         device: Where.
+        frozen_image_flops: FLOPs of one image's forward through the tower without adapters; 0 where ``need`` is None.
     """
 
     plans: tuple[Plan, ...]
@@ -72,6 +81,7 @@ class MemoryPlan:
     limit: int
     predicted: int
     device: torch.device
+    frozen_image_flops: float = 0.0
 
     def __str__(self) -> str:
         text = f"plan: {self.plans[0]}"
@@ -111,7 +121,7 @@ class MemoryPlan:
 def plan_memory(
     towers: Towers,
     tokens: Tensor,
-    images: TrainingImages,
+    images: TrainingImages | FixedViews,
     device: torch.device,
     limit: str | None,
     resources: Resources | None = None,
@@ -133,12 +143,14 @@ def plan_memory(
     resources = resources or available_resources()
     used = used_memory(device)
     most = parse_bytes(limit) if limit else free_memory(device, resources)
-    host = resources.memory_bytes if device.type == "cuda" else most - used
-    images.budget = min(images.budget, image_budget(host))
+    room = 0 if isinstance(images, FixedViews) else image_budget(host_room(device, limit, resources))
+    opened = images.images if isinstance(images, FixedViews) else images
+    opened.budget = min(opened.budget, room)  # fixed views are cut once
     if isinstance(towers, LeanTowers):
         work = workload(towers, tokens, images, device, resources.cores)
-        forecast = plan_within(work, most, used, images.expected_bytes())
+        forecast = plan_within(work, most, used, opened.expected_bytes())
         plan = _chosen(forecast, device, most, limited=bool(limit))
+        plan = replace(plan, frozen_image_flops=frozen_image_flops(work.model))
     elif limit:
         raise ConfigError(
             f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "
@@ -181,6 +193,20 @@ def plan_within(work: Workload, limit: int, used: int, images: int) -> Forecast:
     """
     before = used + (CPU_FIRST + images if work.on_cpu else 0)
     return Forecast(tuple(choose_plans(work, limit - before)), before)
+
+
+def host_room(device: torch.device, limit: str | None, resources: Resources | None) -> int:
+    """Return how many bytes of host memory are left for images and a step.
+
+    Args:
+        device: Where training runs.
+        limit: The most memory to use; None: nine tenths of what is free now.
+        resources: Cores and host memory of this process; None is all that it may use.
+    """
+    resources = resources or available_resources()
+    if device.type == "cuda":
+        return resources.memory_bytes
+    return (parse_bytes(limit) if limit else free_memory(device, resources)) - used_memory(device)
 
 
 def image_budget(room: int) -> int:

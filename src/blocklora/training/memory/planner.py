@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from blocklora.clip.lean import Keep
@@ -20,7 +20,17 @@ from blocklora.core.threads import results_held
 from blocklora.training.memory.costs import Cost, TowerShape, image_rows, text_rows, tower_cost
 from blocklora.training.step import Plan
 
-__all__ = ["ModelShape", "Need", "Priced", "Workload", "choose_plans", "price"]
+__all__ = [
+    "ModelShape",
+    "Need",
+    "Priced",
+    "Workload",
+    "choose_plans",
+    "frozen_image_flops",
+    "price",
+    "step_flops",
+    "view_flops",
+]
 
 _KEEPS: tuple[Keep, ...] = ("all", "no-mlp", "inputs")
 _PASS_FLOPS = 2e9  # what starting one more pass costs beside its products, for the choice only
@@ -68,6 +78,8 @@ class Workload:
         on_cpu: Whether memory means the whole process, and not the tensors on a GPU.
         image_features: Whether images come as features, computed once (an image tower that is not trained).
         read_ahead: Batches of pixel values that exist at a time in host memory.
+        views_bytes: Of the fixed views whose rows before the first adapted block are computed once, where they are kept
+            in memory; 0 where they are on disk. None: there are no fixed views.
     """
 
     model: ModelShape
@@ -78,6 +90,7 @@ class Workload:
     on_cpu: bool = False
     image_features: bool = False
     read_ahead: int = results_held(2)
+    views_bytes: int | None = None
 
     @property
     def trains_text(self) -> bool:
@@ -115,7 +128,9 @@ def price(work: Workload, plan: Plan) -> Need:
     model, size = work.model, min(plan.micro_batch or work.images, work.images)
     texts = _text_costs(work, plan.texts, plan.chunk or len(work.lengths))
     saved, text_peak = max(cost.saved for cost in texts), max(cost.peak for cost in texts)
-    image = tower_cost(model.vision, image_rows(size, model.tokens), plan.images, work.number)
+    known = work.views_bytes is not None
+    rows = image_rows(size, model.tokens)
+    image = tower_cost(model.vision, rows, plan.images, work.number, prefix_known=known)
     flops, before = (image.forward + image.backward) * work.images / size, 0
     if work.image_features:  # so are the images' own; that is over before a step begins
         flops, before, image = 0.0, image.peak, Cost(0, 0, 0, 0)
@@ -130,13 +145,48 @@ def price(work: Workload, plan: Plan) -> Need:
     peak, classes = max(peak, before), len(work.lengths)
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
     pixels, host = _pixel_bytes(work, size)
-    state = 4 * _STATE_COPIES * model.trained
-    return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state, host)
+    state = 4 * _STATE_COPIES * model.trained + _text_prefix_bytes(work)
+    views = work.views_bytes or 0
+    if not work.on_cpu:
+        views, host = 0, host + views
+    return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state + views, host)
+
+
+def _text_prefix_bytes(work: Workload) -> int:
+    """Bytes of the rows that go into the first adapted block of the text tower, which are computed once."""
+    text = work.model.text
+    if not 0 < text.first < text.layers:
+        return 0
+    rows = work.opening + sum(length - work.opening for length in work.lengths)
+    return work.number * text.width * rows
+
+
+def frozen_image_flops(model: ModelShape) -> float:
+    """Count the forward of one image through the image tower without its adapters."""
+    bare = replace(model.vision, first=model.vision.layers, ranks=(0, 0, 0, 0), adapted=0)
+    return tower_cost(bare, image_rows(1, model.tokens), "all", 4).forward
+
+
+def view_flops(model: ModelShape) -> float:
+    """Count what is computed once of a fixed view: the blocks of the image tower below the first adapted one."""
+    rows = image_rows(1, model.tokens)
+    every, above = (
+        tower_cost(model.vision, rows, "all", 4, prefix_known=known).forward for known in (False, True)
+    )
+    return every - above
+
+
+def step_flops(model: ModelShape, images: int) -> float:
+    """Count what a step computes in the image tower from the first adapted block on."""
+    cost = tower_cost(model.vision, image_rows(images, model.tokens), "all", 4, prefix_known=True)
+    return cost.forward + cost.backward
 
 
 def _pixel_bytes(work: Workload, size: int) -> tuple[int, int]:
     """Bytes of pixel values: where a step computes, and in host memory beside it; on a CPU these are one."""
     one = 4 * 3 * work.model.side**2
+    if work.views_bytes is not None:  # rows in 16 bits
+        one = 2 * work.model.tokens * work.model.vision.width
     if work.image_features:  # encoded before the first step, and not read ahead
         return one * size, 0 if work.on_cpu else one * size
     ahead = one * work.images * work.read_ahead
@@ -207,4 +257,7 @@ def _text_costs(work: Workload, keep: Keep, chunk: int) -> list[Cost]:
     lengths = sorted(length - work.opening for length in work.lengths)
     counts = [Counter(lengths[start : start + chunk]) for start in range(0, len(lengths), chunk)]
     groups = [[Group(count, length) for length, count in sorted(one.items())] for one in counts]
-    return [tower_cost(work.model.text, text_rows(work.opening, one), keep, work.number) for one in groups]
+    return [
+        tower_cost(work.model.text, text_rows(work.opening, one), keep, work.number, prefix_known=True)
+        for one in groups
+    ]

@@ -14,6 +14,7 @@ from blocklora.core.threads import results_held
 from blocklora.training.images import TrainingImages
 from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload
+from blocklora.training.views import FixedViews
 
 __all__ = ["Adapted", "model_shape", "workload"]
 
@@ -22,7 +23,7 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 
 
 def workload(
-    towers: LeanTowers, tokens: Tensor, images: TrainingImages, device: torch.device, cores: int
+    towers: LeanTowers, tokens: Tensor, images: TrainingImages | FixedViews, device: torch.device, cores: int
 ) -> Workload:
     """Describe one training step.
 
@@ -34,6 +35,8 @@ def workload(
         cores: Cores that read images ahead.
     """
     model, end = towers.model, int(towers.model.text_model.config.eos_token_id)
+    views = images if isinstance(images, FixedViews) else None
+    fixed = isinstance(images, FixedViews) or images.fixed
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Workload(
         model=model_shape(model.config, towers.trained, trained),
@@ -42,8 +45,9 @@ def workload(
         opening=text_plan(tokens, end, share=towers.prefix_sharing).opening,
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
-        image_features=images.fixed and not trains(model.vision_model),
+        image_features=fixed and not trains(model.vision_model),
         read_ahead=results_held(cores),
+        views_bytes=(0 if views.folder else views.kept_bytes) if views else None,
     )
 
 

@@ -1,0 +1,63 @@
+"""A classifier as numpy arrays, and a forward pass that needs numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocklora.classifier import Classifier
+from blocklora.core.errors import ConfigError
+from blocklora.export.facts import Facts
+from blocklora.export.tower import check_head, merged_model
+
+__all__ = ["write_arrays", "write_head"]
+
+_ACTIVATIONS = ("quick_gelu", "gelu")  # of consumers/tower.py
+_FAMILIES = ("clip_vision_model", "clip", "metaclip_2_vision_model", "metaclip_2")
+
+
+def write_arrays(folder: Path, classifier: Classifier, facts: Facts) -> Facts:
+    """Write tower.npz and head.npz, and return the facts with what the tower has to know.
+
+    Raises:
+        ConfigError: The model's image tower is not a CLIP's.
+    """
+    check_head(classifier)
+    tower = merged_model(classifier)
+    config = tower.vision_model.config
+    if tower.config.model_type not in _FAMILIES or config.hidden_act not in _ACTIVATIONS:
+        raise ConfigError(
+            f"{facts.model}: is a {tower.config.model_type} with activation {config.hidden_act}; expected an image "
+            f"tower of CLIP with {' or '.join(_ACTIVATIONS)} for --format numpy. Use --format onnx."
+        )
+    weights = {
+        name.removeprefix("vision_model."): value.numpy()
+        for name, value in tower.state_dict().items()
+        if name.startswith(("vision_model.", "visual_projection.")) and "position_ids" not in name
+    }
+    if classifier.image.prompts is not None:
+        weights["prompts"] = classifier.image.prompts.numpy()
+    _save(folder / "tower.npz", weights)
+    write_head(folder, classifier)
+    settings = {
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "activation": config.hidden_act,
+        "eps": config.layer_norm_eps,
+    }
+    return replace(facts, tower=settings)
+
+
+def write_head(folder: Path, classifier: Classifier) -> None:
+    """Write the head's tensors: head.npz."""
+    _save(folder / "head.npz", {name: value.numpy() for name, value in classifier.head.tensors.items()})
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays by name, contiguous, so that a program without pickle reads them."""
+    np.savez(
+        path, allow_pickle=False, **{name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    )

@@ -1,0 +1,1 @@
+"""A classifier as ONNX models; these modules need the extra ``export``."""

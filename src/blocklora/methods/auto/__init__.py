@@ -1,0 +1,1 @@
+"""The best of many methods, found by cross-validation within a time."""

@@ -1,0 +1,1 @@
+"""Judging whole methods by labelled images that they were fitted without, and mixing what they say."""

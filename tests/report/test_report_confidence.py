@@ -1,0 +1,103 @@
+"""What may be relied on is said in words that are true of the figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blocklora.core.choices import Choice
+from blocklora.metrics import UnknownStudy, evaluate, judge_confidence, judge_sets, judge_unknown
+from blocklora.report import RunMetrics, metrics_from_json, metrics_json, promise_sentence
+from blocklora.report.confidence import alarm_sentence, confidence_view
+from blocklora.report.page import render_report
+
+
+def measured(how: str = "validation", n_images: int = 40, covered: float = 1.0) -> RunMetrics:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90)
+    logits = rng.normal(size=(90, 3))
+    logits[np.arange(90), labels] += 2
+    sets = np.ones((90, 3), dtype=bool)
+    sets[rng.random(90) > covered] = False
+    found = judge_sets(sets, labels, 0.9, how=how, n_images=n_images, guaranteed=0.9)
+    held_out = (rng.random(n_images), rng.random(n_images) > 0.2)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return replace(
+        RunMetrics(evaluate(shares, labels, ["cat", "dog", "owl"])),
+        confidence=judge_confidence(logits, labels, 1.5, held_out, found),
+        choices={
+            "c": Choice(1.0, "validation", n_images=40),
+            "temperature": Choice(1.5, "validation", n_images=40),
+        },
+    )
+
+
+def test_the_file_gives_it_back() -> None:
+    metrics = measured()
+    assert metrics_from_json(metrics_json(metrics)).confidence == metrics.confidence
+    assert confidence_view(replace(metrics, confidence=None)) is None
+
+
+def test_the_page_shows_sets_thresholds_and_calibration() -> None:
+    page = render_report(measured(), lambda _: None)
+    for text in (
+        "Answering only where it is sure",
+        "held that of 100.0% of the test images",
+        "calibrated on 40 validation images",
+        "The same images chose c",
+        "Brier score",
+        "Least probability",
+    ):
+        assert text in page
+    assert "fell short" not in page
+    assert "fell short" in render_report(measured(covered=0.6), lambda _: None)
+
+
+def test_without_held_out_images_nothing_is_promised() -> None:
+    metrics = measured()
+    assert metrics.confidence is not None
+    bare = replace(metrics, confidence=replace(metrics.confidence, sets=None, wanted=()))
+    page = render_report(bare, lambda _: None)
+    assert "nothing can be promised" in page
+    assert "Least probability" not in page
+
+
+def test_unknown_things_are_told_with_what_their_scores_are_worth() -> None:
+    metrics, aurocs = measured(), dict.fromkeys(("softmax", "energy", "mcm", "nearest", "together"), 0.55)
+    assert metrics.confidence is not None
+    found = judge_unknown(np.linspace(0.01, 1, 50), UnknownStudy(aurocs, 0.12, 3, 40), "validation")
+    told = replace(metrics, confidence=replace(metrics.confidence, unknown=found))
+    assert metrics_from_json(metrics_json(told)).confidence == told.confidence
+    page = render_report(told, lambda _: None)
+    for text in (
+        "at false alarms of 5%, 4.0% of the test images",
+        "12% of their 40 held-out images are found",
+        "zero-shot (MCM) 0.55",
+        "may be found less often",
+        "little better than guessing",
+    ):
+        assert text in page
+    assert "nothing is called unknown" in alarm_sentence("validation", 18, 0.05)
+    assert "at most 5% are called unknown" in alarm_sentence("validation", 19, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("how", "n", "proven", "expected"),
+    [
+        ("validation", 8, None, "Only 8 images were kept out of training, and sets for 90% need 9 or more"),
+        ("validation", 40, 0.9, "Proven for new images like these is 90% or more"),
+        ("folds", 40, 0.72, "Proven for new images like these is 72.0% or more"),
+        ("folds", 40, None, "For so few nothing is proven"),
+        ("leave-one-out", 40, None, "Nothing is proven"),
+    ],
+)
+def test_a_promise_is_no_more_than_what_is_proven(
+    how: str, n: int, proven: float | None, expected: str
+) -> None:
+    assert expected in promise_sentence(how, n, 0.9, proven)
+
+
+def test_an_unusual_share_is_not_rounded() -> None:
+    assert "for 97.5% need 39" in promise_sentence("validation", 3, 0.975, None)
