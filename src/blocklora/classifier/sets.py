@@ -44,6 +44,8 @@ def class_sets(
     """
     held_out = held_out_answers(classifier)
     heads = held_out.heads or (classifier.head,)
+    if features.ndim == 3 and not classifier.reads_both:
+        features = features[:, 0]
     known = held_out.strangeness[score] if score in held_out.strangeness else np.empty(0)
     parts = [
         CalibrationPart(

@@ -14,6 +14,7 @@ from blocklora.classifier.record import Label
 from blocklora.clip import crop_size
 from blocklora.core.errors import ConfigError
 from blocklora.data import LONGEST
+from blocklora.export.sets import thresholds_of
 
 __all__ = ["FACTS", "Facts", "Format", "Precision", "Preprocess", "facts_of"]
 
@@ -97,6 +98,7 @@ class Facts:
         head: Its kind and plain numbers.
         tower: What the numpy tower has to know beside its weights; empty for other formats.
         check: How far the export is from the run.
+        sets: Thresholds for sets of classes; empty where nothing is known.
     """
 
     format: Format
@@ -112,6 +114,7 @@ class Facts:
     head: Mapping[str, Any]
     tower: Mapping[str, Any] = field(default_factory=dict)
     check: Mapping[str, Any] = field(default_factory=dict)
+    sets: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts, ready for JSON."""
@@ -131,5 +134,6 @@ def facts_of(classifier: Classifier, labels: Sequence[Label], format_: Format, p
         prompts=list(classifier.prompts),
         temperature=classifier.temperature,
         preprocess=Preprocess.of(classifier.base.processor),
+        sets=thresholds_of(classifier),
         head={"kind": classifier.head.kind, "numbers": dict(classifier.head.numbers)},
     )

@@ -43,7 +43,7 @@ class _Network(nn.Module):
             self.register_buffer(f"head_{name}", tensor.float().contiguous())
         prompts = classifier.image.prompts
         self.register_buffer("prompts", None if prompts is None else prompts.to(dtype))
-        self.register_buffer(_TEMPERATURE, torch.tensor(float(classifier.temperature)))
+        self.register_buffer(_TEMPERATURE, torch.tensor(2.0))  # set later: a division by 1 would be left out
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities (B, N) and unit features (B, D) of pixel values (B, 3, S, S)."""
@@ -103,6 +103,7 @@ def pixels_graph(classifier: Classifier, *, half: bool = False) -> Any:
             f"{classifier.base.model_id}: torch writes this model for a fixed number of images only; export it with "
             "another --format."
         )
+    set_temperature(model, classifier.temperature)
     return model
 
 
