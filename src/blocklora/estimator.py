@@ -71,14 +71,12 @@ class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[
         seed: Where all randomness comes from: which images, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
         ensemble: Templates whose mean class features predict, for the methods that read prompts as they are.
-        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
-            scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
+        class_names: Words for labels that say nothing (``{0: "cat"}``); scikit-learn's ensembles number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels may be used on CUDA that repeat to the last bit; a CPU's always do.
         time_limit: The time for ``fit``, such as "10m", or seconds: as many of the steps as there is time for.
-        on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
-            ``skip`` it and keep it in ``unreadable_``.
+        on_unreadable: An image that cannot be read: ``raise`` an error that names it, or ``skip`` it.
         verbose: Whether to say on stderr how far training is.
         **options: The settings of the method, such as iterations, lr or r; its file says which, and their defaults.
 
@@ -152,13 +150,12 @@ class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             raise_unreadable(prepared.unreadable)
-        said = progress_on_stderr() if self.verbose else None
-        fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
-        self.classes_ = np.asarray(classes)
+        told, limit = progress_on_stderr() if self.verbose else None, Deadline.of(config.time_limit, began)
+        fit = fit_classifier(prepared, config, on_step=told, deadline=limit)
+        self.classes_, self.seconds_ = np.asarray(classes), fit.seconds
         self.classifier_: Classifier = fit.classifier
         self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
-        self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
         known = ("revision", "shots", "seed", "prompt", "ensemble", "time_limit", *self._options)
         self._recorded = {name: value for name, value in config.to_json().items() if name in known}
@@ -166,14 +163,12 @@ class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[
 
     def predict(self, images: Iterable[ImageLike]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
-        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
+        features = self._features(images)
+        with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
+            return np.asarray(self.classes_[self.classifier_.top(features, 1)[0][:, 0]])
 
     def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
-        """Return the probability of every class for each image (M, N); rows sum to one.
-
-        Raises:
-            ImageError: An image cannot be read; it is named.
-        """
+        """Return the probability of every class for each image (M, N); an image that cannot be read is named."""
         features = self._features(images)
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
             return self.classifier_.probabilities(features)

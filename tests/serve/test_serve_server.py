@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,9 @@ def test_requests_in_flight_are_answered_when_it_stops() -> None:
     with listening(small.app) as (address, stop), ThreadPoolExecutor(2) as pool:
         small.backend.gate.clear()
         sent = [pool.submit(httpx.post, address + PREDICT, content=png(n), timeout=30) for n in (0, 255)]
-        assert small.backend.begun.wait(20)
+        for _ in sent:
+            assert small.backend.prepared.acquire(timeout=20)
         stop()
-        host, port = address.removeprefix("http://").split(":")
-        with suppress(ConnectionRefusedError):
-            while True:  # until it listens no more
-                socket.create_connection((host, int(port)), timeout=20).close()
         small.backend.gate.set()
         assert [one.result().json()["predictions"][0]["label"] for one in sent] == ["dark", "light"]
 

@@ -61,7 +61,7 @@ def check(
     check_model(model)
     check_name(data, root)
     failing = _kinds(fail_on)
-    from blocklora.cli.console import RunProgress
+    from blocklora.cli.progress import RunProgress
     from blocklora.explore.check import check_data
     from blocklora.explore.check_page import page_path, write_check_csv, write_check_page
 

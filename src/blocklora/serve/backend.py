@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Backend", "BackendFacts"]
+__all__ = ["Answer", "Backend", "BackendFacts"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,21 @@ class BackendFacts:
     platform: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What one image is.
+
+    Attributes:
+        probabilities: One a class (N,).
+        set: The labels that hold the true one as often as the service promises; None where it makes no sets.
+        unknown: Whether it is none of the classes; None where the service does not judge that.
+    """
+
+    probabilities: NDArray[np.float64]
+    set: tuple[str, ...] | None = None
+    unknown: bool | None = None
+
+
 class Backend(Protocol):
     """A classifier that is ready to answer."""
 
@@ -41,5 +56,5 @@ class Backend(Protocol):
             ImageError: The bytes are no image that can be read; it calls the image ``name``.
         """
 
-    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Turn pixel values (B, C, S, S) into probabilities (B, N); one thread calls it."""
+    def answer(self, pixel_values: NDArray[np.float32]) -> list[Answer]:
+        """Answer for pixel values (B, C, S, S), an image each; one thread calls it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 
 from blocklora.serve.bodies import JSON, Body, from_base64, parse_json
@@ -142,7 +143,10 @@ def _from_binary(given: InferInput, rest: bytes) -> list[Received]:
 
 def _outputs(answered: Answered) -> list[InferOutput]:
     """Return both output tensors."""
-    rows, labels = answered.probabilities, answered.model.backend.facts.labels
+    rows, labels = (
+        np.stack([one.probabilities for one in answered.answers]),
+        answered.model.backend.facts.labels,
+    )
     best = [labels[place] for place in rows.argmax(axis=1)]
     return [
         InferOutput(name=PROBABILITIES, datatype="FP64", shape=list(rows.shape), data=rows.ravel().tolist()),

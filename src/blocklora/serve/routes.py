@@ -86,7 +86,12 @@ _HUB_BODY = {
 router = APIRouter()
 
 
-@router.post("/v1/predict", responses=REFUSALS, openapi_extra={"requestBody": _PREDICT_BODY})
+@router.post(
+    "/v1/predict",
+    response_model_exclude_none=True,
+    responses=REFUSALS,
+    openapi_extra={"requestBody": _PREDICT_BODY},
+)
 async def predict(
     request: Request,
     model: Annotated[str | None, Query(description="A model's name; by default the first one.")] = None,
@@ -96,10 +101,18 @@ async def predict(
     answered = await answer(request, model)
     labels = answered.model.backend.facts.labels
     predictions = []
-    for name, row in zip(answered.names, answered.probabilities, strict=True):
-        top = top_of(labels, row, top_k)
+    for name, one in zip(answered.names, answered.answers, strict=True):
+        top = top_of(labels, one, top_k)
+        said = None if one.set is None else list(one.set)
         predictions.append(
-            ImageAnswer(image=name, label=top[0].label, probability=top[0].probability, top=top)
+            ImageAnswer(
+                image=name,
+                label=top[0].label,
+                probability=top[0].probability,
+                top=top,
+                set=said,
+                unknown=one.unknown,
+            )
         )
     return PredictAnswer(model=answered.model.name, predictions=predictions)
 
@@ -139,7 +152,7 @@ async def image_classification(request: Request, name: str) -> list[HubAnswer]:
         return from_base64([sent.inputs])
 
     answered = await answer(request, name, read)
-    top = top_of(answered.model.backend.facts.labels, answered.probabilities[0], top_k)
+    top = top_of(answered.model.backend.facts.labels, answered.answers[0], top_k)
     return [HubAnswer(label=one.label, score=one.probability) for one in top]
 
 

@@ -50,6 +50,13 @@ class ImageAnswer(BaseModel):
     label: str = Field(description="The most probable class.")
     probability: float
     top: list[ClassProbability] = Field(description="The most probable classes, the first one first.")
+    set: list[str] | None = Field(
+        default=None,
+        description="The classes that hold the true one as often as promised, where sets are made.",
+    )
+    unknown: bool | None = Field(
+        default=None, description="Whether it is none of the classes, where that is judged."
+    )
 
 
 class PredictAnswer(BaseModel):

@@ -15,7 +15,7 @@ from blocklora.classifier import in_halves
 from blocklora.clip import crop_size, pixels
 from blocklora.data import open_for_model
 from blocklora.run.load import load_run
-from blocklora.serve.backend import BackendFacts
+from blocklora.serve.backend import Answer, BackendFacts
 
 __all__ = ["TorchBackend"]
 
@@ -48,9 +48,9 @@ class TorchBackend:
         return np.asarray(pixels(image, self._processor).numpy())
 
     @torch.no_grad()
-    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
+    def answer(self, pixel_values: NDArray[np.float32]) -> list[Answer]:
         """See ``Backend``."""
         values = torch.from_numpy(pixel_values).to(self._run.compute.device)
         with self._run.compute.autocast():
             features = in_halves(self._run.classifier.image_features, values)
-        return self._run.classifier.probabilities(features)
+        return [Answer(row) for row in self._run.classifier.probabilities(features)]
