@@ -172,7 +172,7 @@ def test_a_run_that_fits_nowhere_is_refused(
 ) -> None:
     for node in cluster.workers:
         cluster.remove_node(node)
-    grid = write_grid(tmp_path, clip_folder, photos, "zero-shot", seeds=1)
+    grid = write_grid(tmp_path, clip_folder, photos, "block-lora", seeds=1)
     with pytest.raises(
         ConfigError, match=r"no node has room for a run, which takes 1 CPU, 3\.22 GB of memory"
     ):
