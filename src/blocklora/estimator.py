@@ -163,14 +163,12 @@ class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[
 
     def predict(self, images: Iterable[ImageLike]) -> NDArray[Any]:
         """Return the most probable label of each image (M,)."""
-        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
+        features = self._features(images)
+        with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
+            return np.asarray(self.classes_[self.classifier_.top(features, 1)[0][:, 0]])
 
     def predict_proba(self, images: Iterable[ImageLike]) -> NDArray[np.float64]:
-        """Return the probability of every class for each image (M, N); rows sum to one.
-
-        Raises:
-            ImageError: An image cannot be read; it is named.
-        """
+        """Return the probability of every class for each image (M, N); an image that cannot be read is named."""
         features = self._features(images)
         with autocast(self._compute.device, "fp32"):  # whatever the caller's own autocast says
             return self.classifier_.probabilities(features)

@@ -10,6 +10,7 @@ import torch
 from small_task import QUICK, fit, train_pixels
 
 from blocklora.classifier import ImageChange, cosine_head
+from blocklora.classifier import classifier as classifier_module
 from blocklora.clip import image_features, prompted_image_features
 from blocklora.methods import Job
 
@@ -27,6 +28,28 @@ def test_probabilities_are_the_formula(job: Job) -> None:
     np.testing.assert_allclose(classifier.probabilities(features), expected, rtol=1e-9)
     np.testing.assert_allclose(classifier.logits(features), 2.5 * logits)  # those are not divided yet
     assert classifier.probabilities(torch.empty(0, 0)).shape == (0, 3)
+
+
+def test_answers_and_top_are_those_of_all_probabilities(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = job.classifier(unit(3)).with_temperature(2.0)
+    features, labels = unit(7, 1), np.array([0, 1, 2, 0, 1, 2, 0])
+    probabilities = one.probabilities(features)
+    for numbers in (1 << 24, 6, 1):  # all images at a time, two, one
+        monkeypatch.setattr(classifier_module, "_NUMBERS", numbers)
+        said = one.answers(features, labels, 2)
+        np.testing.assert_allclose(said.of_truth, probabilities[np.arange(7), labels], rtol=1e-12)
+        for top, shares in ((said.top, said.shares), one.top(features, 2)):
+            np.testing.assert_array_equal(top, np.argsort(-probabilities, axis=1)[:, :2])
+            np.testing.assert_allclose(shares, np.sort(probabilities, axis=1)[:, :0:-1], rtol=1e-12)
+        plain = (features @ one.zero_shot_features.T).argmax(dim=1).tolist()
+        assert one.zero_shot_labels(features).tolist() == plain
+
+
+def test_few_images_have_all_their_probabilities_at_a_time_where_classes_are_many() -> None:
+    at_once = classifier_module.images_judged_at_once
+    assert at_once(100_000) * 100_000 * 8 < 140e6
+    assert at_once(10**9) == 1
+    assert at_once(1000) % 1024 == 0  # the rows of a head go together as before
 
 
 def test_zero_shot_labels(job: Job) -> None:

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from blocklora.adapter import BlockLoraConfig
-from blocklora.adapter.functional import dropout_mask
+from blocklora.adapter.masks import dropout_mask
 from blocklora.clip.lean.low_rank import LowRank, base_linear, low_rank, masks
 from blocklora.clip.lean.ops import Frozen, linear, mlp
 from blocklora.clip.towers import LeanTowers

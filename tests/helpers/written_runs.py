@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from blocklora.core.files import write_json
-from blocklora.metrics import evaluate
+from blocklora.metrics import answers, evaluate
 from blocklora.report import RunMetrics, write_metrics, write_predictions
 
 CLASSES = ("cat", "dog", "owl")
@@ -60,11 +60,12 @@ def write_run(
     """
     folder.mkdir(parents=True)
     labels = np.array([image.label for image in images])
-    answers = (labels + np.isin(np.arange(len(images)), wrong)) % len(classes)
+    taken = (labels + np.isin(np.arange(len(images)), wrong)) % len(classes)
     shares = np.full((len(images), len(classes)), (1 - sure) / (len(classes) - 1))
-    shares[np.arange(len(images)), answers] = sure
+    shares[np.arange(len(images)), taken] = sure
     names = [image.name for image in images]
-    write_predictions(folder / "predictions.csv", names, labels.tolist(), shares, classes, labels.tolist())
+    said = answers(shares, labels)
+    write_predictions(folder / "predictions.csv", names, labels.tolist(), said, classes, labels.tolist())
     metrics = replace(
         RunMetrics(evaluate(shares, labels, classes, labels)),
         method=method,

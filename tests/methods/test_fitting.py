@@ -15,7 +15,7 @@ from small_task import make_task
 from blocklora.classifier import FeatureStore, encode
 from blocklora.clip import Clip, class_features, tokenize
 from blocklora.core.choices import Choice
-from blocklora.methods import Fit, FitConfig, Prepared, Task, fit_classifier, fit_config
+from blocklora.methods import Fit, FitConfig, Prepared, Task, fit_classifier, fit_config, fitting
 from blocklora.methods.answers import CROSS_VALIDATED
 from blocklora.metrics import fit_temperature
 
@@ -48,6 +48,19 @@ def test_the_temperature_is_that_of_the_validation_images(clip: Clip, method: st
     labels = np.array([example.label for example in task.val])
     assert found.classifier.temperature == pytest.approx(fit_temperature(logits.numpy(), labels))
     assert found.choices["temperature"] == Choice(found.classifier.temperature, "validation", n_images=9)
+
+
+def test_with_many_classes_some_validation_images_set_it(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(clip, n_val=3)  # 9 images of 3 classes
+    few = fit(clip, replace(task, val=task.val[::2]), "zero-shot")
+    monkeypatch.setattr(fitting, "_MOST_LOGITS", 14)
+    found = fit(clip, task, "zero-shot")
+    assert found.classifier.temperature == few.classifier.temperature
+    choice = found.choices["temperature"]
+    assert (choice.n_images, choice.reason) == (
+        5,
+        "one of every 2 validation images, as the classes are many",
+    )
 
 
 def test_without_validation_images_the_temperature_is_1(clip: Clip) -> None:

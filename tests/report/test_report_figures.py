@@ -140,6 +140,13 @@ def test_many_classes_open_with_the_worst_and_fold_all_away():
     assert [row.class_name for row in everything.rows] == [f"c{i}" for i in range(61)]
 
 
+def test_of_very_many_classes_only_the_worst_are_listed():
+    worst, listed = class_tables(rows(*np.linspace(1, 0, 6000)))
+    assert len(worst.rows) == 20
+    assert listed.title == "5,000 of 6,000 classes, the lowest recall first; metrics.json has all"
+    assert [row.class_name for row in listed.rows] == [f"c{i}" for i in range(5999, 999, -1)]
+
+
 def test_pairs_are_sorted_and_leave_correct_predictions_out():
     pairs = confused_pairs(evaluation([[9, 1, 0], [3, 2, 0], [0, 2, 0]]))
     assert pairs == [

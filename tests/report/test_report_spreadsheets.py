@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.core.errors import DataError, RunError
-from blocklora.metrics import evaluate
+from blocklora.metrics import Answers, answers, evaluate
 from blocklora.report import PredictionRow, read_predictions, write_confusion, write_predictions, written_name
 
 NAMES = ["cat", 'a "big", dog', "owl"]
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]])
+
+
+def said(*labels: int) -> Answers:
+    return answers(PROBABILITIES, labels)
 
 
 def read(path):
@@ -22,7 +26,7 @@ def read(path):
 
 
 def test_a_row_for_each_image(tmp_path):
-    write_predictions(tmp_path / "p.csv", ["a,b.jpg", "c\udcff.jpg"], [0, 2], PROBABILITIES, NAMES, [1, 2])
+    write_predictions(tmp_path / "p.csv", ["a,b.jpg", "c\udcff.jpg"], [0, 2], said(0, 2), NAMES, [1, 2])
     assert read(tmp_path / "p.csv") == [
         ["image", "label", "predicted", "correct", "probability", "label_probability", "zero_shot"],
         ["a,b.jpg", "cat", "cat", "yes", "0.7", "0.7", 'a "big", dog'],
@@ -31,7 +35,7 @@ def test_a_row_for_each_image(tmp_path):
 
 
 def test_zero_shot_may_be_unknown(tmp_path):
-    write_predictions(tmp_path / "p.csv", ["a", "b"], [0, 1], PROBABILITIES, NAMES)
+    write_predictions(tmp_path / "p.csv", ["a", "b"], [0, 1], said(0, 1), NAMES)
     assert [len(row) for row in read(tmp_path / "p.csv")] == [6, 6, 6]
 
 
@@ -45,8 +49,8 @@ def test_zero_shot_may_be_unknown(tmp_path):
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(images, labels, names, before, tmp_path):
-    with pytest.raises(DataError, match="do not fit each other; expected a label and a row of probabilities"):
-        write_predictions(tmp_path / "p.csv", images, labels, PROBABILITIES, names, before)
+    with pytest.raises(DataError, match="do not fit each other; expected a label and an answer"):
+        write_predictions(tmp_path / "p.csv", images, labels, said(0, 1), names, before)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,7 +79,7 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
 def test_what_is_written_is_read_again(tmp_path_factory, images, names, known_before):
     path = tmp_path_factory.mktemp("p") / "p.csv"
     before = [1, 2] if known_before else None
-    write_predictions(path, images, [0, 2], PROBABILITIES, names, before)
+    write_predictions(path, images, [0, 2], said(0, 2), names, before)
     one, other = read_predictions(path)
     assert [one.image, other.image] == [written_name(image) for image in images]
     zero_shot = (names[1], names[2]) if known_before else (None, None)
@@ -84,7 +88,7 @@ def test_what_is_written_is_read_again(tmp_path_factory, images, names, known_be
 
 
 def test_two_classes_may_have_one_name(tmp_path):
-    write_predictions(tmp_path / "p.csv", ["a", "b"], [0, 2], PROBABILITIES, ["crane", "crane", "crane"])
+    write_predictions(tmp_path / "p.csv", ["a", "b"], [0, 2], said(0, 2), ["crane", "crane", "crane"])
     assert [row.correct for row in read_predictions(tmp_path / "p.csv")] == [True, False]
 
 

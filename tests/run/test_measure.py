@@ -13,6 +13,7 @@ from runs import Log, read, settings
 from blocklora import FewShotClassifier
 from blocklora.core.errors import DataError
 from blocklora.data import Example
+from blocklora.metrics import answers
 from blocklora.run.fit import fit_run
 from blocklora.run.load import load_run
 from blocklora.run.measure import _mistakes, measure
@@ -21,7 +22,8 @@ from blocklora.run.measure import _mistakes, measure
 def test_mistakes_are_the_surest_wrong_answers() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     examples = [Example(name, 0, Path(name)) for name in "abcd"]
-    rows = _mistakes(examples, np.array([1, 1, 0, 0]), probabilities, ["x", "y"])
+    labels = np.array([1, 1, 0, 0])
+    rows = _mistakes(examples, labels, answers(probabilities, labels, 2), ["x", "y"])
     assert [(row.image, row.label, row.predicted) for row in rows] == [
         ("a", "y", "x"),
         ("c", "x", "y"),

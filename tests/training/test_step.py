@@ -122,7 +122,7 @@ def test_two_passes_with_dropout_are_the_gradient_of_one_graph(random_clip: Any,
         model = case.model
         passes = staticmethod(towers.passes)
 
-        def images(self, pixels: Tensor, *, seed: int, keep: Any) -> Tensor:
+        def images(self, pixels: Tensor, *, seed: int, keep: Any, part: None) -> Tensor:
             seeds[len(pixels)] = seed
             return towers.images(pixels, seed=seed, keep=keep)
 

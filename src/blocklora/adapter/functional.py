@@ -17,21 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocklora.adapter.masks import draw_seed, dropout_mask
+
 __all__ = [
     "block_lora",
     "block_lora_reference",
-    "draw_seed",
-    "dropout_mask",
-    "dropout_masks",
     "fold",
     "init_factors",
 ]
-
-# Masks compare 16-bit random integers with a threshold: p is met to within 2**-17.
-_LEVELS = 1 << 16
-_LOWEST_BITS = 0x0101010101010101  # of the eight bytes of a word
-# Where ``random_`` fills all 64 bits of a word. MPS refuses that range: its integers are drawn with 32 bits.
-_WORD_DEVICES = ("cpu", "cuda")
 
 
 def fold(B: Tensor) -> Tensor:
@@ -80,68 +73,6 @@ def _zero_sum_gaussian(B: Tensor) -> Tensor:
     units -= torch.floor(total / n)
     units -= (torch.arange(n, device=B.device).view(n, 1, 1) < torch.remainder(total, n)).float()
     return (units / 1024).to(B.dtype)
-
-
-def draw_seed() -> int:
-    """Draw a seed for one call's masks from torch's global CPU random stream.
-
-    Being part of that stream it follows ``torch.manual_seed``, the state that gradient checkpointing
-    restores, and the state that a training checkpoint saves.
-    """
-    return int(torch.randint(1 << 62, ()))
-
-
-def dropout_mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """Draw the next dropout mask: zero with probability p, otherwise 1 / (1 - p).
-
-    Args:
-        like: Tensor whose shape, type and device the mask takes.
-        p: Probability of a zero, in [0, 1); met to within 2**-17, and the scale is exact for the value met.
-        generator: Where the random numbers come from; on the device of ``like``.
-
-    Returns:
-        The mask.
-    """
-    dropped = min(round(p * _LEVELS), _LEVELS - 1)
-    draws = _draw_16_bits(like, generator)
-    return (draws >= dropped - _LEVELS // 2).to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped))
-
-
-def _draw_16_bits(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw uniform 16-bit integers in the shape of ``like``."""
-    if like.device.type not in _WORD_DEVICES:
-        draws = torch.empty(like.shape, dtype=torch.int16, device=like.device)
-        return draws.random_(-_LEVELS // 2, _LEVELS // 2, generator=generator)
-    words = _draw_words((like.numel() + 3) // 4, like.device, generator)
-    return words.view(torch.int16)[: like.numel()].view(like.shape)  # 4 draws in a word
-
-
-def _draw_words(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Draw ``count`` words of 64 random bits, on one of ``_WORD_DEVICES``."""
-    words = torch.empty(count, dtype=torch.int64, device=device)
-    return words.random_(-(1 << 63), None, generator=generator)
-
-
-def dropout_masks(like: Tensor, p: float, generator: torch.Generator) -> Iterator[Tensor]:
-    """Draw independent dropout masks, one after another, without end; see ``dropout_mask``.
-
-    Where p is 1/4, 1/2 or 3/4, two random bits are enough for a value. So one byte for each value serves four masks,
-    and eight values are decided at a time, in one 64-bit word. Devices that draw no such words take ``dropout_mask``.
-    """
-    quarters = 4 * p
-    while quarters in (1, 2, 3) and like.device.type in _WORD_DEVICES:
-        words = _draw_words((like.numel() + 7) // 8, like.device, generator)
-        for shift in range(0, 8, 2):
-            ones = words >> (shift + 1)  # in 2 of 4 cases
-            if quarters == 1:
-                ones |= words >> shift  # in 3
-            elif quarters == 3:
-                ones &= words >> shift  # in 1
-            ones &= _LOWEST_BITS
-            kept = ones.view(torch.uint8)[: like.numel()].view(like.shape)
-            yield kept.to(like.dtype).mul_(1 / (1 - p))
-    while True:
-        yield dropout_mask(like, p, generator)
 
 
 def block_lora_reference(

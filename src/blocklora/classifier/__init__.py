@@ -3,14 +3,19 @@
 from blocklora.classifier.card import model_card
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
-from blocklora.classifier.classifier import Classifier
+from blocklora.classifier.classifier import Classifier, portions
 from blocklora.classifier.encode import Encoded, at_once, encode, encode_batches, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
 from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member, cosine_head, mixture_head
 from blocklora.classifier.hub import OnHub, hub_use, push_folder
-from blocklora.classifier.other_classes import mean_features, other_classes, template_features
+from blocklora.classifier.other_classes import (
+    mean_features,
+    other_classes,
+    shared_class_features,
+    template_features,
+)
 from blocklora.classifier.record import ClassifierRecord
 from blocklora.classifier.sets import class_sets, held_out_answers, proven_coverage
 from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
@@ -58,11 +63,13 @@ __all__ = [
     "model_card",
     "nearest_images",
     "other_classes",
+    "portions",
     "prompt_tokens",
     "proven_coverage",
     "push_folder",
     "read_both_towers",
     "read_classifier",
+    "shared_class_features",
     "template_features",
     "why_no_heat_map",
     "write_classifier",

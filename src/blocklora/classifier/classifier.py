@@ -16,10 +16,13 @@ from torch import Tensor
 
 from blocklora.classifier.changes import ImageChange, TextChange
 from blocklora.classifier.evidence import Evidence
-from blocklora.classifier.heads import Head
+from blocklora.classifier.heads import ROWS, Head
 from blocklora.clip import Clip, Engine, ImageTower, image_features, prompted_image_features, with_weights
+from blocklora.metrics import Answers, answers, joined_answers, top_classes
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "images_judged_at_once", "portions"]
+
+_NUMBERS = 1 << 24  # of a table of images by classes that exists at a time; in float64 it takes 134 MB
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,32 @@ class Classifier:
             return np.empty((0, len(self.class_names)))
         return np.asarray((self.logits(features) / self.temperature).softmax(dim=1).numpy())
 
+    def top(self, features: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the k most probable classes (M, k) of adapted image features (M, D), and their probabilities."""
+        found = [
+            top_classes(self.probabilities(part), k) for part in portions(features, len(self.class_names))
+        ]
+        classes, shares = zip(*found, strict=True)
+        return np.concatenate(classes), np.concatenate(shares)
+
+    def answers(self, features: Tensor, labels: NDArray[np.int64], k: int = 1) -> Answers:
+        """Return what there is to judge in the answers to images; memory does not grow with M times N.
+
+        Args:
+            features: Adapted image features (M, D), M >= 1.
+            labels: Their true classes (M,).
+            k: How many of the most probable classes to keep.
+        """
+        found, done = [], 0
+        for part in portions(features, len(self.class_names)):
+            found.append(answers(self.probabilities(part), labels[done : done + len(part)], k))
+            done += len(part)
+        return joined_answers(found)
+
     def zero_shot_labels(self, features: Tensor) -> NDArray[np.int64]:
         """Return the class index (M,) that the base model gives its own image features (M, D)."""
-        return np.asarray((features @ self.zero_shot_features.T).argmax(dim=1).numpy())
+        parts = portions(features, len(self.class_names))
+        return np.concatenate([(part @ self.zero_shot_features.T).argmax(dim=1).numpy() for part in parts])
 
     def with_temperature(self, temperature: float) -> Classifier:
         """Return the same classifier with another temperature."""
@@ -145,3 +171,14 @@ class Classifier:
             zero_shot_features=zero_shot_features,
             evidence=Evidence(),
         )
+
+
+def images_judged_at_once(n_classes: int) -> int:
+    """Return for how many images the probabilities of all classes exist at a time: whole runs of the head's rows."""
+    found = max(1, _NUMBERS // n_classes)
+    return found - found % ROWS if found > ROWS else found
+
+
+def portions(features: Tensor, n_classes: int) -> Sequence[Tensor]:
+    """Cut image features (M, D) into portions whose tables of images by classes are small; of none there is one."""
+    return torch.split(features, images_judged_at_once(n_classes))

@@ -20,6 +20,7 @@ from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 from blocklora.clip import crop_size, pixels
 from blocklora.core.device import Compute, out_of_memory
 from blocklora.core.errors import ImageError
+from blocklora.core.ranks import Ranks
 from blocklora.core.threads import read_ahead
 from blocklora.data import Source, Unreadable, open_for_model
 
@@ -66,6 +67,8 @@ def encode(
 ) -> Encoded:
     """Compute unit image features; those of the base model are shared through the store.
 
+    Several ranks share the images, and each gets what all have computed.
+
     Args:
         classifier: The classifier, on ``compute.device``.
         images: Names, for messages, and sources.
@@ -98,20 +101,41 @@ def encode(
             return torch.stack([adapted, plain], dim=1)
 
     began = time.monotonic()
-    found = encode_images(
-        images,
+    first, last = compute.ranks.share(len(images))
+    own = encode_images(
+        images[first:last],
         forward,
         classifier.base.processor,
         device=compute.device,
         batch_size=batch_size,
-        on_batch=on_batch,
+        on_batch=partial(_tell_of_all, on_batch, last - first, len(images)) if on_batch else None,
     )
+    found = _gathered(own, first, compute.ranks)
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
     if found.kept and not found.unreadable:
         plain = found.features[:, 1] if both else found.features
         store.keep(facts, plain[None], time.monotonic() - began)
     return found
+
+
+def _gathered(own: Encoded, first: int, ranks: Ranks) -> Encoded:
+    """Put together what all ranks have encoded; the images of this one begin at ``first``."""
+    if ranks.count == 1:
+        return own
+    told = ranks.collect(
+        [[first + index for index in own.kept], [[bad.image, bad.reason] for bad in own.unreadable]]
+    )
+    return Encoded(
+        ranks.gather(own.features),
+        [index for kept, _ in told for index in kept],
+        [Unreadable(*bad) for _, several in told for bad in several],
+    )
+
+
+def _tell_of_all(on_batch: Callable[[int], None], own: int, total: int, done: int) -> None:
+    """Say how many images are done, the other ranks being about as far with theirs."""
+    on_batch(total * done // own)
 
 
 def encode_images(

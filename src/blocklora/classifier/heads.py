@@ -22,6 +22,7 @@ __all__ = [
     "CONDITIONAL",
     "HEADS",
     "MIXTURE",
+    "ROWS",
     "Head",
     "HeadKind",
     "Member",
@@ -42,7 +43,8 @@ MIXTURE = "mixture"
 
 MOST_MEMBERS = 3
 _ROUNDING = 1e-6
-_ROWS = 1024  # images at a time: a cache of all ImageNet shots would else need gigabytes
+ROWS = 1024
+"""Images at a time: a cache of all ImageNet shots would else need gigabytes."""
 
 
 def cosine_logits(features: Tensor, class_features: Tensor, scale: float | Tensor) -> Tensor:
@@ -225,7 +227,7 @@ class Head:
             return logits(features.to(device), prompts=prompts, **there, **self.numbers).cpu().double()
         # Rows one after another, as in a file: a saved head gives the same bits.
         tensors = {name: tensor.double().contiguous() for name, tensor in self.tensors.items()}
-        parts = torch.split(features, _ROWS)
+        parts = torch.split(features, ROWS)
         return torch.cat([logits(part.double(), **tensors, **self.numbers) for part in parts])
 
 

@@ -18,9 +18,10 @@ from blocklora.classifier.class_prompts import ClassPrompts, prompt_tokens
 from blocklora.classifier.heads import CONDITIONAL, Head
 from blocklora.clip import Clip, Engine, class_features, tokenize, with_weights
 from blocklora.core.errors import ConfigError
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.data import prompts
 
-__all__ = ["mean_features", "other_classes", "template_features"]
+__all__ = ["mean_features", "other_classes", "shared_class_features", "template_features"]
 
 
 @torch.no_grad()
@@ -90,7 +91,28 @@ def template_features(
     return mean_features(model, tokens, engine=engine)
 
 
-def mean_features(model: Any, tokens: Sequence[Tensor], *, engine: Engine = "auto") -> Tensor:
+def shared_class_features(
+    model: Any, tokens: Tensor, ranks: Ranks = ALONE, *, engine: Engine = "auto"
+) -> Tensor:
+    """Return the unit text features of prompts, on the CPU; several ranks share them, and each gets all.
+
+    Args:
+        model: A model of two towers, with or without an adapter in its layers.
+        tokens: Token ids (N, L).
+        ranks: The processes.
+        engine: Which engine computes them.
+
+    Returns:
+        Unit features (N, D).
+    """
+    first, last = ranks.share(len(tokens))
+    own = class_features(model, tokens[first:last], engine=engine) if first < last else torch.empty(0, 0)
+    return ranks.gather(own)
+
+
+def mean_features(
+    model: Any, tokens: Sequence[Tensor], *, engine: Engine = "auto", ranks: Ranks = ALONE
+) -> Tensor:
     """Average the unit text features of a class over templates, and make the mean a unit vector again.
 
     As openai/CLIP ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` does.
@@ -99,9 +121,10 @@ def mean_features(model: Any, tokens: Sequence[Tensor], *, engine: Engine = "aut
         model: A model of two towers, with or without an adapter in its layers.
         tokens: Token ids of every template (N, L).
         engine: Which engine computes them.
+        ranks: The processes that share the work.
 
     Returns:
         Unit features (N, D) on the CPU.
     """
-    each = [class_features(model, rows, engine=engine) for rows in tokens]  # each (N, D)
+    each = [shared_class_features(model, rows, ranks, engine=engine) for rows in tokens]  # each (N, D)
     return F.normalize(torch.stack(each).mean(dim=0), dim=-1) if len(each) > 1 else each[0]

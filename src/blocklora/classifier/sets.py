@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blocklora.classifier.classifier import Classifier
+from blocklora.classifier.classifier import Classifier, portions
 from blocklora.classifier.evidence import HeldOutAnswers
 from blocklora.core.errors import RunError
 from blocklora.metrics import (
@@ -43,7 +43,25 @@ def class_sets(
         RunError: The classifier keeps no answers to held-out images.
     """
     held_out = held_out_answers(classifier)
+    found = [
+        _sets(classifier, held_out, part, coverage, score, by_class)
+        for part in portions(features, len(classifier.class_names))
+    ]
+    return np.concatenate(found)
+
+
+def _sets(
+    classifier: Classifier,
+    held_out: HeldOutAnswers,
+    features: Tensor,
+    coverage: float,
+    score: SetScore,
+    by_class: bool,
+) -> NDArray[np.bool_]:
+    """Return what ``class_sets`` does, for a portion of the images."""
     heads = held_out.heads or (classifier.head,)
+    if features.ndim == 3 and not classifier.reads_both:
+        features = features[:, 0]
     known = held_out.strangeness[score] if score in held_out.strangeness else np.empty(0)
     parts = [
         CalibrationPart(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blocklora.classifier.classifier import Classifier
+from blocklora.classifier.classifier import Classifier, portions
 from blocklora.classifier.evidence import KnownImages
 from blocklora.classifier.sets import held_out_answers
 from blocklora.core.errors import RunError
@@ -36,9 +36,12 @@ def chance_known(classifier: Classifier, features: Tensor) -> NDArray[np.float64
     known = held_out_answers(classifier).unlikeness
     if not len(features):
         return np.empty(0)
-    nearest = nearest_images(classifier, features, 1)[1][:, 0]
-    scores = unlikeness(classifier.logits(features).numpy(), None, nearest, classifier.temperature)
-    return known_p_values(together(scores, known), together(known, known))
+    found = []
+    for part in portions(features, len(classifier.class_names)):
+        nearest = nearest_images(classifier, part, 1)[1][:, 0]
+        scores = unlikeness(classifier.logits(part).numpy(), None, nearest, classifier.temperature)
+        found.append(known_p_values(together(scores, known), together(known, known)))
+    return np.concatenate(found)
 
 
 def nearest_images(

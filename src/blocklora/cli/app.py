@@ -7,6 +7,7 @@ else to stderr. Exit code 0: done; 1: it failed, with one line that says why; 2:
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -20,13 +21,13 @@ from blocklora.cli.demo import demo
 from blocklora.cli.export import export
 from blocklora.cli.fit import base_to_new, cross_dataset, domain_generalization, fit
 from blocklora.cli.measure import evaluate
-from blocklora.cli.output import ERR, end_output, take_any_name, write
+from blocklora.cli.output import ERR, end_output, is_first, take_any_name, write
 from blocklora.cli.plan import plan
 from blocklora.cli.predict import predict
 from blocklora.cli.push import push
 from blocklora.cli.serve import serve
 from blocklora.cli.suggest import suggest
-from blocklora.core.errors import BlockloraError
+from blocklora.core.errors import BlockloraError, LostRankError, RankStoppedError
 from blocklora.core.words import printable
 
 __all__ = ["app", "main"]
@@ -72,6 +73,8 @@ def main() -> None:
     try:
         app(prog_name="blocklora")
     except BlockloraError as error:
+        if isinstance(error, RankStoppedError | LostRankError) and not is_first():
+            sys.exit(1)  # the first process says why
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}.")
@@ -85,5 +88,8 @@ def _fail(reason: str) -> None:
     """Print the reason, with the traceback where ``--debug`` asks for it, and exit with 1."""
     if "--debug" in sys.argv:
         ERR.print_exception()
-    ERR.print("error: " + printable(" ".join(reason.split())), style="red", markup=False, soft_wrap=True)
+    which = "" if is_first() else f"process {os.environ['RANK']}: "
+    ERR.print(
+        f"{which}error: " + printable(" ".join(reason.split())), style="red", markup=False, soft_wrap=True
+    )
     sys.exit(1)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from blocklora.cli.known import (
     check_model,
 )
 from blocklora.cli.options import FitOptions, TransferOptions, takes
-from blocklora.cli.output import ERR, print_json
+from blocklora.cli.output import ERR, is_first, print_json
 from blocklora.core.deadline import in_words, parse_seconds
 from blocklora.core.words import count
 
@@ -36,12 +37,17 @@ def fit(options: FitOptions) -> None:
     """Fit a classifier to a few labelled images and write a RUN folder with an honest report."""
     began = time.monotonic()
     _check(options)
-    ERR.print(what_will_be_done(options), markup=False, soft_wrap=True)
+    if is_first():
+        ERR.print(what_will_be_done(options), markup=False, soft_wrap=True)
     from blocklora.cli.console import print_metrics
+    from blocklora.core.ranks import joined_ranks
     from blocklora.report import metrics_json
     from blocklora.run.fit import fit_run
 
-    run, metrics = _with_progress(fit_run, options, began)
+    with joined_ranks(options.device) as ranks:
+        run, metrics = _with_progress(partial(fit_run, ranks=ranks), options, began)
+    if not ranks.first:
+        return
     if options.as_json:
         print_json(metrics_json(metrics) | {"run": str(run)})
     else:
@@ -142,11 +148,11 @@ def _with_progress(function: Callable[..., Any], options: FitOptions, began: flo
             ERR.print(text, markup=False, soft_wrap=True)
 
     given = _arguments(options)
-    with RunProgress(ERR, verbose=options.verbose) as progress:
+    with RunProgress(ERR, verbose=options.verbose, silent=not is_first()) as progress:
         try:
             return function(progress=progress, on_expected=expected, began=began, **given)
         except KeyboardInterrupt as stop:
-            if stop.args:  # training had begun, and its state is kept
+            if stop.args and is_first():  # training had begun, and its state is kept
                 ERR.print(f"{stop}; go on with the same command and --resume.", soft_wrap=True)
             raise
 

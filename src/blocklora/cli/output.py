@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-__all__ = ["ERR", "OUT", "end_output", "print_json", "take_any_name", "write"]
+__all__ = ["ERR", "OUT", "end_output", "is_first", "print_json", "take_any_name", "write"]
 
 _PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE has ended: 128 + 13
 
@@ -25,6 +25,11 @@ class _Stream(Console):
 
 OUT = _Stream(highlight=False)
 ERR = _Stream(stderr=True, highlight=False)
+
+
+def is_first() -> bool:
+    """Return whether this is the first of the processes that torchrun has started, or the only one: it alone prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def take_any_name() -> None:

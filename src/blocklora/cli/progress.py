@@ -39,9 +39,10 @@ class RunProgress:
     Args:
         console: Where to.
         verbose: Whether what the library logs of its engine and memory is shown, too.
+        silent: Whether nothing is shown at all, as of all processes but the first that share a run.
     """
 
-    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+    def __init__(self, console: Console, *, verbose: bool = False, silent: bool = False) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -52,10 +53,11 @@ class RunProgress:
             TextColumn("{task.fields[detail]}"),
             console=console,
             redirect_stdout=sys.stdout.isatty(),  # else results that go into a file would come to stderr
+            disable=silent,
         )
         self._tasks: dict[str, TaskID] = {}
         self._title = ""
-        self._handler = _LogLines(console)
+        self._handler = logging.NullHandler() if silent else _LogLines(console)
         self._shown = logging.INFO if verbose else logging.WARNING
 
     def __enter__(self) -> RunProgress:

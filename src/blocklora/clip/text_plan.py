@@ -11,10 +11,13 @@ opening, then the other tokens of the prompts, in groups of equal length:
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from blocklora.adapter.masks import Rows
 
 __all__ = ["Group", "TextPlan", "prompt_lengths", "text_plan", "text_plans"]
 
@@ -38,6 +41,7 @@ class TextPlan:
         groups: The groups, by growing length.
         ends: The row of every prompt's end-of-text token (N,), in the order of the rows.
         back: Place of every prompt in that order (N,): ``features[back]`` has the order of the prompts.
+        part: Where this is a part of a larger pass: which rows of it these are, and which of its prompts.
     """
 
     ids: Tensor
@@ -46,11 +50,36 @@ class TextPlan:
     groups: tuple[Group, ...]
     ends: Tensor
     back: Tensor
+    part: tuple[Rows, Rows] | None = None
 
     @property
     def sizes(self) -> list[int]:
         """How many rows the opening and each group have."""
         return [self.opening, *(group.count * group.length for group in self.groups)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many rows each prompt has after the opening, in the order of the rows."""
+        return [group.length for group in self.groups for _ in range(group.count)]
+
+    def cut(self, first: int, last: int) -> TextPlan:
+        """Return the plan of the prompts from place ``first`` to before ``last`` in the order of the rows.
+
+        Its prompts have that order, and the same opening as here.
+        """
+        lengths = self.lengths
+        starts = [self.opening, *(self.ends + 1).tolist()]
+        rows = ((0, self.opening), (starts[first], starts[last]))
+        own = Counter(lengths[first:last])
+        return TextPlan(
+            torch.cat([self.ids[a:b] for a, b in rows]),
+            torch.cat([self.positions[a:b] for a, b in rows]),
+            self.opening,
+            tuple(Group(count, length) for length, count in own.items()),
+            self.ends[first:last] - (starts[first] - self.opening),
+            torch.arange(last - first),
+            (Rows(len(self.ids), rows), Rows(len(self.ends), ((first, last),))),
+        )
 
 
 def prompt_lengths(tokens: Tensor, eos_token_id: int) -> Tensor:

@@ -47,8 +47,19 @@ class Towers(Protocol):
     engine: str
     why: str
 
-    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
-        """Unit features (B, D) of pixel values (B, 3, S, S) on the model's device."""
+    def images(
+        self,
+        pixel_values: Tensor,
+        *,
+        seed: int = 0,
+        keep: Keep = "all",
+        part: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Unit features (B, D) of pixel values (B, 3, S, S) on the model's device.
+
+        ``part``: the place of the first of these images among those of a pass, and how many that has, where these are
+        not all of it; the lean engine alone can do that.
+        """
         ...
 
     def passes(self, tokens: Tensor, chunk: int | None = None) -> Sequence[tuple[Tensor, Any]]:
@@ -85,9 +96,16 @@ class LeanTowers:
         """What ``LeanTower.trained`` says of each tower: ``vision`` and ``text``."""
         return {"vision": self._images.trained, "text": self._texts.trained}
 
-    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+    def images(
+        self,
+        pixel_values: Tensor,
+        *,
+        seed: int = 0,
+        keep: Keep = "all",
+        part: tuple[int, int] | None = None,
+    ) -> Tensor:
         """See ``Towers``; what ``images_before`` gave is taken, too."""
-        return self._images.images(pixel_values, seed=seed, keep=keep)
+        return self._images.images(pixel_values, seed=seed, keep=keep, part=part)
 
     def images_before(self, pixel_values: Tensor) -> Tensor:
         """Rows (B, L, d) that go into the first trained block of the image tower; nothing random is in them."""
@@ -122,8 +140,17 @@ class PlainTowers:
         self.model, self.why, self._dtype = model, why, dtype
         self._device = next(model.parameters()).device
 
-    def images(self, pixel_values: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+    def images(
+        self,
+        pixel_values: Tensor,
+        *,
+        seed: int = 0,
+        keep: Keep = "all",
+        part: tuple[int, int] | None = None,
+    ) -> Tensor:
         """See ``Towers``."""
+        if part is not None:
+            raise ValueError("the ordinary forward draws no masks for a part of a pass")
         with self._seeded(seed):
             return _wide(plain_image_features(self.model, pixel_values))
 

@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from blocklora.core.errors import ConfigError
+from blocklora.core.ranks import ALONE, Ranks, started_ranks
 
 __all__ = [
     "Compute",
@@ -67,22 +68,32 @@ class Compute:
         device: From ``resolve_device``.
         precision: ``fp32``, ``bf16`` or ``fp16``, from ``resolve_precision``; weights stay float32.
         deterministic: Whether torch may only use kernels that repeat to the last bit; slower on CUDA.
+        ranks: The processes that share the work.
 
     Attributes:
         device: The device.
         precision: The precision.
         dtype: The 16-bit type to compute in; None: the weights' own.
         scaler: Scales losses in fp16; does nothing otherwise.
+        ranks: As given.
 
     Raises:
         ConfigError: Several processes were started, or the environment does not allow deterministic kernels.
     """
 
-    def __init__(self, device: torch.device, precision: str, *, deterministic: bool = False) -> None:
-        processes = os.environ.get("WORLD_SIZE", "1")
-        if processes != "1":
+    def __init__(
+        self,
+        device: torch.device,
+        precision: str,
+        *,
+        deterministic: bool = False,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        processes = started_ranks()
+        if processes != ranks.count:
             raise ConfigError(
-                f"{processes} processes were started; blocklora trains in one: run it without a launcher."
+                f"{processes} processes were started, and only blocklora fit shares its work among several: run it "
+                "without a launcher."
             )
         workspace = os.environ.get(_WORKSPACE)
         if deterministic and device.type == "cuda" and workspace not in _REPEATABLE_WORKSPACES:
@@ -91,7 +102,7 @@ class Compute:
                 f"(or :16:8, which is smaller and slower), and it is {workspace or 'not set'}: set it before the start."
             )
         self.device, self.precision, self.dtype = device, precision, _DTYPES[precision]
-        self.deterministic = deterministic
+        self.deterministic, self.ranks = deterministic, ranks
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -6,6 +6,8 @@
     │   └── ImageError             one image file cannot be read
     ├── ModelError (ValueError)    a CLIP checkpoint cannot be loaded or is of another kind
     ├── RunError (ValueError)      a RUN folder is missing, incomplete, damaged or in the way
+    │   └── LostRankError          another process that shares the run has ended
+    ├── RankStoppedError           the first of several processes has stopped, and the others with it
     └── SealedTestError            code touched the test images before training had ended
 
 Every message names the file or value, says what was expected, and what to do. The command line prints it as
@@ -19,7 +21,9 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ImageError",
+    "LostRankError",
     "ModelError",
+    "RankStoppedError",
     "RunError",
     "SealedTestError",
 ]
@@ -47,6 +51,14 @@ class ModelError(BlockloraError, ValueError):
 
 class RunError(BlockloraError, ValueError):
     """A RUN folder is missing, incomplete, damaged, or in the way."""
+
+
+class LostRankError(RunError):
+    """Another process that shares the run has ended."""
+
+
+class RankStoppedError(BlockloraError):
+    """The first of several processes has said why it stops, and the others stop with it: nothing is left to say."""
 
 
 class SealedTestError(BlockloraError):

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blocklora.classifier import Classifier
-from blocklora.metrics import fewest_images, strangeness
+from blocklora.metrics import SetScore, fewest_images, strangeness
 
 __all__ = ["set_thresholds", "thresholds_of", "true_strangeness"]
 
 _COVERAGES = (0.8, 0.9, 0.95)
-_SCORE = "lac"
+_SCORE: SetScore = "lac"
 
 
 def thresholds_of(classifier: Classifier) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from blocklora.methods.fitting import Fit, fit_classifier
 from blocklora.methods.method import EngineUse, FitResult, Job, Method, Task, last_step
 from blocklora.methods.prepare import Prepared, prepare
 from blocklora.methods.settings import make_settings, parse_settings, settings_json
-from blocklora.methods.table import METHODS, find_method
+from blocklora.methods.table import METHODS, check_shares, find_method
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -31,6 +31,7 @@ __all__ = [
     "Prepared",
     "Task",
     "check_parameters",
+    "check_shares",
     "find_method",
     "fit_classifier",
     "fit_config",

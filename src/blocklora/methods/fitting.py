@@ -20,6 +20,7 @@ from blocklora.clip import Engine
 from blocklora.core.choices import Choice
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.methods.answers import CROSS_VALIDATED, HeldOut, OutOfFold
 from blocklora.methods.config import FitConfig
@@ -33,6 +34,8 @@ from blocklora.training import Checkpoint, OnExpected, OnStep
 
 __all__ = ["Fit", "fit_classifier"]
 
+_MOST_LOGITS = 1 << 25  # that set the temperature, of images by classes: one number needs no more
+_EVERY = "one of every {} validation images, as the classes are many"
 _NOT_CALIBRATED = "no validation images were left, so probabilities are not calibrated (temperature 1)"
 
 
@@ -69,6 +72,7 @@ def fit_classifier(
     n_test: int = 0,
     on_expected: OnExpected | None = None,
     on_part: OnPart | None = None,
+    ranks: Ranks = ALONE,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -83,9 +87,10 @@ def fit_classifier(
         n_test: Test images that will be measured afterwards.
         on_expected: Told before training how many seconds it and the evaluation are expected to take.
         on_part: Told what the progress from now on belongs to, by methods that fit several times.
+        ranks: The processes that share the work; all of them get the same.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
-    compute = Compute(config.device, config.precision, deterministic=config.deterministic)
+    compute = Compute(config.device, config.precision, deterministic=config.deterministic, ranks=ranks)
     with compute.training():
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
@@ -103,8 +108,10 @@ def fit_classifier(
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        held_out = judged(classifier, task.val, compute, size, store) if task.val else result.held_out
-        temperature, choice = _temperature(result.out_of_fold or held_out, bool(task.val))
+        every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS))
+        val = task.val[::every]
+        held_out = judged(classifier, val, compute, size, store) if val else result.held_out
+        temperature, choice = _temperature(result.out_of_fold or held_out, every if val else None)
         classifier = classifier.with_temperature(temperature)
         evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return Fit(
@@ -152,12 +159,19 @@ def _at_once(device: torch.device, result: FitResult, settings: Any) -> int:
     return at_once(device)
 
 
-def _temperature(held_out: OutOfFold | HeldOut | None, validated: bool) -> tuple[float, Choice]:
-    """Return the temperature that makes images that were not trained on most probable, and how it was chosen."""
+def _temperature(held_out: OutOfFold | HeldOut | None, every: int | None) -> tuple[float, Choice]:
+    """Return the temperature that makes images that were not trained on most probable, and how it was chosen.
+
+    Args:
+        held_out: The logits of these images.
+        every: They are one of so many validation images; None: they are training images that were held out.
+    """
     if held_out is None:
         return 1.0, Choice(1.0, "fixed", "no validation images, so probabilities are not calibrated")
     found = fit_temperature(held_out.logits, held_out.labels)
-    reason, n_images = "" if validated else CROSS_VALIDATED, len(held_out.labels)
+    reason, n_images = CROSS_VALIDATED, len(held_out.labels)
+    if every is not None:
+        reason = _EVERY.format(every) if every > 1 else ""
     if isinstance(held_out, OutOfFold):
         reason, n_images = held_out.reason, held_out.n_images
     return found, Choice(found, "validation", reason, n_images=n_images)

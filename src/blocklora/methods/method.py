@@ -151,7 +151,8 @@ class Job:
     @cached_property
     def written_classes(self) -> Tensor:
         """Unit class features (N, D) of the written prompts, on the CPU: the mean over an ensemble."""
-        return mean_features(self.clip.model, self.task.ensemble or (self.task.tokens,), engine=self.engine)
+        tokens = self.task.ensemble or (self.task.tokens,)
+        return mean_features(self.clip.model, tokens, engine=self.engine, ranks=self.compute.ranks)
 
     def on_images(self, train: tuple[Example, ...], val: tuple[Example, ...], **changes: Any) -> Job:
         """Return the same job on some of its images; what is known of its classes is not computed again."""
@@ -279,6 +280,7 @@ class Method:
         open: Whether the classifier can be asked about classes that it has not seen, by their names.
         prompts: What it makes of several prompts a class.
         families: The ``model_type`` of every model it works on; None: all.
+        shares: Whether several processes can share its training.
     """
 
     fit: Callable[[Job, Any], FitResult]
@@ -286,6 +288,7 @@ class Method:
     open: bool = False
     prompts: PromptUse = "one"
     families: Sequence[str] | None = None
+    shares: bool = False
 
 
 def last_step(steps: int, recipe: str) -> dict[str, Choice]:

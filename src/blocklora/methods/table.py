@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from blocklora.core.errors import ConfigError
+from blocklora.core.ranks import Ranks
 from blocklora.core.words import did_you_mean
 from blocklora.methods.adapters import any_peft, block_lora, block_lora_gda, clip_lora
 from blocklora.methods.auto import auto
@@ -24,7 +27,7 @@ from blocklora.methods.method import Method
 from blocklora.methods.prompts import cocoop, coop, kgcoop, maple, prograd, promptsrc
 from blocklora.methods.weights import full, layer_norm, two_stage
 
-__all__ = ["METHODS", "find_method"]
+__all__ = ["METHODS", "check_shares", "find_method"]
 
 METHODS: dict[str, Method] = {
     "block-lora": block_lora.METHOD,
@@ -68,3 +71,32 @@ def find_method(name: str) -> Method:
             f"method '{name}': expected one of {', '.join(METHODS)}{did_you_mean(str(name), METHODS)}."
         )
     return METHODS[name]
+
+
+def check_shares(name: str, settings: Any, time_limit: float | None, ranks: Ranks) -> None:
+    """Check that a fit can be shared among the processes that there are.
+
+    Args:
+        name: The method.
+        settings: Its settings.
+        time_limit: Seconds that the fit may take; None: as long as it takes.
+        ranks: The processes.
+
+    Raises:
+        ConfigError: It cannot; the message says what can.
+    """
+    if ranks.count == 1:
+        return
+    if not find_method(name).shares:
+        able = ", ".join(other for other, method in METHODS.items() if method.shares)
+        raise ConfigError(
+            f"method '{name}': trains in one process, and {ranks.count} were started; start it without torchrun, or "
+            f"take one of {able}."
+        )
+    alone = {"time_limit": time_limit, "cached_views": getattr(settings, "cached_views", None)}
+    for option, value in alone.items():
+        if value is not None:
+            raise ConfigError(
+                f"{option} '{value}': is for one process, and {ranks.count} were started; leave it out, or start it "
+                "without torchrun."
+            )

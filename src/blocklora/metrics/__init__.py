@@ -7,6 +7,7 @@ from blocklora.metrics.accuracy import (
     mean_class_accuracy,
     per_class,
 )
+from blocklora.metrics.answers import Answers, answers, joined_answers, top_classes
 from blocklora.metrics.calibration import (
     Calibration,
     Reliability,
@@ -17,6 +18,7 @@ from blocklora.metrics.calibration import (
     negative_log_likelihood,
     reliability_bins,
     top_calibration_error,
+    top_reliability_bins,
 )
 from blocklora.metrics.choose import Winner, choose_candidate
 from blocklora.metrics.confidence import (
@@ -45,12 +47,13 @@ from blocklora.metrics.selective import (
     risk_coverage,
     threshold_for,
 )
-from blocklora.metrics.summary import Difference, Evaluation, evaluate
+from blocklora.metrics.summary import Difference, Evaluation, evaluate, judge
 from blocklora.metrics.temperature import fit_temperature
 from blocklora.metrics.unknown import UnknownStudy, known_p_values, study_unknown, together, unlikeness
 
 __all__ = [
     "Answered",
+    "Answers",
     "Calibration",
     "CalibrationPart",
     "ClassResult",
@@ -66,6 +69,7 @@ __all__ = [
     "UnknownStudy",
     "Winner",
     "answered_above",
+    "answers",
     "brier_score",
     "calibration_of",
     "choose_candidate",
@@ -77,6 +81,8 @@ __all__ = [
     "fit_temperature",
     "guaranteed_coverage",
     "holm",
+    "joined_answers",
+    "judge",
     "judge_confidence",
     "judge_sets",
     "judge_unknown",
@@ -97,6 +103,8 @@ __all__ = [
     "threshold_for",
     "together",
     "top_calibration_error",
+    "top_classes",
+    "top_reliability_bins",
     "unlikeness",
     "wilson_interval",
 ]

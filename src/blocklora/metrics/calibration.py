@@ -22,6 +22,7 @@ __all__ = [
     "negative_log_likelihood",
     "reliability_bins",
     "top_calibration_error",
+    "top_reliability_bins",
 ]
 
 ECE_METHOD = "equal-mass bins, debiased"
@@ -67,8 +68,12 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, n_bins: int = 
     Source:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
     """
-    confidence, correct = _top(probabilities, labels)
-    edges, counts, confidence_sums, correct_sums = _bins(confidence, correct, n_bins)
+    return top_reliability_bins(*_top(probabilities, labels), n_bins)
+
+
+def top_reliability_bins(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> Reliability:
+    """The same where only the probability of each image's answer is known; see ``top_calibration_error``."""
+    edges, counts, confidence_sums, correct_sums = _bins(*_sure_and_right(confidence, correct), n_bins)
     return Reliability(
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
@@ -138,11 +143,7 @@ def top_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
     Raises:
         DataError: The lengths differ, there is no image, or a value is no probability.
     """
-    sure, right = _shares(confidence, "confidence"), np.asarray(correct, dtype=np.float64)
-    if sure.shape != right.shape:
-        raise DataError(
-            f"{len(sure)} confidences and correct of shape {right.shape}; expected one each an image."
-        )
+    sure, right = _sure_and_right(confidence, correct)
     n_bins = min(MOST_BINS, max(1, len(sure) // IMAGES_A_BIN))
     limits = np.quantile(sure, np.arange(1, n_bins) / n_bins, method="inverted_cdf")
     place = np.searchsorted(limits, sure, side="left")  # (N,) in 0..B-1; equal values come together
@@ -229,6 +230,16 @@ def _shares(values: ArrayLike, name: str) -> Floats:
 
 def _means(sums: Floats, counts: Ints) -> tuple[float | None, ...]:
     return tuple(float(s / n) if n else None for s, n in zip(sums, counts, strict=True))
+
+
+def _sure_and_right(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
+    """(N,) confidences and (N,) 1.0 where the answer is correct, if there are as many; else a ``DataError``."""
+    sure, right = _shares(confidence, "confidence"), np.asarray(correct, dtype=np.float64)
+    if sure.shape != right.shape:
+        raise DataError(
+            f"{len(sure)} confidences and correct of shape {right.shape}; expected one each an image."
+        )
+    return sure, right
 
 
 def _top(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
 
-from blocklora.metrics.calibration import Calibration, calibration_of
-from blocklora.metrics.checks import checked_labels, checked_scores
+from blocklora.metrics.answers import Answers, calibration_of_answers
+from blocklora.metrics.calibration import Calibration
+from blocklora.metrics.checks import checked_labels
 from blocklora.metrics.intervals import wilson_interval
 from blocklora.metrics.selective import (
     Answered,
@@ -138,9 +138,9 @@ class Confidence:
 
 
 def judge_confidence(
-    logits: ArrayLike,
+    before: Answers,
+    after: Answers,
     labels: ArrayLike,
-    temperature: float,
     held_out: tuple[ArrayLike, ArrayLike] | None = None,
     sets: Sets | None = None,
     unknown: Unknown | None = None,
@@ -148,9 +148,9 @@ def judge_confidence(
     """Judge the confidence of a classifier on N test images.
 
     Args:
-        logits: (N, C) of the test images, not divided by the temperature, N >= 1.
-        labels: (N,) true classes, 0..C-1.
-        temperature: The fitted one.
+        before: The answers to the test images at temperature 1, N >= 1.
+        after: Those at the fitted temperature.
+        labels: (N,) true classes.
         held_out: (n,) probabilities of the answers to held-out images and (n,) whether they are right; thresholds are
             chosen by them.
         sets: What ``judge_sets`` gave.
@@ -159,13 +159,11 @@ def judge_confidence(
     Raises:
         DataError: The arrays do not fit each other, or there is no image.
     """
-    scores = checked_scores(logits, "logits")
-    truth = checked_labels(labels, *scores.shape)
-    shares = softmax(scores / temperature, axis=1)
-    confidence, correct = shares.max(axis=1), shares.argmax(axis=1) == truth
+    truth = np.asarray(labels, dtype=np.int64)
+    confidence, correct = after.confidence, after.predicted == truth
     return Confidence(
-        before=calibration_of(softmax(scores, axis=1), truth),
-        after=calibration_of(shares, truth),
+        before=calibration_of_answers(before, truth),
+        after=calibration_of_answers(after, truth),
         risk=risk_coverage(confidence, correct),
         wanted=tuple(_wanted(share, held_out, confidence, correct) for share in WANTED) if held_out else (),
         sets=sets,

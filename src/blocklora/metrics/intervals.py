@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import sqrt
 
 from scipy.stats import binomtest
@@ -11,6 +12,7 @@ from blocklora.core.errors import ConfigError, DataError
 __all__ = ["mcnemar_exact", "paired_difference_interval", "wilson_interval"]
 
 
+@lru_cache(maxsize=4096)  # among many classes the same counts come again and again
 def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion, without continuity correction.
 

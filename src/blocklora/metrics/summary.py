@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from blocklora.core.errors import DataError
 from blocklora.metrics.accuracy import ClassResult, confusion_counts, mean_class_accuracy, per_class
-from blocklora.metrics.calibration import ECE_METHOD, Reliability, calibration_of, reliability_bins
+from blocklora.metrics.answers import Answers, answers, calibration_of_answers
+from blocklora.metrics.calibration import ECE_METHOD, Reliability, top_reliability_bins
 from blocklora.metrics.checks import checked_labels, checked_probabilities
 from blocklora.metrics.intervals import wilson_interval
 from blocklora.metrics.paired import pair_answers
 
-__all__ = ["Difference", "Evaluation", "evaluate"]
+__all__ = ["Difference", "Evaluation", "evaluate", "judge"]
 
 _OLD_ECE = "15 bins of equal width"  # of files of earlier versions
 _METHOD = "95% interval by Newcombe's method 10 for paired proportions; exact McNemar test"
@@ -139,16 +140,37 @@ def evaluate(
         DataError: The arrays and names do not fit each other, the test is empty, a row of probabilities does
             not sum to 1, or a label is out of range.
     """
-    checked = checked_probabilities(probabilities)
-    n_test, n_classes = checked.shape
+    n_classes = checked_probabilities(probabilities).shape[1]
     if len(class_names) != n_classes:
         raise DataError(f"There are {len(class_names)} class names for {n_classes} columns of probabilities.")
+    return judge(answers(probabilities, labels), labels, class_names, zero_shot_labels)
+
+
+def judge(
+    said: Answers,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    zero_shot_labels: ArrayLike | None = None,
+) -> Evaluation:
+    """Judge a classifier by its answers to N test images of C classes; memory does not grow with N times C.
+
+    Args:
+        said: The answers, N >= 1.
+        labels: (N,) true classes, 0..C-1.
+        class_names: C names.
+        zero_shot_labels: As ``evaluate`` takes them.
+
+    Raises:
+        DataError: The arrays do not fit each other, or a label is out of range.
+    """
+    predicted, n_classes = said.predicted, len(class_names)
+    n_test = len(predicted)
     truth = checked_labels(labels, n_test, n_classes)
     before = None
     if zero_shot_labels is not None:
         before = checked_labels(zero_shot_labels, n_test, n_classes, "zero_shot_labels")
-    predicted, figures = checked.argmax(axis=1), calibration_of(checked, truth)
-    n_correct = int((predicted == truth).sum())
+    figures, correct = calibration_of_answers(said, truth), predicted == truth
+    n_correct = int(correct.sum())
     classes = per_class(truth, predicted, class_names, before)
     n_before = None if before is None else int((before == truth).sum())
     return Evaluation(
@@ -163,10 +185,10 @@ def evaluate(
         brier=figures.brier,
         per_class=classes,
         confusion_counts=confusion_counts(truth, predicted, n_classes),
-        reliability=reliability_bins(checked, truth),
+        reliability=top_reliability_bins(said.confidence, correct),
         zero_shot_accuracy=None if n_before is None else n_before / n_test,
         zero_shot_interval=None if n_before is None else wilson_interval(n_before, n_test),
-        difference=None if before is None else _difference(predicted == truth, before == truth),
+        difference=None if before is None else _difference(correct, before == truth),
     )
 
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from blocklora.core.errors import DataError, RunError
 from blocklora.core.files import write_bytes
-from blocklora.metrics import Evaluation
+from blocklora.metrics import Answers, Evaluation
 
 __all__ = ["PredictionRow", "read_predictions", "write_confusion", "write_predictions", "written_name"]
 
@@ -48,7 +47,7 @@ def write_predictions(
     path: Path,
     images: Sequence[str],
     labels: Sequence[int],
-    probabilities: ArrayLike,
+    said: Answers,
     class_names: Sequence[str],
     zero_shot_labels: Sequence[int] | None = None,
 ) -> None:
@@ -58,29 +57,29 @@ def write_predictions(
         path: The file, such as RUN/predictions.csv, in a folder that exists; written whole or not at all.
         images: N names.
         labels: (N,) true classes, 0..C-1.
-        probabilities: (N, C).
+        said: The answers to them.
         class_names: C names.
         zero_shot_labels: (N,) what the model predicted before it was adapted; without it the column is left out.
 
     Raises:
         DataError: The lengths do not fit each other.
     """
-    shares = np.asarray(probabilities)  # (N, C)
     n, truth = len(images), np.asarray(labels, dtype=np.int64)
     before = None if zero_shot_labels is None else np.asarray(zero_shot_labels, dtype=np.int64)
-    if shares.shape != (n, len(class_names)) or len(truth) != n or (before is not None and len(before) != n):
+    predicted = said.predicted
+    lengths = {n, len(truth), len(predicted), n if before is None else len(before)}
+    if len(lengths) > 1 or max(predicted, default=0) >= len(class_names):
         raise DataError(
-            f"{n} images, {len(truth)} labels and probabilities of shape {shares.shape} for {len(class_names)} class "
-            "names do not fit each other; expected a label and a row of probabilities for each image."
+            f"{n} images, {len(truth)} labels and {len(predicted)} answers for {len(class_names)} class names do not "
+            "fit each other; expected a label and an answer for each image."
         )
-    predicted, rows = shares.argmax(axis=1), np.arange(n)
     shown = [
         images,
         [class_names[c] for c in truth],
         [class_names[c] for c in predicted],
         ["yes" if hit else "no" for hit in predicted == truth],
-        [f"{min(share, 1):.6g}" for share in shares[rows, predicted]],  # rounding may leave 1 + 1e-7
-        [f"{min(share, 1):.6g}" for share in shares[rows, truth]],
+        [f"{share:.6g}" for share in said.confidence],
+        [f"{share:.6g}" for share in said.of_truth],
         *([] if before is None else [[class_names[c] for c in before]]),
     ]
     _write(path, _COLUMNS[: len(shown)], zip(*shown, strict=True))

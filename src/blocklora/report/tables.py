@@ -35,6 +35,7 @@ __all__ = [
 
 MOST_CLASSES_SHOWN = 40  # with more, the table opens with the worst ones, and pairs replace the matrix
 WORST_CLASSES = 50
+MOST_LISTED = 5000  # with more, the page would be of several megabytes: it shows the worst classes only
 MOST_PAIRS = 15
 THUMBNAIL = 160  # pixels, the longer side
 HEAT = 96  # of heat maps and the nearest training images
@@ -98,14 +99,18 @@ class Card:
 
 
 def class_tables(rows: Sequence[ClassResult]) -> list[ClassTable]:
-    """One table of all classes, or for many classes the worst ones first and then all, folded away."""
+    """One table of all classes, or for many classes the worst ones first and then all, or 5,000, folded away."""
     worst_first = sorted(rows, key=lambda row: 2.0 if row.accuracy is None else row.accuracy)
     if len(rows) <= MOST_CLASSES_SHOWN:
         return [ClassTable(None, worst_first)]
-    return [
-        ClassTable(None, worst_first[:WORST_CLASSES]),
-        ClassTable(f"All {count(len(rows), 'class')}", list(rows)),
-    ]
+    if len(rows) <= MOST_LISTED:
+        others = ClassTable(f"All {count(len(rows), 'class')}", list(rows))
+    else:
+        title = (
+            f"{MOST_LISTED:,} of {count(len(rows), 'class')}, the lowest recall first; metrics.json has all"
+        )
+        others = ClassTable(title, worst_first[:MOST_LISTED])
+    return [ClassTable(None, worst_first[:WORST_CLASSES]), others]
 
 
 def confused_cells(evaluation: Evaluation) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blocklora.classifier import Classifier, chance_known, class_sets, held_out_answers, proven_coverage
 from blocklora.core.errors import ConfigError
-from blocklora.metrics import Confidence, judge_confidence, judge_sets, judge_unknown
+from blocklora.metrics import Answers, Confidence, judge_confidence, judge_sets, judge_unknown
 from blocklora.report import alarm_sentence, promise_sentence
 
 __all__ = ["COVERAGE", "alarm_note", "measure_confidence", "promise_of"]
@@ -17,12 +17,15 @@ __all__ = ["COVERAGE", "alarm_note", "measure_confidence", "promise_of"]
 COVERAGE = 0.9  # of the sets of classes that are measured; any other is chosen when predicting
 
 
-def measure_confidence(classifier: Classifier, features: Tensor, labels: NDArray[Any]) -> Confidence:
+def measure_confidence(
+    classifier: Classifier, features: Tensor, said: Answers, labels: NDArray[Any]
+) -> Confidence:
     """Judge the confidence in the answers to test images.
 
     Args:
         classifier: What answers.
         features: Of the images, as ``Classifier.logits`` takes them, M >= 1.
+        said: The answers to them.
         labels: True classes (M,).
     """
     evidence, sets, unknown = classifier.evidence, None, None
@@ -38,8 +41,8 @@ def measure_confidence(classifier: Classifier, features: Tensor, labels: NDArray
             guaranteed=proven_coverage(held_out, COVERAGE),
         )
     answers = (held_out.confidence, held_out.correct) if held_out else None
-    logits = classifier.logits(features).numpy()
-    return judge_confidence(logits, labels, classifier.temperature, answers, sets, unknown)
+    before = classifier.with_temperature(1.0).answers(features, labels)
+    return judge_confidence(before, said, labels, answers, sets, unknown)
 
 
 def promise_of(classifier: Classifier, coverage: float) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from blocklora.core.device import reset_peak_memory
 from blocklora.core.errors import ConfigError, ImageError
 from blocklora.core.files import claim_folder, user_path, write_json
 from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_versions
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import (
     DataChoice,
@@ -32,8 +33,16 @@ from blocklora.data import (
     split_record,
     training_record,
 )
-from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, fit_classifier, fit_config, prepare
-from blocklora.report import RunMetrics, write_metrics, write_report
+from blocklora.methods import (
+    DEFAULT_PROMPT,
+    Fit,
+    FitConfig,
+    check_shares,
+    fit_classifier,
+    fit_config,
+    prepare,
+)
+from blocklora.report import RunMetrics, metrics_from_json, metrics_json, write_metrics, write_report
 from blocklora.run.folder import (
     CHECKPOINT,
     METRICS,
@@ -86,6 +95,7 @@ def fit_run(
     resources: Resources | None = None,
     on_expected: OnExpected | None = None,
     began: float | None = None,
+    ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
     """Fit a classifier to a data set and measure it on the test images, once.
@@ -110,6 +120,7 @@ def fit_run(
         resources: Cores and memory to use; None: all that this process may use.
         on_expected: Told before training how many seconds it and the evaluation are expected to take.
         began: When a ``time_limit`` began, as ``time.monotonic`` tells it; None is now.
+        ranks: The processes that share the run. All of them call this alike; the first one alone writes.
         **settings: The arguments of ``methods.fit_config``.
 
     Returns:
@@ -123,13 +134,17 @@ def fit_run(
     choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
+    check_shares(config.method, config.settings, config.time_limit, ranks)
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     out = user_path(out) if out else _default_out(whole.name, config)
     deadline = Deadline.of(config.time_limit, began)
-    with claim_folder(out):
-        told = (deadline, on_expected)
-        return out, _run_in(out, choice, config, whole, drawn, resume, progress, store, resources, *told)
+    told = (deadline, None if ranks.count > 1 else on_expected)
+    with ExitStack() as stack:
+        ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
+        return out, _run_in(
+            out, choice, config, whole, drawn, resume, progress, store, resources, *told, ranks
+        )
 
 
 def _run_in(
@@ -144,20 +159,21 @@ def _run_in(
     resources: Resources | None,
     deadline: Deadline | None,
     on_expected: OnExpected | None,
+    ranks: Ranks,
 ) -> RunMetrics:
     """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
     dataset, split, sealed = seal(whole, drawn)
     described, record = config_json(choice, config), training_record(split, dataset.class_names)
-    if finished := check_run(out, described, record, resume):
-        return finished
+    if finished := ranks.on_first(lambda: _finished(out, described, record, resume)):
+        return metrics_from_json(finished)
     reset_peak_memory(config.device)
     prepared = prepare(config, dataset, split)
     origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
-    check_origin(out, origin, resume)
+    ranks.on_first(lambda: check_origin(out, origin, resume))
     facts = {"config": described, "images": record["training_hash"], "origin": origin}
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
-    with _freed_on_failure(out, checkpoint):
-        start_run(out, described, origin, record)
+    with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
+        ranks.on_first(lambda: start_run(out, described, origin, record))
         fit = fit_classifier(
             prepared,
             config,
@@ -169,17 +185,28 @@ def _run_in(
             n_test=len(drawn.test),
             on_expected=on_expected,
             on_part=progress.part if progress else None,
+            ranks=ranks,
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
         metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
-        _write_classifier(out, fit, dataset, config)
-        write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-        _write_report(out / REPORT, metrics, [*split.train, *split.test])
-        write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
-    checkpoint.remove()
+        if ranks.first:
+            _write_classifier(out, fit, dataset, config)
+            write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
+            _write_report(out / REPORT, metrics, [*split.train, *split.test])
+            write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
+    if ranks.first:
+        checkpoint.remove()
     return metrics
+
+
+def _finished(
+    out: Path, described: Mapping[str, Any], record: Mapping[str, Any], resume: bool
+) -> Mapping[str, Any] | None:
+    """Return the metrics of a run that is finished, as metrics.json holds them; see ``check_run``."""
+    found = check_run(out, described, record, resume)
+    return metrics_json(found) if found else None
 
 
 def _late_notes(deadline: Deadline | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from blocklora.core.device import Compute
 from blocklora.core.errors import DataError, ImageError
 from blocklora.core.words import count
 from blocklora.data import Example
-from blocklora.metrics import Evaluation, evaluate
+from blocklora.metrics import Answers, Evaluation, judge
 from blocklora.report import (
     ConfusedPair,
     Mistake,
@@ -31,7 +32,7 @@ from blocklora.run.explain import reasons
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
-_MISTAKES = 24
+_MISTAKES, _TOP = 24, 3
 _PAIRS, _OF_A_PAIR = 5, 3
 
 
@@ -97,36 +98,57 @@ def measure(
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
     kept = [test[index] for index in encoded.kept]
     labels = np.array([example.label for example in kept])
-    probabilities = what.classifier.probabilities(encoded.features)
-    zero_shot = what.classifier.zero_shot_labels(encoded.features[:, 1])
+    said, zero_shot = _answers(what, encoded.features, labels)
     names = list(what.classifier.class_names)
-    if predictions:
+    if predictions and what.compute.ranks.first:
         images = [example.image for example in kept]
-        write_predictions(predictions, images, labels.tolist(), probabilities, names, zero_shot.tolist())
-    evaluation = evaluate(probabilities, labels, names, zero_shot)
+        write_predictions(predictions, images, labels.tolist(), said, names, zero_shot.tolist())
+    evaluation = judge(said, labels, names, zero_shot)
     return RunMetrics(
         evaluation=evaluation,
         temperature=what.classifier.temperature,
-        confidence=measure_confidence(what.classifier, encoded.features, labels),
-        mistakes=_explained(what, kept, encoded.features, _mistakes(kept, labels, probabilities, names)),
-        confused=_confused(evaluation, kept, labels, probabilities),
+        confidence=measure_confidence(what.classifier, encoded.features, said, labels),
+        mistakes=_explained(what, kept, encoded.features, _mistakes(kept, labels, said, names)),
+        confused=_confused(evaluation, kept, labels, said),
         unreadable=tuple(encoded.unreadable),
     )
+
+
+def _answers(
+    what: Measurable, features: Tensor, labels: NDArray[np.int64]
+) -> tuple[Answers, NDArray[np.int64]]:
+    """Return the answers to images, and those of zero-shot; several ranks share them, and each gets all.
+
+    Args:
+        what: The classifier.
+        features: Adapted, and the base model's (M, 2, D).
+        labels: Their true classes (M,).
+    """
+    classifier, ranks = what.classifier, what.compute.ranks
+    first, last = ranks.share(len(labels)) if len(labels) >= ranks.count else (0, len(labels))
+    said = classifier.answers(features[first:last], labels[first:last], _TOP)
+    zero_shot = classifier.zero_shot_labels(features[first:last, 1])
+    if last - first == len(labels):
+        return said, zero_shot
+    parts = [
+        ranks.gather(torch.from_numpy(part)).numpy()
+        for part in (said.top, said.shares, said.of_truth, said.squares, zero_shot)
+    ]
+    return Answers(*parts[:4]), parts[4]
 
 
 def _confused(
     evaluation: Evaluation,
     examples: Sequence[Example],
     labels: NDArray[Any],
-    probabilities: NDArray[np.float64],
+    said: Answers,
 ) -> tuple[ConfusedPair, ...]:
     """Return the pairs of classes that were confused most often, each with its most confident mistakes."""
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     pairs = []
     cells = zip(confused_pairs(evaluation), confused_cells(evaluation), strict=True)
     for pair, (label, other, _) in islice(cells, _PAIRS):
-        places = np.flatnonzero((labels == label) & (predicted == other))
-        worst = places[np.argsort(-confidence[places], kind="stable")][:_OF_A_PAIR].tolist()
+        places = np.flatnonzero((labels == label) & (said.predicted == other))
+        worst = places[np.argsort(-said.confidence[places], kind="stable")][:_OF_A_PAIR].tolist()
         pairs.append(replace(pair, mistaken=tuple(examples[place].image for place in worst)))
     return tuple(pairs)
 
@@ -152,21 +174,20 @@ def _explained(
 def _mistakes(
     examples: Sequence[Example],
     labels: NDArray[Any],
-    probabilities: NDArray[np.float64],
+    said: Answers,
     names: Sequence[str],
 ) -> tuple[Mistake, ...]:
     """Return the wrongly classified images, most confident first."""
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    wrong = np.flatnonzero(said.predicted != labels)
+    worst = wrong[np.argsort(-said.confidence[wrong], kind="stable")][:_MISTAKES]
     return tuple(
         Mistake(
             image=examples[place].image,
             label=names[labels[place]],
-            predicted=names[predicted[place]],
+            predicted=names[said.predicted[place]],
             top=tuple(
-                (names[label], float(probabilities[place, label]))
-                for label in np.argsort(-probabilities[place], kind="stable")[:3].tolist()
+                (names[label], share)
+                for label, share in zip(said.top[place].tolist(), said.shares[place].tolist(), strict=True)
             ),
         )
         for place in worst.tolist()

@@ -1,6 +1,6 @@
 """Classify files with a finished run, batch by batch, so that answers come while others are computed.
 
-Axes: B = images of a batch, M = readable images of it, N = classes, D = the width of a feature.
+Axes: B = images of a batch, M = readable images of it, N = classes, k = classes named for each.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier import Encoded, chance_known, class_sets, encode_batches
 from blocklora.core.words import printable
 from blocklora.data import Source, Unreadable
+from blocklora.metrics import top_classes
 from blocklora.run.explain import Reasons, reasons
 from blocklora.run.load import LoadedRun
 
@@ -181,13 +183,21 @@ def answers(
         known = chance_known(classifier, features).tolist()
     if asked.explain:
         why = reasons(classifier, [source for _, source in images], features, run.compute)
-    for row, shares in enumerate(classifier.probabilities(features)):
-        order = np.argsort(-shares, kind="stable").tolist()
+    probabilities = classifier.probabilities(features)
+    best, shares = top_classes(probabilities, asked.top_k)  # (M, k)
+    for row, (name, _) in enumerate(images):
+        places = zip(best[row].tolist(), shares[row].tolist(), strict=True)
         yield Prediction(
-            image=images[row][0],
-            top=[(labels[place], float(shares[place])) for place in order[: asked.top_k]],
-            set=None if sets is None else [labels[place] for place in order if sets[row, place]],
+            image=name,
+            top=[(labels[place], share) for place, share in places],
+            set=None if sets is None else _members(sets[row], probabilities[row], labels),
             chance_known=None if known is None else known[row],
             unknown=known is not None and known[row] <= (asked.false_alarms or 0.0),
             reasons=None if why is None else why[row],
         )
+
+
+def _members(chosen: NDArray[np.bool_], shares: NDArray[np.float64], labels: Sequence[str]) -> list[str]:
+    """Return the labels of a set of classes (N,), the most probable first."""
+    members = np.flatnonzero(chosen)
+    return [labels[place] for place in members[np.argsort(-shares[members], kind="stable")].tolist()]

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from blocklora.core.ranks import ALONE, Ranks
+
 __all__ = ["Saver", "stop_between_steps"]
 
 _PAUSES = (
@@ -51,8 +53,11 @@ class Saver:
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no step is cut in half; a second one stops at once."""
+def stop_between_steps(ranks: Ranks = ALONE) -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that no step is cut in half; a second one stops at once.
+
+    Of several ranks so does the request to end, which torchrun sends to all where one of them has ended.
+    """
     event = threading.Event()
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:  # set outside of Python
@@ -65,7 +70,10 @@ def stop_between_steps() -> Iterator[threading.Event]:
         event.set()
 
     signal.signal(signal.SIGINT, on_signal)
+    ended = signal.signal(signal.SIGTERM, lambda *_: event.set()) if ranks.count > 1 else None
     try:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+        if ended is not None:
+            signal.signal(signal.SIGTERM, ended)

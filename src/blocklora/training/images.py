@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from blocklora.clip import crop_size, pixels, random_crop
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.seeds import Stream, generator
 from blocklora.data import Example, open_for_model, open_image
 
@@ -39,6 +40,7 @@ class TrainingImages:
         augment: ``crop-flip`` (a random crop of 8% to 100% of the area, then a mirror image half of the
             time), ``crop`` (no mirror image), or ``none`` (what a test image gets).
         seed: Where all randomness comes from.
+        ranks: The processes that share every batch: each is given its own part.
 
     Attributes:
         batch_size: The largest B.
@@ -46,13 +48,21 @@ class TrainingImages:
     """
 
     def __init__(
-        self, examples: Sequence[Example], processor: Any, *, batch_size: int, augment: Augment, seed: int
+        self,
+        examples: Sequence[Example],
+        processor: Any,
+        *,
+        batch_size: int,
+        augment: Augment,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._examples = examples
         self._processor = processor
         self.batch_size = min(batch_size, len(examples))
         self._augment = augment
         self._seed = seed
+        self._ranks = ranks
         self._size = crop_size(processor)
         self.budget = KEPT_BYTES
         self._kept: dict[int, Image.Image] = {}
@@ -83,29 +93,45 @@ class TrainingImages:
         return step // -(-len(self._examples) // self.batch_size)
 
     def all_pixels(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield the pixel values of all images in their order, ``batch_size`` at a time, without augmentation."""
-        for start in range(0, len(self._examples), batch_size):
-            chosen = range(start, min(start + batch_size, len(self._examples)))
+        """Yield the pixel values of all images in their order, ``batch_size`` at a time, without augmentation.
+
+        Of several ranks each is given its share of the images.
+        """
+        first, last = self._ranks.share(len(self._examples))
+        for start in range(first, last, batch_size):
+            chosen = range(start, min(start + batch_size, last))
             yield torch.stack([pixels(self._open(index), self._processor) for index in chosen])
 
     def labels(self, step: int) -> torch.Tensor:
-        """Return the labels (B,) of a step."""
-        return torch.tensor([self._examples[index].label for index in self.indices(step)])
+        """Return the labels (B,) of a step; of several ranks, of this one's images."""
+        indices = self.own_indices(step)
+        return torch.tensor([self._examples[index].label for index in indices], dtype=torch.long)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0."""
-        indices = self.indices(step)
-        first = self._pixels(indices[0], step, 0)
-        values = first.new_empty(
-            len(indices), *first.shape
-        )  # filled in place: stacking would hold a batch twice
-        values[0] = first
-        for place, index in enumerate(indices[1:], 1):
-            values[place] = self._pixels(index, step, place)
+        """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0; of several ranks, of its part."""
+        start, _ = self.part(step)
+        indices = self.own_indices(step)
+        values = torch.empty(0, 3, self._size, self._size)
+        for place, index in enumerate(indices):
+            one = self._pixels(index, step, start + place)
+            if not place:  # filled in place: stacking would hold a batch twice
+                values = one.new_empty(len(indices), *one.shape)
+            values[place] = one
         return values, self.labels(step)
 
+    def part(self, step: int) -> tuple[int, int]:
+        """Return the place of this rank's first image in the batch of a step, and how many images that has."""
+        size = len(self.indices(step))
+        return self._ranks.share(size)[0], size
+
+    def own_indices(self, step: int) -> list[int]:
+        """Return which examples are this rank's part of the batch of a step."""
+        indices = self.indices(step)
+        first, last = self._ranks.share(len(indices))
+        return indices[first:last]
+
     def indices(self, step: int) -> list[int]:
-        """Return which examples make up the batch of a step."""
+        """Return which examples make up the batch of a step, on whatever rank."""
         epoch = self.epoch(step)
         batch = step - epoch * -(-len(self._examples) // self.batch_size)
         order = generator(self._seed, Stream.IMAGE_ORDER, epoch).permutation(len(self._examples))

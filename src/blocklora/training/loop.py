@@ -18,9 +18,11 @@ from torch import Tensor
 
 from blocklora.clip.towers import LeanTowers, Towers, trains
 from blocklora.core.device import Compute
+from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
 from blocklora.training.checkpoint import Checkpoint
+from blocklora.training.distributed import add_gradients
 from blocklora.training.images import TrainingImages
 from blocklora.training.minimise import Batches, Curve, OnStep, minimise
 from blocklora.training.pace import InTime, all_steps, seconds_a_step
@@ -91,10 +93,10 @@ def train(
     model = towers.model
     with compute.training(), _own_random_stream(compute.device):
         _training_mode(model)
-        plans = _first_plans(checkpoint, plans)
-        gradients = _Gradients(towers, tokens, plans, compute, seed)
+        plans = _first_plans(checkpoint, plans, compute.ranks)
+        gradients = _Gradients(towers, tokens, images, plans, compute, seed)
         optimizer = torch.optim.AdamW([dict(group) for group in groups], betas=_BETAS)
-        batches = _batches(towers, images, plans[0])
+        batches = _batches(towers, images, plans[0], compute.ranks)
         state = {name: value for name, value in model.named_parameters() if value.requires_grad}
         pace = partial(seconds_a_step, gradients, optimizer, batches, compute, state, resources)
         steps = in_time(iterations, pace)
@@ -115,7 +117,7 @@ def _training_mode(model: Any) -> None:
             tower.eval()
 
 
-def _batches(towers: Towers, images: TrainingImages | FixedViews, plan: Plan) -> Batches:
+def _batches(towers: Towers, images: TrainingImages | FixedViews, plan: Plan, ranks: Ranks) -> Batches:
     """Return the images; or their features, where neither they nor the image tower ever change.
 
     Of fixed views, what goes into the first trained block; their features, where none is trained.
@@ -128,14 +130,14 @@ def _batches(towers: Towers, images: TrainingImages | FixedViews, plan: Plan) ->
         return EncodedViews(images, encode, size, next(towers.model.parameters()).device)
     if trains(towers.model.vision_model) or not images.fixed:
         return images
-    return _Features(towers, images, size)
+    return _Features(towers, images, size, ranks)
 
 
-def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+def _first_plans(checkpoint: Checkpoint | None, plans: Sequence[Plan], ranks: Ranks) -> tuple[Plan, ...]:
     """Return the plans of a run's first start, which are these unless it was started before."""
     if checkpoint is None:
         return tuple(plans)
-    kept = checkpoint.first_start("plans", lambda: [asdict(plan) for plan in plans])
+    kept = ranks.on_first(lambda: checkpoint.first_start("plans", lambda: [asdict(plan) for plan in plans]))
     first = tuple(Plan(**values) for values in kept)
     if first[0] != plans[0]:
         _LOG.info(
@@ -150,26 +152,38 @@ class _Gradients:
     """The gradient of every step, under the first plan that fits into memory."""
 
     def __init__(
-        self, towers: Towers, tokens: Tensor, plans: Sequence[Plan], compute: Compute, seed: int
+        self,
+        towers: Towers,
+        tokens: Tensor,
+        images: TrainingImages | FixedViews,
+        plans: Sequence[Plan],
+        compute: Compute,
+        seed: int,
     ) -> None:
         self.plan, *self._spare = self._plans = tuple(plans)
         self.notes: list[str] = []
         self._towers, self._tokens, self._seed = towers, tokens, seed
-        self._backward = compute.backward
+        self._images = images.images if isinstance(images, FixedViews) else images
+        self._backward, self._ranks = compute.backward, compute.ranks
+        self._parameters = [value for value in towers.model.parameters() if value.requires_grad]
         self._scale = towers.model.logit_scale.detach().exp()
         self._trained = trains(towers.model.text_model)
         self._text = self._classes()
 
     def __call__(self, step: int, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Compute a step's gradient, and return its loss; out of memory, go over to the next plan and try again."""
+        """Compute a step's gradient, and return its loss; out of memory, go over to the next plan and try again.
+
+        Several ranks cannot: the others would be in the middle of the step.
+        """
         while True:
             try:
-                return gradient(
+                loss = gradient(
                     self._towers, inputs, labels, self._text, self._scale, self.plan, self._backward,
-                    seed=self._seed, step=step,
+                    seed=self._seed, step=step, batch=self._images.part(step),
                 )  # fmt: skip
+                return add_gradients(self._parameters, loss, self._ranks)
             except RuntimeError as error:
-                if not (_out_of_memory(error) and self._spare):
+                if not (_out_of_memory(error) and self._spare) or self._ranks.count > 1:
                     raise
             for parameter in self._towers.model.parameters():
                 parameter.grad = None
@@ -193,22 +207,24 @@ class _Gradients:
         self._text = self._classes()
 
     def _classes(self) -> ClassFeatures:
-        return ClassFeatures(self._towers, self._tokens, trained=self._trained, plan=self.plan)
+        return ClassFeatures(
+            self._towers, self._tokens, trained=self._trained, plan=self.plan, ranks=self._ranks
+        )
 
 
 class _Features:
     """Batches of the features of images that never change, encoded ``size`` at a time by a tower not trained."""
 
-    def __init__(self, towers: Towers, images: TrainingImages, size: int) -> None:
+    def __init__(self, towers: Towers, images: TrainingImages, size: int, ranks: Ranks) -> None:
         self._images = images
         device = next(towers.model.parameters()).device
         with torch.no_grad():
             parts = [towers.images(part.to(device)) for part in images.all_pixels(size)]
-        self._features = torch.cat(parts)  # (M, D)
+        self._features = ranks.gather(torch.cat(parts) if parts else torch.empty(0, 0))  # (M, D)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D) and labels (B,)."""
-        return self._features[self._images.indices(step)], self._images.labels(step)
+        return self._features[self._images.own_indices(step)], self._images.labels(step)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

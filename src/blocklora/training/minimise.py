@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from blocklora.core.device import Compute
-from blocklora.core.errors import ConfigError
-from blocklora.core.resources import Resources
+from blocklora.core.errors import ConfigError, LostRankError, RunError
+from blocklora.core.ranks import Ranks
+from blocklora.core.resources import Resources, available_resources
 from blocklora.core.schedules import Factor
 from blocklora.core.threads import read_ahead
 from blocklora.training._saving import Saver, stop_between_steps
@@ -143,19 +144,25 @@ def minimise(
     Raises:
         ConfigError: The loss is no longer a number, or the caller is in ``torch.inference_mode``.
         RunError: The checkpoint is damaged or belongs to another run.
-        KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
+        KeyboardInterrupt: Ctrl-C, on whatever rank; the checkpoint has been written.
+        LostRankError: Another rank has ended; the checkpoint has been written.
     """
     recipe, steps = (steps.recipe, steps.number) if isinstance(steps, Steps) else (None, steps)
     scheduler, lrs = _schedule(optimizer, factors, steps)
     losses = _zeros(steps, compute.device)
-    held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember))
+    ranks = compute.ranks
+    held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember), ranks)
     start = held.restore()
     saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)
     report = _Report(on_step, losses, lrs)
-    ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores if resources else None)
-    with compute.training(), stop_between_steps() as stop, closing(ahead):
+    resources = resources or available_resources(1 / ranks.local_count)
+    ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores)
+    with compute.training(), stop_between_steps(ranks) as stop, closing(ahead):
         for step in range(start, steps):
-            losses[step] = _loss(gradients, step, ahead, compute.device)
+            with held.kept_if_a_rank_is_lost(step):
+                losses[step] = _loss(gradients, step, ahead, compute.device)
+                if ranks.any(stop.is_set()):
+                    stop.set()
             compute.step(optimizer)
             scheduler.step()
             if after_step:
@@ -178,8 +185,8 @@ def _after(step: int, steps: int, stop: threading.Event, saver: Saver, report: _
 class _Held:
     """The state of a run with its clock, and the checkpoint that keeps it, if there is one."""
 
-    def __init__(self, checkpoint: Checkpoint | None, state: RunState) -> None:
-        self._checkpoint, self._state = checkpoint, state
+    def __init__(self, checkpoint: Checkpoint | None, state: RunState, ranks: Ranks) -> None:
+        self._checkpoint, self._state, self._ranks = checkpoint, state, ranks
         self._before, self._began = 0.0, time.monotonic()
 
     def seconds(self) -> float:
@@ -188,16 +195,30 @@ class _Held:
 
     def restore(self) -> int:
         """Go back to the checkpoint if it is there, and return how many steps were done."""
-        if not (self._checkpoint and self._checkpoint.path.exists()):
-            return 0
-        step, self._before = self._checkpoint.restore(self._state)
-        self._began = time.monotonic()
+        step = 0
+        if self._checkpoint and self._checkpoint.path.exists():
+            step, self._before = self._checkpoint.restore(self._state)
+            self._began = time.monotonic()
+        if len(set(self._ranks.collect(step))) > 1 and self._checkpoint:
+            raise RunError(
+                f"{self._checkpoint.path}: not all processes see it; put --out on a disk that they share."
+            )
         return step
 
     def save(self, step: int) -> None:
-        """Write the checkpoint after so many steps."""
-        if self._checkpoint:
+        """Write the checkpoint after so many steps; of several ranks the first one does."""
+        if self._checkpoint and self._ranks.first:
             self._checkpoint.save(step, self.seconds(), self._state)
+
+    @contextmanager
+    def kept_if_a_rank_is_lost(self, step: int) -> Iterator[None]:
+        """Write the checkpoint after so many steps where another rank ends in the middle of the next one."""
+        try:
+            yield
+        except LostRankError:
+            if step:
+                self.save(step)
+            raise
 
 
 class _Report:

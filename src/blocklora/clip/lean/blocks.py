@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklora.clip.lean.attention import Layout
-from blocklora.clip.lean.low_rank import LowRank, base_linear, low_rank
+from blocklora.clip.lean.low_rank import LowRank, Seed, base_linear, behind, low_rank
 from blocklora.clip.lean.ops import Frozen, linear, mlp
 from blocklora.clip.lean.pooled import pooled_attention
 
@@ -50,7 +50,7 @@ class Block:
         x: Tensor,
         layout: Layout,
         rows: Tensor | None,
-        seed: int,
+        seed: Seed,
         *,
         training: bool,
         recompute_mlp: bool,
@@ -75,7 +75,7 @@ class Block:
             heads = layout.attention(linear(x, qkv, qkv_low, seed))
         else:
             heads = pooled_attention(x, qkv, qkv_low, seed, rows, layout)
-            x = x.index_select(0, rows)
+            x, seed = x.index_select(0, rows), behind(seed)
         x = linear(heads, _frozen(attention.out_proj), out_low, seed + 1).add_(x)
         fc1, fc2 = _frozen(wide.fc1, norm=self.layer.layer_norm2), _frozen(wide.fc2)
         return mlp(

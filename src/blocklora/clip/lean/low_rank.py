@@ -10,6 +10,7 @@ the blocks of a Block-LoRA with ``arm_dropout`` are several terms, each with dro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,38 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from blocklora.adapter import BlockLoraLinear
-from blocklora.adapter.functional import dropout_masks, fold
+from blocklora.adapter.functional import fold
+from blocklora.adapter.masks import Rows, dropout_masks
 
-__all__ = ["LowRank", "base_linear", "low_rank", "masks", "thin", "unsupported"]
+__all__ = ["LowRank", "PartSeed", "Seed", "base_linear", "behind", "low_rank", "masks", "thin", "unsupported"]
+
+
+@dataclass(frozen=True)
+class PartSeed:
+    """A seed of dropout masks for a part of what goes through a tower together, which gets the masks that it has there.
+
+    Attributes:
+        value: The seed.
+        rows: Which rows of the tower these are.
+        wanted: Which of the rows that are wanted at its end.
+    """
+
+    value: int
+    rows: Rows
+    wanted: Rows
+
+    def __add__(self, places: int) -> PartSeed:
+        """Return the seed of a later layer."""
+        return replace(self, value=self.value + places)
+
+
+Seed = int | PartSeed
+"""Where dropout masks come from: a seed, for all rows or for a part of them."""
+
+
+def behind(seed: Seed) -> Seed:
+    """Return the seed of layers that see the wanted rows only."""
+    return seed if isinstance(seed, int) else replace(seed, rows=seed.wanted)
 
 
 class LowRank(NamedTuple):
@@ -73,16 +103,17 @@ def low_rank(layers: Sequence[nn.Module], dtype: torch.dtype, training: bool) ->
     return LowRank(A, B, tuple(len(term.A) for term in terms), tuple(term.dropout for term in terms))
 
 
-def masks(x: Tensor, dropouts: Sequence[float], seed: int) -> Iterator[Tensor | None]:
+def masks(x: Tensor, dropouts: Sequence[float], seed: Seed) -> Iterator[Tensor | None]:
     """Yield each term's mask (None: nothing is dropped), the same for the same seed; callers may write over a mask."""
-    generator = torch.Generator(x.device).manual_seed(seed)
-    draws = {dropout: dropout_masks(x, dropout, generator) for dropout in set(dropouts)}
+    value, rows = (seed, None) if isinstance(seed, int) else (seed.value, seed.rows)
+    generator = torch.Generator(x.device).manual_seed(value)
+    draws = {dropout: dropout_masks(x, dropout, generator, rows) for dropout in set(dropouts)}
     for dropout in dropouts:
         yield next(draws[dropout]) if dropout else None
 
 
 def thin(
-    y: Tensor, A: Tensor, ranks: Sequence[int], dropouts: Sequence[float], seed: int
+    y: Tensor, A: Tensor, ranks: Sequence[int], dropouts: Sequence[float], seed: Seed
 ) -> Iterator[Tensor]:
     """Yield each term's small product A drop(y), (T, k), of an input (T, d_in); for the rest see ``LowRank``."""
     for mask, down in zip(masks(y, dropouts, seed), torch.split(A, list(ranks)), strict=True):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from blocklora.clip.lean.low_rank import LowRank, masks, thin
+from blocklora.clip.lean.low_rank import LowRank, Seed, masks, thin
 
 __all__ = ["ACTIVATIONS", "Frozen", "linear", "mlp", "normed"]
 
@@ -74,7 +74,7 @@ def _joined(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     return parts[0].to(dtype) if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts])
 
 
-def linear(x: Tensor, frozen: Frozen, low: LowRank | None, seed: int) -> Tensor:
+def linear(x: Tensor, frozen: Frozen, low: LowRank | None, seed: Seed) -> Tensor:
     """Apply a frozen linear layer, the LayerNorm before it, and its low-rank part.
 
     Args:
@@ -96,7 +96,7 @@ def mlp(
     fc2: Frozen,
     low1: LowRank | None,
     low2: LowRank | None,
-    seed: int,
+    seed: Seed,
     *,
     activation: str,
     recompute: bool,
@@ -129,10 +129,10 @@ class _Call(NamedTuple):
     frozen: Frozen
     ranks: tuple[int, ...]
     dropouts: tuple[float, ...]
-    seed: int
+    seed: Seed
 
 
-def _call(frozen: Frozen, low: LowRank | None, seed: int) -> _Call:
+def _call(frozen: Frozen, low: LowRank | None, seed: Seed) -> _Call:
     return _Call(frozen, (), (), seed) if low is None else _Call(frozen, low.ranks, low.dropouts, seed)
 
 

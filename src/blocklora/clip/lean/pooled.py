@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from blocklora.clip.lean.attention import Layout
-from blocklora.clip.lean.low_rank import LowRank, thin
+from blocklora.clip.lean.low_rank import LowRank, Seed, thin
 from blocklora.clip.lean.ops import Frozen, normed
 
 __all__ = ["pooled_attention"]
 
 
 def pooled_attention(
-    x: Tensor, qkv: Frozen, low: LowRank | None, seed: int, rows: Tensor, layout: Layout
+    x: Tensor, qkv: Frozen, low: LowRank | None, seed: Seed, rows: Tensor, layout: Layout
 ) -> Tensor:
     """Attention of the wanted rows, from a block's input.
 
@@ -58,7 +58,7 @@ def pooled_attention(
     return out
 
 
-def _attend(x: Tensor, qkv: Frozen, low: LowRank | None, seed: int, rows: Tensor, layout: Layout) -> Tensor:
+def _attend(x: Tensor, qkv: Frozen, low: LowRank | None, seed: Seed, rows: Tensor, layout: Layout) -> Tensor:
     """``pooled_attention`` in ordinary operations, of which autograd saves what it needs."""
     y = normed(x, qkv.norm)[0]
     parts = [y] if low is None else [y, *thin(y, low.A, low.ranks, low.dropouts, seed)]

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from blocklora.adapter.masks import Rows
 from blocklora.clip.lean.attention import Images, Layout, Prompts
 from blocklora.clip.lean.blocks import SEEDS, Block
+from blocklora.clip.lean.low_rank import PartSeed, Seed
 from blocklora.clip.text_plan import TextPlan
 
 __all__ = ["Keep", "LeanTower"]
@@ -80,13 +82,17 @@ class LeanTower:
             tokens: Tensor = self._tower.pre_layrnorm(self._tower.embeddings(pixel_values))
             return tokens.to(self._dtype)
 
-    def images(self, inputs: Tensor, *, seed: int = 0, keep: Keep = "all") -> Tensor:
+    def images(
+        self, inputs: Tensor, *, seed: int = 0, keep: Keep = "all", part: tuple[int, int] | None = None
+    ) -> Tensor:
         """Compute unit features of images.
 
         Args:
             inputs: Pixel values (B, 3, S, S) on the tower's device, or what ``images_before`` made of them.
             seed: Where dropout masks come from, where the tower is in training mode.
             keep: What blocks keep for backward.
+            part: The place of the first of these images among those of a pass, and how many that has: they get the
+                masks that they have there. None: they are all of it.
 
         Returns:
             Unit features (B, D), float32 or wider.
@@ -97,8 +103,9 @@ class LeanTower:
             batch, length, width = tokens.shape
             wanted = torch.arange(batch, device=tokens.device) * length
             start = self.first_trained if known else 0
+            masks = seed if part is None else _seed_of_images(seed, *part, batch, length)
             x = self._through(
-                tokens.view(-1, width), Images(length, self._heads), wanted, seed, keep, start=start
+                tokens.view(-1, width), Images(length, self._heads), wanted, masks, keep, start=start
             )
             return self._out(x, self._tower.post_layernorm)
 
@@ -139,7 +146,8 @@ class LeanTower:
             x = self._embedded_words(plan, context) if before is None else before  # (T, d)
             start = 0 if before is None else self.first_trained
             layout, ends = Prompts(plan, self._heads), plan.ends.to(device)
-            x = self._through(x, layout, ends, seed, keep, deep, start=start)
+            masks = seed if plan.part is None else PartSeed(seed, *plan.part)
+            x = self._through(x, layout, ends, masks, keep, deep, start=start)
             return self._out(x, self._tower.final_layer_norm)[plan.back.to(device)]
 
     def _embedded_words(self, plan: TextPlan, context: Tensor | None) -> Tensor:
@@ -156,7 +164,7 @@ class LeanTower:
         x: Tensor,
         layout: Layout,
         wanted: Tensor,
-        seed: int,
+        seed: Seed,
         keep: Keep,
         deep: Tensor | None = None,
         start: int = 0,
@@ -189,6 +197,12 @@ class LeanTower:
         wide = torch.promote_types(x.dtype, norm.weight.dtype)
         features = F.linear(norm(x.to(wide)), self._projection.weight.to(wide))
         return F.normalize(features, dim=-1)
+
+
+def _seed_of_images(seed: int, first: int, of: int, count: int, length: int) -> PartSeed:
+    """Return the seed of ``count`` images from ``first`` on among ``of``, of ``length`` rows each."""
+    last = first + count
+    return PartSeed(seed, Rows(of * length, ((first * length, last * length),)), Rows(of, ((first, last),)))
 
 
 def _with_vectors(x: Tensor, vectors: Tensor | None) -> Tensor:

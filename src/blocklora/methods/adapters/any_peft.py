@@ -115,4 +115,4 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: this PEFT configuration cannot be read ({error}).") from error
 
 
-METHOD = Method(fit, AnyPeftSettings, open=True, prompts="averaged")
+METHOD = Method(fit, AnyPeftSettings, open=True, prompts="averaged", shares=True)

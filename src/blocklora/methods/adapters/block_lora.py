@@ -38,4 +38,4 @@ def fit(job: Job, settings: BlockLoraSettings) -> FitResult:
     return fit_adapter(job, settings, config)
 
 
-METHOD = Method(fit, BlockLoraSettings, open=True, prompts="averaged")
+METHOD = Method(fit, BlockLoraSettings, open=True, prompts="averaged", shares=True)

@@ -23,4 +23,4 @@ def fit(job: Job, settings: AdapterSettings) -> FitResult:
     return fit_adapter(job, settings, config)
 
 
-METHOD = Method(fit, AdapterSettings, open=True, prompts="averaged")
+METHOD = Method(fit, AdapterSettings, open=True, prompts="averaged", shares=True)

@@ -11,8 +11,8 @@ import torch
 from peft import PeftConfig, get_peft_model
 
 from blocklora.adapter import param_groups
-from blocklora.classifier import TextChange
-from blocklora.clip import Clip, class_features, make_towers, shared_view
+from blocklora.classifier import TextChange, shared_class_features
+from blocklora.clip import Clip, make_towers, shared_view
 from blocklora.methods.adapters.cached import fixed_views, views_choice
 from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
 from blocklora.methods.frozen.features import training_images
@@ -59,7 +59,9 @@ def fit_adapter(
     steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
     views = None if settings.cached_views is None else fixed_views(job, settings, towers, images, steps)
     shown = views or images
-    memory = plan_memory(towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources)
+    memory = plan_memory(
+        towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources, job.compute.ranks
+    )
     training = train(
         towers,
         param_groups(adapter, lr=settings.lr, weight_decay=settings.weight_decay),
@@ -78,10 +80,11 @@ def fit_adapter(
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
     classifier = job.classifier(
-        class_features(base, job.task.tokens, engine=settings.engine),
+        shared_class_features(base, job.task.tokens, job.compute.ranks, engine=settings.engine),
         adapter=adapter,
         text=TextChange(),
     )
+    processes = {"processes": job.compute.ranks.count} if job.compute.ranks.count > 1 else {}
     return FitResult(
         classifier,
         trainable,
@@ -90,7 +93,7 @@ def fit_adapter(
         EngineUse(
             towers.engine,
             towers.why,
-            memory.outcome(training.plan),
+            {**memory.outcome(training.plan), **processes},
             training.plan.micro_batch or settings.batch_size,
         ),
         notes=training.notes,

@@ -186,6 +186,7 @@ def training_images(job: Job, batch_size: int, augment: Augment | None) -> Train
         batch_size=batch_size,
         augment=_augment(job, augment),
         seed=job.seed,
+        ranks=job.compute.ranks,
     )
 
 

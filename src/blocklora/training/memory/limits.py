@@ -19,6 +19,7 @@ from torch import Tensor
 from blocklora.clip.towers import LeanTowers, Towers
 from blocklora.core.device import give_back_freed_memory, peak_memory_bytes
 from blocklora.core.errors import ConfigError
+from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources, available_resources, format_bytes
 from blocklora.training.images import KEPT_BYTES, TrainingImages
 from blocklora.training.memory.planner import (
@@ -125,8 +126,11 @@ def plan_memory(
     device: torch.device,
     limit: str | None,
     resources: Resources | None = None,
+    ranks: Ranks = ALONE,
 ) -> MemoryPlan:
     """Choose how the steps of a run are cut for the memory of its device, and log it.
+
+    Several ranks choose the same plan, by the one that has the least room.
 
     Args:
         towers: The model, on the device already.
@@ -135,22 +139,30 @@ def plan_memory(
         device: Where training runs.
         limit: The most memory to use, such as "24GB"; None: nine tenths of what is free now.
         resources: Cores and host memory of this process; None is all that it may use.
+        ranks: The processes that share a step; the limit is that of each.
 
     Raises:
         ConfigError: The limit cannot be read, not even the smallest plan fits into it, or the ordinary forward runs,
             whose memory cannot be limited.
     """
-    resources = resources or available_resources()
+    resources = resources or available_resources(1 / ranks.local_count)
     used = used_memory(device)
     most = parse_bytes(limit) if limit else free_memory(device, resources)
     room = 0 if isinstance(images, FixedViews) else image_budget(host_room(device, limit, resources))
     opened = images.images if isinstance(images, FixedViews) else images
     opened.budget = min(opened.budget, room)  # fixed views are cut once
     if isinstance(towers, LeanTowers):
-        work = workload(towers, tokens, images, device, resources.cores)
-        forecast = plan_within(work, most, used, opened.expected_bytes())
-        plan = _chosen(forecast, device, most, limited=bool(limit))
+        work = workload(towers, tokens, images, device, resources.cores, ranks.count)
+        rooms = ranks.collect([most - used, used, opened.expected_bytes()])
+        _, used, kept = rooms[0]
+        most = used + min(room for room, _, _ in rooms)
+        plan = _chosen(plan_within(work, most, used, kept), device, most, limited=bool(limit))
         plan = replace(plan, frozen_image_flops=frozen_image_flops(work.model))
+    elif ranks.count > 1:
+        raise ConfigError(
+            f"{ranks.count} processes were started, and only the lean engine shares a step; this model runs on the "
+            f"ordinary forward{f': {towers.why}' if towers.why else ''}; start it without torchrun."
+        )
     elif limit:
         raise ConfigError(
             f"memory_limit '{limit}': only the lean engine keeps to a limit, and this model runs on the ordinary "

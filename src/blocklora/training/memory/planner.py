@@ -18,6 +18,7 @@ from blocklora.core.errors import ConfigError
 from blocklora.core.resources import format_bytes
 from blocklora.core.threads import results_held
 from blocklora.training.memory.costs import Cost, TowerShape, image_rows, text_rows, tower_cost
+from blocklora.training.softmax import CLASSES_AT_ONCE
 from blocklora.training.step import Plan
 
 __all__ = [
@@ -76,6 +77,8 @@ class Workload:
         on_cpu: Whether memory means the whole process, and not the tensors on a GPU.
         image_features: Whether images come as features, computed once (an image tower that is not trained).
         read_ahead: Batches of pixel values that exist at a time in host memory.
+        ranks: Processes that share a step; images and prompts are those of one of them.
+        classes: All classes, whose features every rank gathers; None: those of ``lengths``.
         views_bytes: Of the fixed views whose rows before the first adapted block are computed once, where they are kept
             in memory; 0 where they are on disk. None: there are no fixed views.
     """
@@ -88,6 +91,8 @@ class Workload:
     on_cpu: bool = False
     image_features: bool = False
     read_ahead: int = results_held(2)
+    ranks: int = 1
+    classes: int | None = None
     views_bytes: int | None = None
 
     @property
@@ -140,8 +145,13 @@ def price(work: Workload, plan: Plan) -> Need:
     else:
         flops += sum(2 * cost.forward + cost.backward for cost in texts)
         peak, saved = max(image.peak, text_peak), max(image.saved, saved)
-    peak, classes = max(peak, before), len(work.lengths)
-    features = 4 * model.space * 4 * (classes + size) + 4 * 3 * size * classes  # unit features, logits
+    peak, classes = max(peak, before), work.classes or len(work.lengths)
+    if work.ranks > 1:
+        peak += _random_bytes(
+            work, max(size * model.tokens, *(sum(lengths) for lengths in _chunks(work, plan)))
+        )
+    logits = size * min(classes, CLASSES_AT_ONCE)
+    features = 4 * model.space * 4 * (classes + size) + 4 * 3 * logits  # unit features, logits
     pixels, host = _pixel_bytes(work, size)
     state = 4 * _STATE_COPIES * model.trained + _text_prefix_bytes(work)
     views = work.views_bytes or 0
@@ -163,6 +173,20 @@ def frozen_image_flops(model: ModelShape) -> float:
     """Count the forward of one image through the image tower without its adapters."""
     bare = replace(model.vision, first=model.vision.layers, ranks=(0, 0, 0, 0), adapted=0)
     return tower_cost(bare, image_rows(1, model.tokens), "all", 4).forward
+
+
+def _chunks(work: Workload, plan: Plan) -> list[list[int]]:
+    """Return the lengths of the prompts of every pass through the text tower; passes take them by growing length."""
+    lengths, chunk = sorted(length - work.opening for length in work.lengths), plan.chunk or len(work.lengths)
+    return [lengths[start : start + chunk] for start in range(0, len(lengths), chunk)]
+
+
+def _random_bytes(work: Workload, rows: int) -> int:
+    """Bytes of random numbers for so many rows: a rank draws those of the whole pass, two of a byte at a time."""
+    widths = [
+        max(tower.width, tower.mlp if tower.ranks[3] else 0) for tower in (work.model.vision, work.model.text)
+    ]
+    return 2 * rows * work.ranks * max(widths)
 
 
 def _pixel_bytes(work: Workload, size: int) -> tuple[int, int]:

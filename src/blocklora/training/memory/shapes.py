@@ -11,6 +11,7 @@ from torch import Tensor
 from blocklora.clip.text_plan import prompt_lengths, text_plan
 from blocklora.clip.towers import LeanTowers, trains
 from blocklora.core.threads import results_held
+from blocklora.training.distributed import by_weight
 from blocklora.training.images import TrainingImages
 from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload
@@ -23,9 +24,14 @@ Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 
 
 def workload(
-    towers: LeanTowers, tokens: Tensor, images: TrainingImages | FixedViews, device: torch.device, cores: int
+    towers: LeanTowers,
+    tokens: Tensor,
+    images: TrainingImages | FixedViews,
+    device: torch.device,
+    cores: int,
+    ranks: int = 1,
 ) -> Workload:
-    """Describe one training step.
+    """Describe one training step, or what the first of several ranks does of it; the others do about as much.
 
     Args:
         towers: The model, with its adapters.
@@ -33,20 +39,26 @@ def workload(
         images: The batches.
         device: Where training runs.
         cores: Cores that read images ahead.
+        ranks: Processes that share it.
     """
     model, end = towers.model, int(towers.model.text_model.config.eos_token_id)
     views = images if isinstance(images, FixedViews) else None
     fixed = isinstance(images, FixedViews) or images.fixed
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lengths = sorted(prompt_lengths(tokens, end).tolist())
+    opening = text_plan(tokens, end, share=towers.prefix_sharing).opening
+    _, own = by_weight([length - opening for length in lengths], ranks)[0]
     return Workload(
         model=model_shape(model.config, towers.trained, trained),
-        images=images.batch_size,
-        lengths=tuple(prompt_lengths(tokens, end).tolist()),
-        opening=text_plan(tokens, end, share=towers.prefix_sharing).opening,
+        images=-(-images.batch_size // ranks),
+        lengths=tuple(lengths[: max(own, 1)]),
+        opening=opening,
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
         image_features=fixed and not trains(model.vision_model),
         read_ahead=results_held(cores),
+        ranks=ranks,
+        classes=len(lengths),
         views_bytes=(0 if views.folder else views.kept_bytes) if views else None,
     )
 
