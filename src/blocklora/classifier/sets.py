@@ -60,6 +60,8 @@ def _sets(
 ) -> NDArray[np.bool_]:
     """Return what ``class_sets`` does, for a portion of the images."""
     heads = held_out.heads or (classifier.head,)
+    if features.ndim == 3 and not classifier.reads_both:
+        features = features[:, 0]
     known = held_out.strangeness[score] if score in held_out.strangeness else np.empty(0)
     parts = [
         CalibrationPart(
