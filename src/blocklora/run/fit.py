@@ -98,7 +98,7 @@ def fit_run(
     ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
-    """Fit a classifier to a data set and measure it on the test images, once; they are sealed until training has ended.
+    """Fit to a data set, measure once on test images that are sealed until then, return the RUN folder and its metrics.
 
     Args:
         data: A folder, a table, ``hf:NAME``, a bundled task's name, or a data set's name with ``root``.
@@ -106,7 +106,7 @@ def fit_run(
         root: The folder that holds the folders of the data sets.
         protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
         index: A file that names the images, in the place of sampling.
-        classes: The ``base`` or ``new`` half of the classes; None is all.
+        classes: The ``base`` or ``new`` half; None is all.
         class_names: A file with other words for the classes.
         add: CSV files with images and labels that train beside the shots.
         prompt: The sentence a class name stands in; of several the first trains, and the mean over all predicts. None
@@ -121,9 +121,6 @@ def fit_run(
         ranks: The processes that share the run. All of them call this alike; the first one alone writes.
         **settings: The arguments of ``methods.fit_config``.
 
-    Returns:
-        The RUN folder, and its metrics.
-
     Raises:
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
@@ -136,10 +133,9 @@ def fit_run(
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     folder = user_path(out) if out else _default_out(whole.name, config)
-    told = Deadline.of(config.time_limit, began), on_expected if ranks.count == 1 else None
+    how = (resume, progress, store, resources, Deadline.of(config.time_limit, began), on_expected, ranks)
     with _claimed(folder, ranks):
-        what = (choice, config, whole, drawn, resume, progress, store, resources)
-        return folder, _run_in(folder, *what, *told, ranks)
+        return folder, _run_in(folder, choice, config, whole, drawn, *how)
 
 
 @contextmanager
@@ -186,7 +182,7 @@ def _run_in(
             on_step=progress.step if progress else None,
             deadline=deadline,
             n_test=len(drawn.test),
-            on_expected=on_expected,
+            on_expected=on_expected if ranks.count == 1 else None,
             on_part=progress.part if progress else None,
             ranks=ranks,
         )

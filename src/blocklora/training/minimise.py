@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -119,9 +119,7 @@ def minimise(
     after_step: Callable[[int], None] | None = None,
     resources: Resources | None = None,
 ) -> Curve:
-    """Minimise a loss by an optimizer, step by step.
-
-    Gradients are on and autocast is off inside; the caller's settings and handlers are afterwards as before.
+    """Minimise a loss by an optimizer; the caller's settings and handlers are afterwards as before.
 
     Args:
         gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
@@ -133,8 +131,8 @@ def minimise(
         state: Everything that a step changes, by name: the trainable tensors, and any others that ``after_step``
             changes in place.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
-        save_seconds: How often to keep it, in seconds; None is 20, and 0 is after every step. Saving takes at most 5% of
-            the time; after a save that took more than ``save_seconds`` only Ctrl-C saves again.
+        save_seconds: How often to keep it, in seconds; None is 20, and 0 is after every step. Saving takes at most
+            5% of the time; after a save that took more than ``save_seconds`` only Ctrl-C saves again.
         remember: What is kept beside ``state``.
         on_step: Progress callback, called a few times a second.
         after_step: Called with the number of every step that is done, counted from 0.
@@ -154,8 +152,7 @@ def minimise(
     start = held.restore()
     saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)
     report = _Report(on_step, losses, lrs)
-    cores = (resources or available_resources(1 / compute.ranks.local_count)).cores
-    ahead = read_ahead(batches.batch, range(start, steps), cores=cores)
+    ahead = _ahead(batches, range(start, steps), resources, compute.ranks)
     with compute.training(), stop_between_steps(compute.ranks) as stop, closing(ahead):
         for step in range(start, steps):
             with held.with_all_ranks(step, stop):
@@ -166,6 +163,14 @@ def minimise(
                 after_step(step)
             _after(step, steps, stop, saver, report)
     return Curve(losses.cpu().double(), lrs, held.seconds(), recipe_steps=recipe)
+
+
+def _ahead(
+    batches: Batches, steps: range, resources: Resources | None, ranks: Ranks
+) -> Generator[_Batch, None, None]:
+    """Read batches ahead, with this process's share of the machine's cores."""
+    cores = (resources or available_resources(1 / ranks.local_count)).cores
+    return read_ahead(batches.batch, steps, cores=cores)
 
 
 def _after(step: int, steps: int, stop: threading.Event, saver: Saver, report: _Report) -> None:
@@ -209,7 +214,7 @@ class _Held:
 
     @contextmanager
     def with_all_ranks(self, step: int, stop: threading.Event) -> Iterator[None]:
-        """Share what is to stop one rank; where one ends in the middle of a step, write the state of those before it."""
+        """Share what is to stop one rank; where one ends amid a step, write the state of those before it."""
         try:
             yield
             if self._ranks.any(stop.is_set()):
