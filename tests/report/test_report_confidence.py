@@ -6,19 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
+from PIL import Image
 from scipy.special import softmax
 
 from blocklora.core.choices import Choice
 from blocklora.metrics import UnknownStudy, answers, evaluate, judge_confidence, judge_sets, judge_unknown
-from blocklora.report import RunMetrics, metrics_from_json, metrics_json, promise_sentence
-=======
-from PIL import Image
-
-from blocklora.core.choices import Choice
-from blocklora.metrics import UnknownStudy, evaluate, judge_confidence, judge_sets, judge_unknown
 from blocklora.report import Mistake, RunMetrics, metrics_from_json, metrics_json, promise_sentence
->>>>>>> sure
 from blocklora.report.confidence import alarm_sentence, confidence_view
 from blocklora.report.page import render_report
 from blocklora.report.tables import heated

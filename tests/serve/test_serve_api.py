@@ -100,7 +100,7 @@ def test_models_are_listed_with_what_is_refused(client: TestClient) -> None:
     answer = client.get("/v1/models").json()
     assert [model["name"] for model in answer["models"]] == ["lamp", "moon"]
     assert answer["models"][0] == {
-        "name": "lamp", "method": "brightness", "platform": "numpy", "classes": ["dark", "light"],
+        "name": "lamp", "method": "brightness", "platform": "numpy", "notes": [], "classes": ["dark", "light"],
     }  # fmt: skip
     assert answer["limits"] == {"max_images": 4, "max_body": 50_000, "max_pixels": 1000}
 

@@ -65,9 +65,7 @@ def encode(
     zero_shot: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Compute unit image features; those of the base model are shared through the store.
-
-    Several ranks share the images, and each gets what all have computed.
+    """Compute unit image features; the base model's are shared through the store, and the images by all ranks.
 
     Args:
         classifier: The classifier, on ``compute.device``.
@@ -100,15 +98,15 @@ def encode(
             plain = adapted if classifier.is_base else classifier.zero_shot_image_features(pixel_values)
             return torch.stack([adapted, plain], dim=1)
 
-    began = time.monotonic()
-    first, last = compute.ranks.share(len(images))
+    began, (first, last) = time.monotonic(), compute.ranks.share(len(images))
+    told = partial(_tell_of_all, on_batch, last - first, len(images)) if on_batch else None
     own = encode_images(
         images[first:last],
         forward,
         classifier.base.processor,
         device=compute.device,
         batch_size=batch_size,
-        on_batch=partial(_tell_of_all, on_batch, last - first, len(images)) if on_batch else None,
+        on_batch=told,
     )
     found = _gathered(own, first, compute.ranks)
     if known is not None:

@@ -98,9 +98,7 @@ def fit_run(
     ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
-    """Fit a classifier to a data set and measure it on the test images, once.
-
-    The test images are sealed until training has ended: whatever touches them before raises.
+    """Fit a classifier to a data set and measure it once on the test images, sealed until training has ended.
 
     Args:
         data: A folder, a table, ``hf:NAME``, a bundled task's name, or a data set's name with ``root``.
@@ -132,19 +130,28 @@ def fit_run(
     """
     began = began or time.monotonic()
     choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
-    given, averaged = chosen_templates(prompt, prompts)
+    config, whole, drawn = _config_and_images(choice, chosen_templates(prompt, prompts), ranks, settings)
+    out = user_path(out) if out else _default_out(whole.name, config)
+    limits = Deadline.of(config.time_limit, began), None if ranks.count > 1 else on_expected
+    with ExitStack() as stack:
+        ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
+        shared = (resume, progress, store, resources, *limits, ranks)
+        return out, _run_in(out, choice, config, whole, drawn, *shared)
+
+
+def _config_and_images(
+    choice: DataChoice,
+    templates: tuple[str | None, tuple[str, ...]],
+    ranks: Ranks,
+    settings: Mapping[str, Any],
+) -> tuple[FitConfig, Dataset, FewShotSplit]:
+    """Check the settings, read the data, draw the shots, and find the prompt where nobody gave one."""
+    given, averaged = templates
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     check_shares(config.method, config.settings, config.time_limit, ranks)
     whole, drawn = choose(choice, config.shots, config.seed)
-    config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
-    out = user_path(out) if out else _default_out(whole.name, config)
-    deadline = Deadline.of(config.time_limit, began)
-    told = (deadline, None if ranks.count > 1 else on_expected)
-    with ExitStack() as stack:
-        ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
-        return out, _run_in(
-            out, choice, config, whole, drawn, resume, progress, store, resources, *told, ranks
-        )
+    own = DEFAULT_PROMPT if choice.protocol == "clip-lora" else whole.prompt
+    return replace(config, prompt=given or own), whole, drawn
 
 
 def _run_in(

@@ -22,11 +22,13 @@ class BackendFacts:
         labels: N labels, in the order of the probabilities.
         method: How it was fitted.
         platform: What computes: ``torch`` or ``onnxruntime``.
+        notes: What is promised of its sets and of unknown images, a sentence each.
     """
 
     labels: tuple[str, ...]
     method: str
     platform: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from blocklora.serve.schemas import ClassProbability
 from blocklora.serve.service import Model, Received, Service
 from blocklora.serve.settings import Limits
 
-__all__ = ["Answered", "answer", "service_of", "top_of"]
+__all__ = ["Classified", "answer", "service_of", "top_of"]
 
 Reader = Callable[[Request, Body, Limits], Awaitable[list[Received]]]
 
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Answered:
+class Classified:
     """What came of a request.
 
     Attributes:
@@ -49,7 +49,7 @@ def service_of(request: Request) -> Service:
     return found
 
 
-async def answer(request: Request, name: str | None, read: Reader = read_images) -> Answered:
+async def answer(request: Request, name: str | None, read: Reader = read_images) -> Classified:
     """Classify the images of a request.
 
     Args:
@@ -79,7 +79,7 @@ async def answer(request: Request, name: str | None, read: Reader = read_images)
             async with asyncio.timeout_at(deadline):
                 await body.discard()
         raise
-    return Answered(model, [image.name for image in images], answers)
+    return Classified(model, [image.name for image in images], answers)
 
 
 def top_of(labels: tuple[str, ...], answer: Answer, k: int) -> list[ClassProbability]:

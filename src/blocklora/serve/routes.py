@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -21,6 +21,7 @@ from blocklora.serve.intake import answer, service_of, top_of
 from blocklora.serve.metrics import METRICS_TYPE
 from blocklora.serve.refusals import Refusal
 from blocklora.serve.schemas import (
+    Document,
     ErrorAnswer,
     HubAnswer,
     HubRequest,
@@ -53,7 +54,7 @@ _WHY = {
     500: "The service has failed.",
     503: "No answer in time, or not ready.",
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {
+REFUSALS: dict[int | str, Document] = {
     status: {"description": why, "model": ErrorAnswer} for status, why in _WHY.items()
 }
 """What else an endpoint that takes images may answer."""
@@ -128,6 +129,7 @@ async def models(request: Request) -> ModelsAnswer:
                 name=model.name,
                 method=model.backend.facts.method,
                 platform=model.backend.facts.platform,
+                notes=list(model.backend.facts.notes),
                 classes=list(model.backend.facts.labels),
             )
             for model in service.models.values()

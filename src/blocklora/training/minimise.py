@@ -119,9 +119,7 @@ def minimise(
     after_step: Callable[[int], None] | None = None,
     resources: Resources | None = None,
 ) -> Curve:
-    """Minimise a loss by an optimizer, step by step.
-
-    Gradients are on and autocast is off inside; the caller's settings and handlers are afterwards as before.
+    """Minimise a loss, step by step, with gradients on and autocast off; the caller's settings come back.
 
     Args:
         gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
@@ -130,12 +128,9 @@ def minimise(
         batches: What every step is given.
         compute: Device and loss scaling.
         steps: How many in all.
-        state: Everything that a step changes, by name: the trainable tensors, and any others that ``after_step``
-            changes in place.
+        state: What a step changes, by name: the trainable tensors, and others that ``after_step`` changes in place.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
-        save_seconds: How often to keep it, in seconds; None is 20, and 0 is after every step. A save that took t
-            seconds is followed by at least 20 t without one, so saving takes at most 5% of the time; if t is more than
-            ``save_seconds``, the state is not kept again, unless Ctrl-C stops the run between two steps.
+        save_seconds: How often to keep it, see ``Saver``; None is 20, and 0 is after every step.
         remember: What is kept beside ``state``.
         on_step: Progress callback, called a few times a second.
         after_step: Called with the number of every step that is done, counted from 0.
@@ -149,8 +144,7 @@ def minimise(
     """
     recipe, steps = (steps.recipe, steps.number) if isinstance(steps, Steps) else (None, steps)
     scheduler, lrs = _schedule(optimizer, factors, steps)
-    losses = _zeros(steps, compute.device)
-    ranks = compute.ranks
+    losses, ranks = _zeros(steps, compute.device), compute.ranks
     held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember), ranks)
     start = held.restore()
     saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)

@@ -12,12 +12,12 @@ from peft import PeftConfig, get_peft_model
 
 from blocklora.adapter import param_groups
 from blocklora.classifier import TextChange, shared_class_features
-from blocklora.clip import Clip, make_towers, shared_view
+from blocklora.clip import Clip, Towers, make_towers, shared_view
 from blocklora.methods.adapters.cached import fixed_views, views_choice
 from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
 from blocklora.methods.frozen.features import training_images
 from blocklora.methods.method import EngineUse, FitResult, Job, last_step
-from blocklora.training import FixedViews, MemoryPlan, OnExpected, plan_memory, train
+from blocklora.training import FixedViews, MemoryPlan, OnExpected, Plan, plan_memory, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -84,20 +84,16 @@ def fit_adapter(
         adapter=adapter,
         text=TextChange(),
     )
+    choices = last_step(len(training.losses), recipe) | views_choice(settings, views)
+    used = _engine_use(job, towers, memory, training.plan, settings.batch_size)
+    return FitResult(classifier, trainable, choices, training, used, notes=training.notes)
+
+
+def _engine_use(job: Job, towers: Towers, memory: MemoryPlan, plan: Plan, batch_size: int) -> EngineUse:
+    """Say how the towers were computed, and by how many processes."""
     processes = {"processes": job.compute.ranks.count} if job.compute.ranks.count > 1 else {}
-    return FitResult(
-        classifier,
-        trainable,
-        last_step(len(training.losses), recipe) | views_choice(settings, views),
-        training,
-        EngineUse(
-            towers.engine,
-            towers.why,
-            {**memory.outcome(training.plan), **processes},
-            training.plan.micro_batch or settings.batch_size,
-        ),
-        notes=training.notes,
-    )
+    outcome = {**memory.outcome(plan), **processes}
+    return EngineUse(towers.engine, towers.why, outcome, plan.micro_batch or batch_size)
 
 
 def _tell(job: Job, memory: MemoryPlan, steps: int, views: FixedViews | None) -> OnExpected | None:
