@@ -116,7 +116,7 @@ class Facts:
     check: Mapping[str, Any] = field(default_factory=dict)
     sets: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the facts, ready for JSON."""
         return {**asdict(self), "version": _VERSION, "blocklora": version("blocklora")}
 
