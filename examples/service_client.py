@@ -1,6 +1,6 @@
-"""Ask a running service, with nothing but the standard library. `blocklora serve runs/mine` starts one; then:
+"""Ask a running service, with nothing but the standard library.
 
-python examples/service_client.py http://127.0.0.1:8000 new.jpg more.jpg
+Start one by `blocklora serve runs/mine`; then `python examples/service_client.py http://127.0.0.1:8000 new.jpg`.
 """
 
 import json
