@@ -20,7 +20,6 @@ from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 from blocklora.clip import crop_size, pixels
 from blocklora.core.device import Compute, out_of_memory
 from blocklora.core.errors import ImageError
-from blocklora.core.ranks import Ranks
 from blocklora.core.threads import read_ahead
 from blocklora.data import Source, Unreadable, open_for_model
 
@@ -98,17 +97,8 @@ def encode(
             plain = adapted if classifier.is_base else classifier.zero_shot_image_features(pixel_values)
             return torch.stack([adapted, plain], dim=1)
 
-    began, (first, last) = time.monotonic(), compute.ranks.share(len(images))
-    told = partial(_tell_of_all, on_batch, last - first, len(images)) if on_batch else None
-    own = encode_images(
-        images[first:last],
-        forward,
-        classifier.base.processor,
-        device=compute.device,
-        batch_size=batch_size,
-        on_batch=told,
-    )
-    found = _gathered(own, first, compute.ranks)
+    began = time.monotonic()
+    found = _shared(images, forward, classifier.base.processor, compute, batch_size, on_batch)
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
     if found.kept and not found.unreadable:
@@ -117,8 +107,21 @@ def encode(
     return found
 
 
-def _gathered(own: Encoded, first: int, ranks: Ranks) -> Encoded:
-    """Put together what all ranks have encoded; the images of this one begin at ``first``."""
+def _shared(
+    images: Sequence[tuple[str, Source]],
+    forward: Callable[[Tensor], Tensor],
+    processor: object,
+    compute: Compute,
+    batch_size: int | None,
+    on_batch: Callable[[int], None] | None,
+) -> Encoded:
+    """Encode images, each rank its own, and give all to each; see ``encode_images``."""
+    ranks, total = compute.ranks, len(images)
+    first, last = ranks.share(total)
+    tell = partial(_tell_of_all, on_batch, last - first, total) if on_batch else None
+    own = encode_images(
+        images[first:last], forward, processor, device=compute.device, batch_size=batch_size, on_batch=tell
+    )
     if ranks.count == 1:
         return own
     told = ranks.collect(

@@ -22,11 +22,10 @@ from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
-from blocklora.data import Example
 from blocklora.methods.answers import CROSS_VALIDATED, HeldOut, OutOfFold
 from blocklora.methods.config import FitConfig
 from blocklora.methods.evidence import gather_evidence, judged
-from blocklora.methods.method import FitResult, Job, OnPart, Task
+from blocklora.methods.method import FitResult, Job, OnPart
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
 from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
@@ -106,27 +105,20 @@ def fit_classifier(
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        val, every = _judges(task)
-        held_out = judged(classifier, val, compute, size, store) if val else result.held_out
-        temperature, choice = _temperature(result.out_of_fold or held_out, every if val else None)
+        every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS)) if task.val else None
+        held_out = judged(classifier, task.val[::every], compute, size, store) if every else result.held_out
+        temperature, choice = _temperature(result.out_of_fold or held_out, every)
         classifier = classifier.with_temperature(temperature)
         evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
-    if not (result.out_of_fold or held_out):
-        result = replace(result, notes=(*result.notes, _NOT_CALIBRATED))
+    not_calibrated = () if result.out_of_fold or held_out else (_NOT_CALIBRATED,)
     return Fit(
         classifier=replace(classifier, evidence=evidence),
-        result=result,
+        result=replace(result, notes=(*result.notes, *not_calibrated)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
         images_at_once=size,
     )
-
-
-def _judges(task: Task) -> tuple[tuple[Example, ...], int]:
-    """Return the validation images that judge, and of how many each is one: for very many classes not all do."""
-    every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS))
-    return task.val[::every], every
 
 
 def _seconds(result: FitResult, here: float) -> float:

@@ -98,7 +98,7 @@ def fit_run(
     ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
-    """Fit a classifier to a data set and measure it once on the test images, sealed until training has ended.
+    """Fit to a data set, measure once on test images that are sealed until then, return the RUN folder and its metrics.
 
     Args:
         data: A folder, a table, ``hf:NAME``, a bundled task's name, or a data set's name with ``root``.
@@ -106,11 +106,11 @@ def fit_run(
         root: The folder that holds the folders of the data sets.
         protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
         index: A file that names the images, in the place of sampling.
-        classes: The ``base`` or ``new`` half of the classes; None is all.
+        classes: The ``base`` or ``new`` half; None is all.
         class_names: A file with other words for the classes.
         add: CSV files with images and labels that train beside the shots.
-        prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
-            features predicts. None is the data set's own, or "a photo of a {}." with the protocol clip-lora.
+        prompt: The sentence a class name stands in; of several the first trains, and the mean over all predicts. None
+            is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
         resume: Go on with the unfinished run in ``out``.
         progress: The progress callback.
@@ -121,37 +121,29 @@ def fit_run(
         ranks: The processes that share the run. All of them call this alike; the first one alone writes.
         **settings: The arguments of ``methods.fit_config``.
 
-    Returns:
-        The RUN folder, and its metrics.
-
     Raises:
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
     began = began or time.monotonic()
     choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
-    config, whole, drawn = _config_and_images(choice, chosen_templates(prompt, prompts), ranks, settings)
-    out = user_path(out) if out else _default_out(whole.name, config)
-    limits = Deadline.of(config.time_limit, began), None if ranks.count > 1 else on_expected
-    with ExitStack() as stack:
-        ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
-        shared = (resume, progress, store, resources, *limits, ranks)
-        return out, _run_in(out, choice, config, whole, drawn, *shared)
-
-
-def _config_and_images(
-    choice: DataChoice,
-    templates: tuple[str | None, tuple[str, ...]],
-    ranks: Ranks,
-    settings: Mapping[str, Any],
-) -> tuple[FitConfig, Dataset, FewShotSplit]:
-    """Check the settings, read the data, draw the shots, and find the prompt where nobody gave one."""
-    given, averaged = templates
+    given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     check_shares(config.method, config.settings, config.time_limit, ranks)
     whole, drawn = choose(choice, config.shots, config.seed)
-    own = DEFAULT_PROMPT if choice.protocol == "clip-lora" else whole.prompt
-    return replace(config, prompt=given or own), whole, drawn
+    config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
+    folder = user_path(out) if out else _default_out(whole.name, config)
+    how = (resume, progress, store, resources, Deadline.of(config.time_limit, began), on_expected, ranks)
+    with _claimed(folder, ranks):
+        return folder, _run_in(folder, choice, config, whole, drawn, *how)
+
+
+@contextmanager
+def _claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Let the first rank claim the folder, for all."""
+    with ExitStack() as stack:
+        ranks.on_first(lambda: str(stack.enter_context(claim_folder(folder))))
+        yield
 
 
 def _run_in(
@@ -190,7 +182,7 @@ def _run_in(
             on_step=progress.step if progress else None,
             deadline=deadline,
             n_test=len(drawn.test),
-            on_expected=on_expected,
+            on_expected=on_expected if ranks.count == 1 else None,
             on_part=progress.part if progress else None,
             ranks=ranks,
         )

@@ -12,12 +12,12 @@ from peft import PeftConfig, get_peft_model
 
 from blocklora.adapter import param_groups
 from blocklora.classifier import TextChange, shared_class_features
-from blocklora.clip import Clip, Towers, make_towers, shared_view
+from blocklora.clip import Clip, make_towers, shared_view
 from blocklora.methods.adapters.cached import fixed_views, views_choice
 from blocklora.methods.adapters.settings import TARGETS, AdapterSettings, chosen_layers
 from blocklora.methods.frozen.features import training_images
 from blocklora.methods.method import EngineUse, FitResult, Job, last_step
-from blocklora.training import FixedViews, MemoryPlan, OnExpected, Plan, plan_memory, train
+from blocklora.training import FixedViews, MemoryPlan, OnExpected, plan_memory, train
 
 __all__ = ["fit_adapter", "target_pattern"]
 
@@ -58,14 +58,12 @@ def fit_adapter(
     images = training_images(job, settings.batch_size, settings.augment)
     steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
     views = None if settings.cached_views is None else fixed_views(job, settings, towers, images, steps)
-    shown = views or images
-    memory = plan_memory(
-        towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources, job.compute.ranks
-    )
+    shown, tokens, ranks = views or images, job.task.tokens, job.compute.ranks
+    memory = plan_memory(towers, tokens, shown, job.device, settings.memory_limit, job.resources, ranks)
     training = train(
         towers,
         param_groups(adapter, lr=settings.lr, weight_decay=settings.weight_decay),
-        job.task.tokens,
+        tokens,
         shown,
         job.compute,
         iterations=steps,
@@ -80,20 +78,23 @@ def fit_adapter(
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
     classifier = job.classifier(
-        shared_class_features(base, job.task.tokens, job.compute.ranks, engine=settings.engine),
+        shared_class_features(base, tokens, ranks, engine=settings.engine),
         adapter=adapter,
         text=TextChange(),
     )
-    choices = last_step(len(training.losses), recipe) | views_choice(settings, views)
-    used = _engine_use(job, towers, memory, training.plan, settings.batch_size)
-    return FitResult(classifier, trainable, choices, training, used, notes=training.notes)
-
-
-def _engine_use(job: Job, towers: Towers, memory: MemoryPlan, plan: Plan, batch_size: int) -> EngineUse:
-    """Say how the towers were computed, and by how many processes."""
-    processes = {"processes": job.compute.ranks.count} if job.compute.ranks.count > 1 else {}
-    outcome = {**memory.outcome(plan), **processes}
-    return EngineUse(towers.engine, towers.why, outcome, plan.micro_batch or batch_size)
+    return FitResult(
+        classifier,
+        trainable,
+        last_step(len(training.losses), recipe) | views_choice(settings, views),
+        training,
+        EngineUse(
+            towers.engine,
+            towers.why,
+            memory.outcome(training.plan),
+            training.plan.micro_batch or settings.batch_size,
+        ),
+        notes=training.notes,
+    )
 
 
 def _tell(job: Job, memory: MemoryPlan, steps: int, views: FixedViews | None) -> OnExpected | None:
