@@ -16,7 +16,11 @@ import pytest
 from PIL import Image
 
 from blocklora import FewShotClassifier
+from blocklora.core.errors import RunError
 from blocklora.data import open_for_model
+from blocklora.export.check import check_consumer, images_to_check
+from blocklora.export.facts import facts_of
+from blocklora.run.load import load_run
 
 ALONE = """
 import runpy, sys
@@ -90,12 +94,21 @@ def test_predict_answers_as_the_run_does_without_torch(
 
 
 @pytest.mark.parametrize("format_", ["hf", "lora"])
-def test_predict_answers_as_the_run_does_with_torch(
-    format_: str, exported: Callable[..., Path], run: Path, odd_images: list[Path]
+def test_predict_answers_as_the_run_does_with_torch(format_: str, exported: Callable[..., Path]) -> None:
+    """Every export runs its predict.py without blocklora, and writes down what it found."""
+    found = json.loads((exported(format_) / "export.json").read_text(encoding="utf-8"))["check"]
+    assert (found["images"], found["top_1"]) == (8, 1.0)
+    assert found["largest_difference"] < 1e-4
+
+
+def test_a_script_that_needs_blocklora_is_noticed(
+    exported: Callable[..., Path], run: Path, tmp_path: Path
 ) -> None:
-    expected = FewShotClassifier.load(run, device="cpu").predict_proba(odd_images).max(axis=1)
-    found = answers(exported(format_), odd_images, "blocklora")
-    np.testing.assert_allclose([answer["probability"] for answer in found], expected, atol=1e-4)
+    (tmp_path / "predict.py").write_text("import blocklora", encoding="utf-8")
+    loaded, images = load_run(run, device="cpu"), images_to_check(run).images
+    facts = facts_of(loaded.classifier, loaded.labels, "numpy", "fp32")
+    with pytest.raises(RunError, match="import of blocklora halted"):
+        check_consumer(tmp_path, images, "validation", np.ones((len(images), 3)), facts, ("blocklora",))
 
 
 def test_scripts_can_be_read_at_a_glance(exported: Callable[..., Path]) -> None:
