@@ -33,7 +33,7 @@ def test_time_is_kept_back_for_the_evaluation(job: Job) -> None:
     few, many = (with_reserve(limited, n_test).deadline for n_test in (0, 10**6))
     assert few is not None
     assert many is not None
-    assert few.reserved == 0  # no validation image either
+    assert 0 < few.reserved < many.reserved / 1000  # six training images against two million
     assert many.reserved > 100  # even at 0.05 ms an image
 
 

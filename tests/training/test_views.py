@@ -126,6 +126,9 @@ class Shown:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         return self._views.batch(step)
 
+    def part(self, step: int) -> tuple[int, int]:
+        return self._views.images.part(step)
+
 
 def run(folder: Path, images: Any) -> tuple[Tensor, Tensor]:
     """Train adapters in the last blocks; losses, and all that was learned."""

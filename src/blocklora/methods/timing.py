@@ -35,8 +35,9 @@ def with_reserve(job: Job, n_test: int) -> Job:
         return job
     limit = job.deadline.seconds if job.deadline else float("inf")
     one, forward = _seconds_an_image(job, min(_SECONDS, _SHARE * limit))
-    # Test images go through the adapted and the base model.
-    seconds = one * (len(job.task.val) + 2 * n_test) + (_REPORT_SECONDS if n_test else 0.0)
+    # Training images are encoded once more, for what a classifier keeps of them; test images also by the base model.
+    images = len(job.task.train) + len(job.task.val) + 2 * n_test
+    seconds = one * images + (_REPORT_SECONDS if n_test else 0.0)
     told = job.on_expected
     return replace(
         job,
@@ -90,7 +91,7 @@ def _seconds_an_image(job: Job, budget: float) -> tuple[float, float]:
             batch_size=size,
         )
         now = time.monotonic()
-        if now - began > budget:
+        if size > 1 and now - began > budget:  # the first image of all waits for much that is loaded once
             break
     return (now - start) / size, timed.seconds / size
 

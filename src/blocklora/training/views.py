@@ -57,9 +57,9 @@ class FixedViews:
         return self.images.batch_size
 
     def rows(self, step: int) -> list[int]:
-        """Return which of the M V views make up the batch of a step: those of image i begin at i V."""
+        """Return which of the M V views are this rank's part of a step's batch: those of image i begin at i V."""
         view = self.images.epoch(step) % self.number
-        return [index * self.number + view for index in self.images.indices(step)]
+        return [index * self.number + view for index in self.images.own_indices(step)]
 
     def labels(self, step: int) -> Tensor:
         """Return the labels (B,) of a step."""
