@@ -19,7 +19,7 @@ from blocklora.adapter.functional import (
     fold,
     init_factors,
 )
-from blocklora.adapter.masks import Rows, draw_seed, dropout_mask, dropout_masks
+from blocklora.adapter.masks import PartRows, draw_seed, dropout_mask, dropout_masks
 
 
 def factors(n: int, k: int, d_in: int = 7, d_out: int = 5, shape: tuple[int, ...] = (2, 3)) -> list[Tensor]:
@@ -335,7 +335,7 @@ def test_the_bits_of_masks_stay() -> None:
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.3])
 def test_some_rows_get_the_masks_that_they_have_in_the_larger_matrix(p: float) -> None:
     whole, part = torch.ones(11, 3), torch.ones(5, 3)
-    rows = Rows(11, ((0, 2), (6, 9)))
+    rows = PartRows(11, ((0, 2), (6, 9)))
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
     pairs = zip(
         dropout_masks(whole, p, generators[0]), dropout_masks(part, p, generators[1], rows), strict=True

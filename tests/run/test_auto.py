@@ -12,7 +12,7 @@ from blocklora.core.errors import ConfigError
 from blocklora.run.evaluate import evaluate_run
 from blocklora.run.fit import fit_run
 from blocklora.run.load import load_run
-from blocklora.run.predict import predict_images
+from blocklora.run.predict import Asked, predict_images
 from blocklora.run.transfer import base_to_new
 
 
@@ -32,7 +32,7 @@ def test_a_mixture_is_measured_again_to_the_same_figures(mixed: Path) -> None:
 
 def test_a_mixture_predicts_with_sets_and_unknown_images(mixed: Path, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))[:5]
-    found = list(predict_images(load_run(mixed), files, coverage=0.8, false_alarms=0.1))
+    found = list(predict_images(load_run(mixed), files, Asked(coverage=0.8, false_alarms=0.1, explain=True)))
     assert len(found) == len(files)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "draw_seed", "dropout_mask", "dropout_masks"]
+__all__ = ["PartRows", "draw_seed", "dropout_mask", "dropout_masks"]
 
 # Masks compare 16-bit random integers with a threshold: p is met to within 2**-17.
 _LEVELS = 1 << 16
@@ -26,7 +26,7 @@ def draw_seed() -> int:
     return int(torch.randint(1 << 62, ()))
 
 
-class Rows(NamedTuple):
+class PartRows(NamedTuple):
     """Some rows of a larger matrix, which get the masks that they have there.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
         return torch.cat([matrix[first:last] for first, last in self.ranges])
 
 
-def dropout_mask(like: Tensor, p: float, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
+def dropout_mask(like: Tensor, p: float, generator: torch.Generator, rows: PartRows | None = None) -> Tensor:
     """Draw the next dropout mask: zero with probability p, otherwise 1 / (1 - p).
 
     Args:
@@ -61,7 +61,7 @@ def dropout_mask(like: Tensor, p: float, generator: torch.Generator, rows: Rows 
     return (draws >= dropped - _LEVELS // 2).to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 
-def _whole(like: Tensor, rows: Rows | None) -> torch.Size:
+def _whole(like: Tensor, rows: PartRows | None) -> torch.Size:
     """Return the shape that numbers are drawn for."""
     return like.shape if rows is None else torch.Size((rows.total, *like.shape[1:]))
 
@@ -82,7 +82,7 @@ def _draw_words(count: int, device: torch.device, generator: torch.Generator) ->
 
 
 def dropout_masks(
-    like: Tensor, p: float, generator: torch.Generator, rows: Rows | None = None
+    like: Tensor, p: float, generator: torch.Generator, rows: PartRows | None = None
 ) -> Iterator[Tensor]:
     """Draw independent dropout masks, one after another, without end; see ``dropout_mask``.
 

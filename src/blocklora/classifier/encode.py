@@ -20,7 +20,6 @@ from blocklora.classifier.store import NOTHING_KEPT, FeatureStore, frozen_facts
 from blocklora.clip import crop_size, pixels
 from blocklora.core.device import Compute, out_of_memory
 from blocklora.core.errors import ImageError
-from blocklora.core.ranks import Ranks
 from blocklora.core.threads import read_ahead
 from blocklora.data import Source, Unreadable, open_for_model
 
@@ -65,9 +64,7 @@ def encode(
     zero_shot: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Compute unit image features; those of the base model are shared through the store.
-
-    Several ranks share the images, and each gets what all have computed.
+    """Compute unit image features; the base model's are shared through the store, and the images by all ranks.
 
     Args:
         classifier: The classifier, on ``compute.device``.
@@ -101,16 +98,7 @@ def encode(
             return torch.stack([adapted, plain], dim=1)
 
     began = time.monotonic()
-    first, last = compute.ranks.share(len(images))
-    own = encode_images(
-        images[first:last],
-        forward,
-        classifier.base.processor,
-        device=compute.device,
-        batch_size=batch_size,
-        on_batch=partial(_tell_of_all, on_batch, last - first, len(images)) if on_batch else None,
-    )
-    found = _gathered(own, first, compute.ranks)
+    found = _shared(images, forward, classifier.base.processor, compute, batch_size, on_batch)
     if known is not None:
         return replace(found, features=torch.stack([found.features, known[0, found.kept]], dim=1))
     if found.kept and not found.unreadable:
@@ -119,8 +107,21 @@ def encode(
     return found
 
 
-def _gathered(own: Encoded, first: int, ranks: Ranks) -> Encoded:
-    """Put together what all ranks have encoded; the images of this one begin at ``first``."""
+def _shared(
+    images: Sequence[tuple[str, Source]],
+    forward: Callable[[Tensor], Tensor],
+    processor: object,
+    compute: Compute,
+    batch_size: int | None,
+    on_batch: Callable[[int], None] | None,
+) -> Encoded:
+    """Encode images, each rank its own, and give all to each; see ``encode_images``."""
+    ranks, total = compute.ranks, len(images)
+    first, last = ranks.share(total)
+    tell = partial(_tell_of_all, on_batch, last - first, total) if on_batch else None
+    own = encode_images(
+        images[first:last], forward, processor, device=compute.device, batch_size=batch_size, on_batch=tell
+    )
     if ranks.count == 1:
         return own
     told = ranks.collect(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blocklora.adapter.masks import Rows
+from blocklora.adapter.masks import PartRows
 
 __all__ = ["Group", "TextPlan", "prompt_lengths", "text_plan", "text_plans"]
 
@@ -50,7 +50,7 @@ class TextPlan:
     groups: tuple[Group, ...]
     ends: Tensor
     back: Tensor
-    part: tuple[Rows, Rows] | None = None
+    part: tuple[PartRows, PartRows] | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -78,7 +78,7 @@ class TextPlan:
             tuple(Group(count, length) for length, count in own.items()),
             self.ends[first:last] - (starts[first] - self.opening),
             torch.arange(last - first),
-            (Rows(len(self.ids), rows), Rows(len(self.ends), ((first, last),))),
+            (PartRows(len(self.ids), rows), PartRows(len(self.ends), ((first, last),))),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from blocklora.classifier import Classifier
+from blocklora.classifier import Classifier, Head
 from blocklora.classifier.record import Label
 from blocklora.clip import crop_size
 from blocklora.core.errors import ConfigError
@@ -116,7 +116,7 @@ class Facts:
     check: Mapping[str, Any] = field(default_factory=dict)
     sets: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the facts, ready for JSON."""
         return {**asdict(self), "version": _VERSION, "blocklora": version("blocklora")}
 
@@ -135,5 +135,19 @@ def facts_of(classifier: Classifier, labels: Sequence[Label], format_: Format, p
         temperature=classifier.temperature,
         preprocess=Preprocess.of(classifier.base.processor),
         sets=thresholds_of(classifier),
-        head={"kind": classifier.head.kind, "numbers": dict(classifier.head.numbers)},
+        head=_head_facts(classifier.head),
     )
+
+
+def _head_facts(head: Head) -> Mapping[str, Any]:
+    """Return a head's kind and plain numbers, and those of the heads that a mixture is made of."""
+    members = [
+        {
+            **_head_facts(member.head),
+            "weight": member.weight,
+            "temperature": member.temperature,
+            "base": member.base,
+        }
+        for member in head.members
+    ]
+    return {"kind": head.kind, "numbers": dict(head.numbers)} | ({"members": members} if members else {})

@@ -94,11 +94,8 @@ def fit_classifier(
     with compute.training():
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
-        job = Job(
-            task, clip, compute, config.seed, config.method, store, resources, checkpoint, on_step, engine, deadline,
-            on_expected, 0.0, on_part,
-        )  # fmt: skip
-        job = with_reserve(job, n_test)
+        given = (store, resources, checkpoint, on_step, engine, deadline, on_expected, 0.0, on_part)
+        job = with_reserve(Job(task, clip, compute, config.seed, config.method, *given), n_test)
         settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, settings)
@@ -108,17 +105,15 @@ def fit_classifier(
         if config.ensemble and method.prompts == "averaged":
             classifier = _averaged(classifier, prepared, config.ensemble)
         size = _at_once(compute.device, result, config.settings)
-        every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS))
-        val = task.val[::every]
-        held_out = judged(classifier, val, compute, size, store) if val else result.held_out
-        temperature, choice = _temperature(result.out_of_fold or held_out, every if val else None)
+        every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS)) if task.val else None
+        held_out = judged(classifier, task.val[::every], compute, size, store) if every else result.held_out
+        temperature, choice = _temperature(result.out_of_fold or held_out, every)
         classifier = classifier.with_temperature(temperature)
         evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
+    not_calibrated = () if result.out_of_fold or held_out else (_NOT_CALIBRATED,)
     return Fit(
         classifier=replace(classifier, evidence=evidence),
-        result=result
-        if result.out_of_fold or held_out
-        else replace(result, notes=(*result.notes, _NOT_CALIBRATED)),
+        result=replace(result, notes=(*result.notes, *not_calibrated)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,

@@ -98,9 +98,7 @@ def fit_run(
     ranks: Ranks = ALONE,
     **settings: Any,
 ) -> tuple[Path, RunMetrics]:
-    """Fit a classifier to a data set and measure it on the test images, once.
-
-    The test images are sealed until training has ended: whatever touches them before raises.
+    """Fit to a data set, measure once on test images that are sealed until then, return the RUN folder and its metrics.
 
     Args:
         data: A folder, a table, ``hf:NAME``, a bundled task's name, or a data set's name with ``root``.
@@ -108,11 +106,11 @@ def fit_run(
         root: The folder that holds the folders of the data sets.
         protocol: How the shots are drawn: ``coop`` or ``clip-lora``.
         index: A file that names the images, in the place of sampling.
-        classes: The ``base`` or ``new`` half of the classes; None is all.
+        classes: The ``base`` or ``new`` half; None is all.
         class_names: A file with other words for the classes.
         add: CSV files with images and labels that train beside the shots.
-        prompt: The sentence a class name stands in; of several the first trains, and the mean of their class
-            features predicts. None is the data set's own, or "a photo of a {}." with the protocol clip-lora.
+        prompt: The sentence a class name stands in; of several the first trains, and the mean over all predicts. None
+            is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
         resume: Go on with the unfinished run in ``out``.
         progress: The progress callback.
@@ -122,9 +120,6 @@ def fit_run(
         began: When a ``time_limit`` began, as ``time.monotonic`` tells it; None is now.
         ranks: The processes that share the run. All of them call this alike; the first one alone writes.
         **settings: The arguments of ``methods.fit_config``.
-
-    Returns:
-        The RUN folder, and its metrics.
 
     Raises:
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
@@ -137,14 +132,18 @@ def fit_run(
     check_shares(config.method, config.settings, config.time_limit, ranks)
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
-    out = user_path(out) if out else _default_out(whole.name, config)
-    deadline = Deadline.of(config.time_limit, began)
-    told = (deadline, None if ranks.count > 1 else on_expected)
+    folder = user_path(out) if out else _default_out(whole.name, config)
+    how = (resume, progress, store, resources, Deadline.of(config.time_limit, began), on_expected, ranks)
+    with _claimed(folder, ranks):
+        return folder, _run_in(folder, choice, config, whole, drawn, *how)
+
+
+@contextmanager
+def _claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Let the first rank claim the folder, for all."""
     with ExitStack() as stack:
-        ranks.on_first(lambda: str(stack.enter_context(claim_folder(out))))
-        return out, _run_in(
-            out, choice, config, whole, drawn, resume, progress, store, resources, *told, ranks
-        )
+        ranks.on_first(lambda: str(stack.enter_context(claim_folder(folder))))
+        yield
 
 
 def _run_in(
@@ -183,7 +182,7 @@ def _run_in(
             on_step=progress.step if progress else None,
             deadline=deadline,
             n_test=len(drawn.test),
-            on_expected=on_expected,
+            on_expected=on_expected if ranks.count == 1 else None,
             on_part=progress.part if progress else None,
             ranks=ranks,
         )

@@ -40,6 +40,8 @@ def run_metrics(
         if engine is None
         else {"engine": engine.engine, "why_not_lean": engine.why_not_lean, **engine.memory}
     )
+    if fit.compute.ranks.count > 1:
+        used["processes"] = fit.compute.ranks.count
     return replace(
         measured,
         method=config.method,

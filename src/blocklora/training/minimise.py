@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -119,9 +119,7 @@ def minimise(
     after_step: Callable[[int], None] | None = None,
     resources: Resources | None = None,
 ) -> Curve:
-    """Minimise a loss by an optimizer, step by step.
-
-    Gradients are on and autocast is off inside; the caller's settings and handlers are afterwards as before.
+    """Minimise a loss by an optimizer; the caller's settings and handlers are afterwards as before.
 
     Args:
         gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
@@ -133,9 +131,8 @@ def minimise(
         state: Everything that a step changes, by name: the trainable tensors, and any others that ``after_step``
             changes in place.
         checkpoint: Where to keep the state; if it is there already, the run goes on from it.
-        save_seconds: How often to keep it, in seconds; None is 20, and 0 is after every step. A save that took t
-            seconds is followed by at least 20 t without one, so saving takes at most 5% of the time; if t is more than
-            ``save_seconds``, the state is not kept again, unless Ctrl-C stops the run between two steps.
+        save_seconds: How often to keep it, in seconds; None is 20, and 0 is after every step. Saving takes at most
+            5% of the time; after a save that took more than ``save_seconds`` only Ctrl-C saves again.
         remember: What is kept beside ``state``.
         on_step: Progress callback, called a few times a second.
         after_step: Called with the number of every step that is done, counted from 0.
@@ -144,31 +141,36 @@ def minimise(
     Raises:
         ConfigError: The loss is no longer a number, or the caller is in ``torch.inference_mode``.
         RunError: The checkpoint is damaged or belongs to another run.
-        KeyboardInterrupt: Ctrl-C, on whatever rank; the checkpoint has been written.
-        LostRankError: Another rank has ended; the checkpoint has been written.
+        KeyboardInterrupt: Ctrl-C, on whatever rank; the checkpoint has been written, as it is with the next.
+        LostRankError: Another rank has ended.
     """
     recipe, steps = (steps.recipe, steps.number) if isinstance(steps, Steps) else (None, steps)
     scheduler, lrs = _schedule(optimizer, factors, steps)
     losses = _zeros(steps, compute.device)
-    ranks = compute.ranks
-    held = _Held(checkpoint, RunState(state, optimizer, scheduler, losses, compute.scaler, remember), ranks)
+    kept = RunState(state, optimizer, scheduler, losses, compute.scaler, remember)
+    held = _Held(checkpoint, kept, compute.ranks)
     start = held.restore()
     saver = Saver(held.save, _SAVE_SECONDS if save_seconds is None else save_seconds)
     report = _Report(on_step, losses, lrs)
-    resources = resources or available_resources(1 / ranks.local_count)
-    ahead = read_ahead(batches.batch, range(start, steps), cores=resources.cores)
-    with compute.training(), stop_between_steps(ranks) as stop, closing(ahead):
+    ahead = _ahead(batches, range(start, steps), resources, compute.ranks)
+    with compute.training(), stop_between_steps(compute.ranks) as stop, closing(ahead):
         for step in range(start, steps):
-            with held.kept_if_a_rank_is_lost(step):
+            with held.with_all_ranks(step, stop):
                 losses[step] = _loss(gradients, step, ahead, compute.device)
-                if ranks.any(stop.is_set()):
-                    stop.set()
             compute.step(optimizer)
             scheduler.step()
             if after_step:
                 after_step(step)
             _after(step, steps, stop, saver, report)
     return Curve(losses.cpu().double(), lrs, held.seconds(), recipe_steps=recipe)
+
+
+def _ahead(
+    batches: Batches, steps: range, resources: Resources | None, ranks: Ranks
+) -> Generator[_Batch, None, None]:
+    """Read batches ahead, with this process's share of the machine's cores."""
+    cores = (resources or available_resources(1 / ranks.local_count)).cores
+    return read_ahead(batches.batch, steps, cores=cores)
 
 
 def _after(step: int, steps: int, stop: threading.Event, saver: Saver, report: _Report) -> None:
@@ -211,10 +213,12 @@ class _Held:
             self._checkpoint.save(step, self.seconds(), self._state)
 
     @contextmanager
-    def kept_if_a_rank_is_lost(self, step: int) -> Iterator[None]:
-        """Write the checkpoint after so many steps where another rank ends in the middle of the next one."""
+    def with_all_ranks(self, step: int, stop: threading.Event) -> Iterator[None]:
+        """Share what is to stop one rank; where one ends amid a step, write the state of those before it."""
         try:
             yield
+            if self._ranks.any(stop.is_set()):
+                stop.set()
         except LostRankError:
             if step:
                 self.save(step)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from blocklora.adapter import BlockLoraLinear
 from blocklora.adapter.functional import fold
-from blocklora.adapter.masks import Rows, dropout_masks
+from blocklora.adapter.masks import PartRows, dropout_masks
 
 __all__ = ["LowRank", "PartSeed", "Seed", "base_linear", "behind", "low_rank", "masks", "thin", "unsupported"]
 
@@ -36,8 +36,8 @@ class PartSeed:
     """
 
     value: int
-    rows: Rows
-    wanted: Rows
+    rows: PartRows
+    wanted: PartRows
 
     def __add__(self, places: int) -> PartSeed:
         """Return the seed of a later layer."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from blocklora.adapter.masks import Rows
+from blocklora.adapter.masks import PartRows
 from blocklora.clip.lean.attention import Images, Layout, Prompts
 from blocklora.clip.lean.blocks import SEEDS, Block
 from blocklora.clip.lean.low_rank import PartSeed, Seed
@@ -202,7 +202,9 @@ class LeanTower:
 def _seed_of_images(seed: int, first: int, of: int, count: int, length: int) -> PartSeed:
     """Return the seed of ``count`` images from ``first`` on among ``of``, of ``length`` rows each."""
     last = first + count
-    return PartSeed(seed, Rows(of * length, ((first * length, last * length),)), Rows(of, ((first, last),)))
+    return PartSeed(
+        seed, PartRows(of * length, ((first * length, last * length),)), PartRows(of, ((first, last),))
+    )
 
 
 def _with_vectors(x: Tensor, vectors: Tensor | None) -> Tensor:

@@ -58,14 +58,12 @@ def fit_adapter(
     images = training_images(job, settings.batch_size, settings.augment)
     steps = job.task.steps(settings.iterations, settings.STEPS_A_SHOT)
     views = None if settings.cached_views is None else fixed_views(job, settings, towers, images, steps)
-    shown = views or images
-    memory = plan_memory(
-        towers, job.task.tokens, shown, job.device, settings.memory_limit, job.resources, job.compute.ranks
-    )
+    shown, tokens, ranks = views or images, job.task.tokens, job.compute.ranks
+    memory = plan_memory(towers, tokens, shown, job.device, settings.memory_limit, job.resources, ranks)
     training = train(
         towers,
         param_groups(adapter, lr=settings.lr, weight_decay=settings.weight_decay),
-        job.task.tokens,
+        tokens,
         shown,
         job.compute,
         iterations=steps,
@@ -80,11 +78,10 @@ def fit_adapter(
     trainable = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
     adapter.eval().requires_grad_(False)
     classifier = job.classifier(
-        shared_class_features(base, job.task.tokens, job.compute.ranks, engine=settings.engine),
+        shared_class_features(base, tokens, ranks, engine=settings.engine),
         adapter=adapter,
         text=TextChange(),
     )
-    processes = {"processes": job.compute.ranks.count} if job.compute.ranks.count > 1 else {}
     return FitResult(
         classifier,
         trainable,
@@ -93,7 +90,7 @@ def fit_adapter(
         EngineUse(
             towers.engine,
             towers.why,
-            {**memory.outcome(training.plan), **processes},
+            memory.outcome(training.plan),
             training.plan.micro_batch or settings.batch_size,
         ),
         notes=training.notes,
