@@ -3,9 +3,9 @@
     python benchmarks/ray_grid.py [--rounds N] [--out RESULT.json]
 
 Each node has one core, and two local processes do the same. Times are from the first finished run to the last, so that
-the start of processes is not in them; the first figure is
-the median of their ratios. Then the grid is done again, and a node is ended
-without warning after ten runs: there must be 40 results, none twice, with the figures of the local processes.
+the start of processes is not in them; the two take turns, and the first figure is the median of the ratios. Then the
+grid is done again, and a node is ended without warning after ten runs: there must be 40 results, none twice, with the
+figures of the local processes.
 """
 
 from __future__ import annotations
