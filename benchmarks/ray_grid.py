@@ -1,16 +1,18 @@
 """A grid of 40 runs on a local Ray cluster of two nodes, beside local processes; and with a node lost on the way.
 
-    python benchmarks/ray_grid.py [--out RESULT.json]
+    python benchmarks/ray_grid.py [--rounds N] [--out RESULT.json]
 
 Each node has one core, and two local processes do the same. Times are from the first finished run to the last, so that
-the start of processes is not in them; the first figure is their ratio. Then the grid is done again, and a node is ended
-without warning after ten runs: there must be 40 results, none twice, with the figures of the local processes.
+the start of processes is not in them; the two take turns, and the first figure is the median of the ratios. Then the
+grid is done again, and a node is ended without warning after ten runs: there must be 40 results, none twice, with the
+figures of the local processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -82,6 +84,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = Path(__file__).parent / "results" / "ray_grid.json"
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of local processes and Ray in turn (default 3)"
+    )
     parser.add_argument("--out", type=Path, default=default, help="where to write the numbers (JSON)")
     arguments = parser.parse_args()
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
@@ -90,24 +95,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         base = Path(place)
         (base / "grid.toml").write_text(GRID, encoding="utf-8")
-        watched = {"local": Watched()}
-        run_grid(base / "grid.toml", base / "local", workers=2, progress=watched["local"])
         cluster = start_cluster()
-        watched["ray"] = Watched()
-        run_grid(base / "grid.toml", base / "ray", ray="auto", progress=watched["ray"])
+        ratios = []
+        for n in range(arguments.rounds):
+            watched = {"local": Watched(), "ray": Watched()}
+            run_grid(base / "grid.toml", base / f"local{n}", workers=2, progress=watched["local"])
+            run_grid(base / "grid.toml", base / f"ray{n}", ray="auto", progress=watched["ray"])
+            seconds = {name: one.ends[-1] - one.ends[0] for name, one in watched.items()}
+            ratios.append(seconds["ray"] / seconds["local"])
+            print(seconds, flush=True)
         lost = Watched(cluster, after=10)
         counts = run_grid(base / "grid.toml", base / "lost", ray="auto", progress=lost)
         import ray
 
         ray.shutdown()
         cluster.shutdown()
-        seconds = {name: one.ends[-1] - one.ends[0] for name, one in watched.items()}
         lines = len((base / "lost" / "runs.jsonl").read_bytes().splitlines())
-        local, other, with_loss = (figures(base / name) for name in ("local", "ray", "lost"))
+        local, other, with_loss = (figures(base / name) for name in ("local0", "ray0", "lost"))
         attempts = [record.attempts for record in read_records(base / "lost").values()]
     result |= {
-        "seconds_from_first_to_last": seconds,
-        "ray_over_local": seconds["ray"] / seconds["local"],
+        "ray_over_local": statistics.median(ratios),
+        "ratios": ratios,
         "node_lost": {
             "counts": counts,
             "lines": lines,
