@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {"iterations": 6, "batch_size": 5, "dropout": 0.25, "s
 def together(count: int, out: Path, model: Path, data: Path, **more: Any) -> list[str]:
     """Fit in so many processes, and return what each said in the end."""
     options = {} if "method" in more else OPTIONS
-    given = {"data": str(data), **settings(model, **options), **more}
+    given = {"data": str(data), **settings(model, **options, **more)}
     rank_work.processes("fit", count, str(out), json.dumps(given))
     said = [out.with_suffix(f".{rank}.txt") for rank in range(count)]
     texts = [path.read_text(encoding="utf-8") if path.exists() else "" for path in said]
