@@ -12,7 +12,7 @@ last layer alone, attention rollout (Abnar and Zuidema, 2020), and a random orde
 from __future__ import annotations
 
 import argparse
-import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -129,6 +129,16 @@ def measure(data: str, method: str, n_images: int) -> dict[str, Any]:
     }
 
 
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Return a row for each order: deletion and insertion for each data set."""
+    names = [run["data"] for run in runs]
+    lines = [f"| deletion / insertion | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    for order in ("value projections", "last layer alone", "rollout", "random"):
+        cells = [f"{run[order]['deletion']:.3f} / {run[order]['insertion']:.3f}" for run in runs]
+        lines.append(f"| {order} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -142,9 +152,7 @@ def main() -> None:
             runs.append(run := measure(data, method, arguments.images))
             print(run, flush=True)
             write(arguments.out, {"runs": runs, **circumstances()})
-    for name in ("value projections", "last layer alone", "rollout", "random"):
-        means = [statistics.fmean(run[name][kind] for run in runs) for kind in ("deletion", "insertion")]
-        print(f"{name}: deletion {means[0]:.3f}, insertion {means[1]:.3f}")
+    print(table(runs))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Cost depends on shapes alone, so random weights and random tokens serve; the pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ __all__ = [
     "Step",
     "bare",
     "batch",
+    "layers_step",
     "lengths",
     "ours",
     "peft_lora",
+    "top_workload",
     "workload",
 ]
 
@@ -120,6 +122,38 @@ def ours(
     return Step(run, model)
 
 
+def layers_step(backbone: str, data: Batch, top: int, *, known: bool) -> Step:
+    """Block-LoRA in the top layers of both towers; where ``known``, what lies below was computed before."""
+    depths = (
+        BACKBONES[backbone].vision_config.num_hidden_layers,
+        BACKBONES[backbone].text_config.num_hidden_layers,
+    )
+    layers = {
+        f"{tower}_model": range(depth - top, depth)
+        for tower, depth in zip(("vision", "text"), depths, strict=True)
+    }
+    pattern = "|".join(
+        rf"{tower}\.encoder\.layers\.({'|'.join(map(str, chosen))})\.self_attn\.(q|k|v)_proj"
+        for tower, chosen in layers.items()
+    )
+    model = _adapted(
+        backbone, BlockLoraConfig(n_blocks=2, **_SETTINGS | {"target_modules": pattern}), data.pixels.device
+    )
+    towers = LeanTowers(model)
+    text = ClassFeatures(towers, data.tokens, trained=True, plan=Plan())
+    inputs = towers.images_before(data.pixels) if known else data.pixels
+    optimizer, number = _optimizer(model), iter(range(1 << 30))
+    scale = torch.tensor(100.0)
+
+    def run() -> None:
+        gradient(towers, inputs, data.labels, text, scale, Plan(), torch.autograd.backward,
+                 seed=1, step=next(number))  # fmt: skip
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Step(run, model)
+
+
 def peft_lora(backbone: str, data: Batch, *, padded_to: int, dtype: torch.dtype | None = None) -> Step:
     """PEFT's LoRA (r = 2) in transformers' CLIPModel, all prompts padded to one length."""
     model = _adapted(backbone, LoraConfig(**_SETTINGS), data.pixels.device)
@@ -160,6 +194,19 @@ def workload(
     trained = sum(9 * tower.hidden_size * tower.num_hidden_layers for tower in towers.values())
     names = lengths(classes) if isinstance(classes, int) else classes
     return Workload(model_shape(config, adapted, trained), images, tuple(names), opening, number)
+
+
+def top_workload(backbone: str, images: int, classes: int, top: int, *, known: bool) -> Workload:
+    """The step of ``layers_step``, for the planner."""
+    config, work = BACKBONES[backbone], workload(backbone, images, classes)
+    towers = {"vision": config.vision_config, "text": config.text_config}
+    adapted = {
+        name: (range(tower.num_hidden_layers - top, tower.num_hidden_layers), (3, 0, 0, 0))
+        for name, tower in towers.items()
+    }
+    return replace(
+        work, model=model_shape(config, adapted, work.model.trained), views_bytes=0 if known else None
+    )
 
 
 def _frozen(backbone: str, device: Any) -> Any:

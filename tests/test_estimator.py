@@ -191,6 +191,8 @@ DORA = Path(__file__).parents[1] / "examples" / "dora.json"
 # A few steps of every method; the settings that a test needs beside the published ones.
 QUICK: dict[str, dict[str, Any]] = {
     "block-lora": {"iterations": 3, "lr": 1e-2},
+    "block-lora-gda": {"iterations": 3, "lr": 1e-2},
+    "auto": {"seconds": 1},
     "clip-lora": {"iterations": 3, "lr": 1e-2},
     "zero-shot": {},
     "linear-probe": {},

@@ -36,13 +36,17 @@ ORDER = [
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 ROOMS = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists())
 MAY_IMPORT_LATE = {
+    "bench/executors/on_ray.py": "Ray is an optional extra",
     "bench/plots.py": "matplotlib is an optional extra",
+    "core/on_ray.py": "Ray is an optional extra",
     "core/device.py": "the module resource does not exist on Windows",
     "data/bundled.py": "scikit-learn's data sets take a second",
     "data/hub.py": "pyarrow is an optional extra",
     "data/tables.py": "pyarrow is an optional extra",
     "export/run.py": "onnx is an optional extra",
     "serve/server.py": "of torch and ONNX Runtime only the one that computes is imported",
+    "run/table/formats.py": "pyarrow is an optional extra",
+    "run/table/places.py": "pyarrow is an optional extra",
 }
 DRAWS = {"default_rng", "SeedSequence"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MEDIAN_FUNCTION_LINES, MOST_LOOSE_DICTS = 300, 60, 10, 40

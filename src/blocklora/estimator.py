@@ -26,6 +26,7 @@ from blocklora.classifier import (
     read_classifier,
     write_classifier,
 )
+from blocklora.classifier.hub import OnHub
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute, autocast, resolve_device, resolve_precision, usable_precision
 from blocklora.core.errors import ConfigError
@@ -59,7 +60,7 @@ class _NotFittedYetError(ConfigError, NotFittedError):  # type: ignore[misc]
     """Something was asked of a classifier that is neither fitted nor loaded."""
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A CLIP classifier fitted to a handful of labelled images.
 
     Args:
@@ -70,14 +71,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         seed: Where all randomness comes from: which images, their crops, the adapter's start, dropout.
         prompt: The sentence that a class name stands in, with one ``{}``.
         ensemble: Templates whose mean class features predict, for the methods that read prompts as they are.
-        class_names: Words for the labels, where a label itself says nothing (``{0: "cat", 1: "dog"}``). Needed inside
-            scikit-learn's ``VotingClassifier`` and ``StackingClassifier``, too: they number the labels.
+        class_names: Words for labels that say nothing (``{0: "cat"}``); scikit-learn's ensembles number the labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or a ``torch.device``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         deterministic: Whether only kernels may be used on CUDA that repeat to the last bit; a CPU's always do.
         time_limit: The time for ``fit``, such as "10m", or seconds: as many of the steps as there is time for.
-        on_unreadable: What ``fit`` does about an image that cannot be read: ``raise`` an error that names it, or
-            ``skip`` it and keep it in ``unreadable_``.
+        on_unreadable: An image that cannot be read: ``raise`` an error that names it, or ``skip`` it.
         verbose: Whether to say on stderr how far training is.
         **options: The settings of the method, such as iterations, lr or r; its file says which, and their defaults.
 
@@ -151,13 +150,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         prepared = prepare(config, dataset, few_shot(dataset, config.shots, config.seed))
         if self.on_unreadable == "raise":
             raise_unreadable(prepared.unreadable)
-        said = progress_on_stderr() if self.verbose else None
-        fit = fit_classifier(prepared, config, on_step=said, deadline=Deadline.of(config.time_limit, began))
-        self.classes_ = np.asarray(classes)
+        told, limit = progress_on_stderr() if self.verbose else None, Deadline.of(config.time_limit, began)
+        fit = fit_classifier(prepared, config, on_step=told, deadline=limit)
+        self.classes_, self.seconds_ = np.asarray(classes), fit.seconds
         self.classifier_: Classifier = fit.classifier
         self.notes_: tuple[str, ...] = (*dataset.notes, *prepared.notes, *fit.result.notes)
         self.unreadable_: tuple[Unreadable, ...] = prepared.unreadable
-        self.seconds_ = fit.seconds
         self._compute, self._at_once = fit.compute, fit.images_at_once
         known = ("revision", "shots", "seed", "prompt", "ensemble", "time_limit", *self._options)
         self._recorded = {name: value for name, value in config.to_json().items() if name in known}
@@ -224,9 +222,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         precision: str = "auto",
         model: str | os.PathLike[str] | None = None,
     ) -> FewShotClassifier:
-        """Read a classifier back; the training images are not needed, and the text tower rarely.
-
-        Its parameters are those of the fit, so that it can be fitted again.
+        """Read a classifier back, with the parameters of its fit; no training images are needed.
 
         Args:
             path: What ``save`` or ``blocklora fit`` wrote.
@@ -239,9 +235,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             RunError: The folder is missing, incomplete or damaged, or its base model has other weights now.
             ModelError: The base model cannot be loaded.
         """
-        where = resolve_device(str(device))
+        where, moved = resolve_device(str(device)), None if model is None else os.fspath(model)
         used = resolve_precision(precision, where)
-        moved = None if model is None else os.fspath(model)
         found, record = read_classifier(user_path(path), device=where, model=moved)
         used = usable_precision(found.precision, where) if precision == "auto" else used
         loaded = cls(device=device, precision=used)

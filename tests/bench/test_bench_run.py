@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from blocklora.bench import run as bench_run
-from blocklora.bench.grid import load_grid
 from blocklora.bench.records import RunFailure, RunResult
 from blocklora.bench.run import run_grid
 from blocklora.bench.store import read_plan, read_records
@@ -147,25 +145,6 @@ def test_a_run_of_two_names_is_done_once(
     assert run_grid(grid, out) == {"planned": 1, "done": 0, "failed": 0, "failed_before": 0}
 
 
-def test_each_worker_has_its_share_of_cores_and_memory(
-    tmp_path: Path, clip_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid = load_grid(write_grid(tmp_path, clip_folder, photos, "block-lora"))
-    gib = 1024**3
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16)
-    for allowed, workers, expected in [
-        (Resources(8, 100 * gib), None, (3, Resources(2, 100 * gib // 3))),  # three runs, eight cores allowed
-        (Resources(8, 100 * gib), 2, (2, Resources(4, 50 * gib))),
-        (Resources(32, 100 * gib), 1, (1, Resources(16, 100 * gib))),  # physical cores
-        (Resources(1, 100 * gib), 3, (3, Resources(1, 100 * gib // 3))),
-        (Resources(8, 4 * gib), None, (1, Resources(8, 4 * gib))),  # memory for one
-    ]:
-        monkeypatch.setattr(bench_run, "available_resources", lambda found=allowed: found)
-        crew = bench_run._crew(grid, grid.runs, tmp_path, workers)
-        assert (crew.n_workers, crew.settings.resources) == expected
-        assert (crew.machine.workers, crew.machine.threads) == (expected[0], expected[1].cores)
-
-
 def test_a_file_that_changed_since_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("a\n", encoding="utf-8")
@@ -274,20 +253,6 @@ def test_what_cannot_work_is_found_before_the_first_run(
     with pytest.raises(ConfigError, match="workers '0': expected a whole number of at least 1"):
         run_grid(grid, tmp_path / "results", workers=0)
     assert not (tmp_path / "results" / "runs.jsonl").exists()
-
-
-def test_gpus_are_named_as_the_system_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gpus(*names: str) -> tuple[str, ...]:
-        return bench_run._ids(bench_run._gpus({torch.device(name) for name in names}))
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpus("cpu") == ()
-    assert gpus("cuda") == ("0", "1", "2")
-    assert gpus("cuda:2", "cuda:0") == ("0", "2")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
-    assert gpus("cuda") == ("4", "5", "7")
-    assert gpus("cuda:2") == ("7",)
 
 
 def test_the_example_method_averages_names_and_images(clip_folder: Path, photos: Path) -> None:

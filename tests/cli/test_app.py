@@ -189,7 +189,7 @@ def test_ctrl_c_says_how_to_go_on(
 
     arguments = ["fit", photos, "--model", clip_folder, *FAST, "--out", tmp_path / "r"]
     with monkeypatch.context() as patch:
-        patch.setattr("blocklora.cli.console.RunProgress.step", press)
+        patch.setattr("blocklora.cli.progress.RunProgress.step", press)
         code, out, err = call(capsys, monkeypatch, *arguments)
     assert (code, out) == (130, "")
     assert "stopped after step 1 of 3; go on with the same command and --resume." in err

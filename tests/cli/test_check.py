@@ -64,3 +64,5 @@ def test_wrong_words_are_named_before_anything_is_read(conflict, capsys, monkeyp
     assert "--fail-on 'leeks': expected some of any, duplicates, unreadable" in err
     assert "did you mean 'leak'?" in err
     assert call(capsys, monkeypatch, "check", conflict / "none")[0] == 1
+    code, _, err = call(capsys, monkeypatch, "check", conflict, "--csv", conflict / "none" / "x.csv")
+    assert (code, "x.csv: there is no folder" in err) == (1, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 import torch
 from small_task import QUICK
 
-from blocklora.classifier import HEADS
+from blocklora.classifier import HEADS, Head, Member, mixture_head
 from blocklora.core.errors import ConfigError
+from blocklora.export.adapter import write_adapter
 from blocklora.export.arrays import write_arrays
 from blocklora.export.checkpoint import write_checkpoint
 from blocklora.export.facts import facts_of
@@ -38,7 +40,7 @@ def expected(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_kind_is_tried() -> None:
-    assert set(KINDS.values()) | {"conditional"} == set(HEADS)
+    assert set(KINDS.values()) | {"conditional", "mixture"} == set(HEADS)
 
 
 @pytest.mark.parametrize("method", KINDS)
@@ -70,6 +72,58 @@ def test_onnx_says_what_the_classifier_says(method: str, saved: Callable[..., Pa
     set_temperature(graph, 1e6)
     flat = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(flat.run(None, {"pixel_values": values[:1]})[0], 1 / 3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def mixture(saved: Callable[..., Path]) -> Any:
+    """A classifier that mixes a head on adapted features with one on the base model's."""
+    classifier = load_run(saved("layer-norm", **QUICK["layer-norm"]), device="cpu").classifier
+    width = classifier.zero_shot_features.shape[1]
+    weight = 5 * torch.randn(3, width, generator=torch.Generator().manual_seed(1))
+    members = (
+        Member(classifier.head, 0.7, 2.0, base=False),
+        Member(
+            Head("linear", {"weight": weight, "bias": torch.tensor([0.0, 0.5, 1.0])}), 0.3, 0.5, base=True
+        ),
+    )
+    found = replace(classifier, head=mixture_head(members), temperature=1.5)
+    found.head.check(3, width)
+    assert found.reads_both
+    return found
+
+
+def test_a_mixture_comes_out_of_numpy(mixture: Any, consumer: Any, tmp_path: Path) -> None:
+    facts = write_arrays(tmp_path, mixture, facts_of(mixture, ["a", "b", "c"], "numpy", "fp32"))
+    values, own = expected(mixture)
+    adapted, base = (
+        consumer("tower").image_features(values, dict(np.load(tmp_path / name)), facts.tower)
+        for name in ("tower.npz", "base_tower.npz")
+    )
+    assert np.abs(adapted - base).max() > 1e-4
+    head = dict(np.load(tmp_path / "head.npz"))
+    np.testing.assert_allclose(
+        consumer("heads").probabilities(adapted, facts.to_json(), head, base), own, atol=1e-5
+    )
+
+
+def test_a_mixture_comes_out_of_onnx(mixture: Any) -> None:
+    values, own = expected(mixture)
+    graph = pixels_graph(mixture)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"pixel_values": values})[0], own, atol=1e-5)
+
+
+def test_other_formats_have_no_place_for_a_mixture(
+    mixture: Any, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    _, clip = load_towers(saved("layer-norm", **QUICK["layer-norm"]), device="cpu")
+    facts = facts_of(mixture, ["a", "b", "c"], "hf", "fp32")
+    for write in (
+        lambda: write_checkpoint(tmp_path, mixture, clip, facts),
+        lambda: write_adapter(tmp_path, mixture, tmp_path),
+    ):
+        with pytest.raises(ConfigError, match="mixes several heads, which this format has no place for"):
+            write()
 
 
 def test_a_head_that_runs_the_text_tower_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:

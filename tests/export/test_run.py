@@ -22,6 +22,7 @@ from blocklora.core.errors import ConfigError, RunError
 from blocklora.export import check
 from blocklora.export.check import Agreement, Tolerance, agreement, images_to_check
 from blocklora.export.run import export_run
+from blocklora.export.sets import set_thresholds
 
 
 def props(path: Path) -> dict[str, str]:
@@ -74,6 +75,35 @@ def test_both_models_give_the_same_in_any_precision(
     np.testing.assert_allclose(many, np.repeat(second[0], 7, axis=0), atol=1e-3)
     own = FewShotClassifier.load(run, device="cpu").predict_proba([Image.fromarray(rgb)])
     np.testing.assert_allclose(first[0], own, atol={"fp32": 1e-4, "fp16": 0.02, "int8": 0.2}[precision])
+
+
+def test_thresholds_give_the_sets_of_the_classifier(
+    exported: Callable[..., Path], run: Path, photos: Path
+) -> None:
+    facts = json.loads((exported("numpy") / "export.json").read_text(encoding="utf-8"))
+    classifier = FewShotClassifier.load(run, device="cpu")
+    images = sorted(photos.glob("*/*.png"))
+    shares = classifier.predict_proba(images) ** facts["temperature"]  # at temperature 1
+    shares /= shares.sum(axis=1, keepdims=True)
+    for coverage, least in facts["sets"]["least_probability"].items():
+        sets = classifier.predict_set(images, float(coverage))
+        assert [set(own) for own in sets] == [
+            set(classifier.classes_[row >= least * (1 - 1e-9)]) for row in shares
+        ]
+    assert facts["sets"]["images"] == len(json.loads((run / "split.json").read_text())["val"])
+
+
+def test_thresholds_of_many_images_leave_classes_out() -> None:
+    of_truth = -np.log(np.linspace(0.01, 1.0, 100))
+    least = set_thresholds(of_truth)["least_probability"]
+    assert least["0.9"] == pytest.approx(0.10)  # the 91st of 100: 90 images are less strange
+    assert least["0.8"] > least["0.9"] > least["0.95"] > 0
+    assert set_thresholds(of_truth[:3])["least_probability"] == {"0.8": 0.0, "0.9": 0.0, "0.95": 0.0}
+
+
+def test_only_validation_images_give_thresholds(saved: Callable[..., Path], tmp_path: Path) -> None:
+    export_run(saved("linear-probe"), tmp_path / "out", "numpy")
+    assert json.loads((tmp_path / "out" / "export.json").read_text(encoding="utf-8"))["sets"] == {}
 
 
 def test_int8_gets_its_own_temperature(exported: Callable[..., Path], run: Path) -> None:
@@ -147,8 +177,8 @@ def test_the_card_says_what_was_measured_and_how_it_was_chosen(
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     for words in (
         "with method block-lora", "| red_square | red_square | a photo of a red square. | 4 |", "95% interval",
-        f"{metrics['accuracy']:.1%}", "fitted to", "looked at once, after training had ended", "## Licence", "## Limits",
-        "python predict.py IMAGE...", "validation images: 100.0% keep their class",
+        f"{metrics['accuracy']:.1%}", "fitted to", "looked at once, after training had ended", "## Licence",
+        "## Limits", "python predict.py IMAGE...", "validation images: 100.0% keep their class",
     ):  # fmt: skip
         assert words in card.text, words
     assert str(run.parent) not in card.content
@@ -216,7 +246,7 @@ def test_a_script_that_answers_otherwise_is_noticed(
         return found
 
     monkeypatch.setitem(export_run.__globals__, "write_arrays", wrong)
-    with pytest.raises(RunError, match="where the run says|the run"):
+    with pytest.raises(RunError, match=r"gives .* the class"):
         export_run(run, tmp_path / "out", "numpy")
     assert list(tmp_path.iterdir()) == []
 

@@ -105,7 +105,7 @@ class Page:
         node = self.event("Page.fileChooserOpened")["backendNodeId"]
         self.call("DOM.setFileInputFiles", files=[str(file) for file in files], backendNodeId=node)
 
-    def picture(self, file: Path) -> None:
+    def screenshot(self, file: Path) -> None:
         """Save what is to be seen, the whole page."""
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(found["data"]))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from blocklora.data import open_for_model
 from blocklora.serve.app import create_app
-from blocklora.serve.backend import BackendFacts
+from blocklora.serve.backend import Answer, BackendFacts
 from blocklora.serve.metrics import Metrics
 from blocklora.serve.service import Service
 from blocklora.serve.settings import Limits
@@ -31,23 +31,26 @@ class Brightness:
         self.facts = BackendFacts(("dark", "light"), "brightness", "numpy")
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
+        self.prepared = threading.Semaphore(0)
         self.sizes: list[int] = []
         self.fault: Exception | None = None
+        self.more: dict[str, Any] = {}
 
     def prepare(self, content: bytes, name: str) -> NDArray[np.float32]:
         """Return the image as (3, 8, 8) in 0..1."""
+        self.prepared.release()
         image = open_for_model(content, 8, name=name).resize((8, 8))
         return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
 
-    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return (B, 2): 1 - mean, mean."""
+    def answer(self, pixel_values: NDArray[np.float32]) -> list[Answer]:
+        """Return 1 - mean and mean of each."""
         self.begun.set()
         assert self.gate.wait(20)
         self.sizes.append(len(pixel_values))
         if self.fault:
             raise self.fault
         light = pixel_values.mean(axis=(1, 2, 3)).astype(np.float64)
-        return np.stack([1 - light, light], axis=1)
+        return [Answer(row, **self.more) for row in np.stack([1 - light, light], axis=1)]
 
 
 def png(grey: int = 255, side: int = 8, **more: Any) -> bytes:
@@ -82,16 +85,21 @@ class Small:
 
 @contextmanager
 def listening(app: FastAPI) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run an application on a free port; yields its address, and what asks it to stop."""
-    ready = threading.Event()
+    """Run an application on a free port; yields its address, and what makes it begin to stop."""
+    ready, ending = threading.Event(), threading.Event()
 
     class Server(uvicorn.Server):
         async def startup(self, *arguments: Any, **more: Any) -> None:
             await super().startup(*arguments, **more)
             ready.set()
 
+        async def shutdown(self, *arguments: Any, **more: Any) -> None:
+            ending.set()
+            await super().shutdown(*arguments, **more)
+
         def stop(self) -> None:
             self.should_exit = True
+            assert ending.wait(20)
 
     server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)

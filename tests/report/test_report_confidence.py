@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import softmax
 
 from blocklora.core.choices import Choice
 from blocklora.metrics import UnknownStudy, answers, evaluate, judge_confidence, judge_sets, judge_unknown
-from blocklora.report import RunMetrics, metrics_from_json, metrics_json, promise_sentence
+from blocklora.report import Mistake, RunMetrics, metrics_from_json, metrics_json, promise_sentence
 from blocklora.report.confidence import alarm_sentence, confidence_view
 from blocklora.report.page import render_report
+from blocklora.report.tables import heated
 
 
 def measured(how: str = "validation", n_images: int = 40, covered: float = 1.0) -> RunMetrics:
@@ -102,3 +104,21 @@ def test_a_promise_is_no_more_than_what_is_proven(
 
 def test_an_unusual_share_is_not_rounded() -> None:
     assert "for 97.5% need 39" in promise_sentence("validation", 3, 0.975, None)
+
+
+def test_a_mistake_is_explained_by_its_patches_and_neighbours() -> None:
+    heat = ((1.0, 0.0), (-1.0, 0.0))
+    mistake = Mistake("a.png", "cat", "dog", (("dog", 0.9),), (("train/b.png", "dog", 0.97),), heat)
+    metrics = replace(measured(), mistakes=(mistake,))
+    assert metrics_from_json(metrics_json(metrics)).mistakes == (mistake,)
+    page = render_report(metrics, lambda name: Image.new("RGB", (60, 40), "white"))
+    assert "Heat map of a.png" in page
+    assert "like this dog" in page
+    shown = heated(Image.new("RGB", (60, 40), "white"), heat)
+    assert shown is not None
+    red, _, blue = shown.getpixel((5, 5))
+    assert red > blue
+    red, _, blue = shown.getpixel((5, 90))
+    assert red < blue
+    assert shown.getpixel((90, 48)) == (255, 255, 255)
+    assert heated(None, heat) is None

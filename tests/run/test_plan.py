@@ -118,9 +118,16 @@ def test_the_command() -> None:
     assert found.keys() == needs | {
         "model", "device", "classes", "batch_size", "bytes_a_number", "trained_numbers", "limit_bytes", "plan",
         "weights_bytes", "before_bytes", "smaller_plans", "clip_lora", "peft_lora",
+        "views", "views_bytes",
     }  # fmt: skip
     assert found["peft_lora"].keys() == needs
     assert all(plan.keys() == needs | {"plan"} for plan in found["smaller_plans"])
+    done = RUN.invoke(
+        app, ["plan", "--layers", "top-3", "--cached-views", "0", "--memory", "8GB", "--device", "cpu"]
+    )
+    assert "Lower layers run once over 16 views of each image" in " ".join(done.stdout.split())
+    with pytest.raises(ConfigError, match="cached_views 4: the first block is adapted"):
+        plan_step("tiny", 10, cached_views=4)
     done = RUN.invoke(app, ["plan", "--memory", "24GB", "--device", "cuda"])
     text = " ".join(done.stdout.split())
     assert "Peak memory is that of tensors on the GPU (598 MB of fp32 weights and the step)" in text

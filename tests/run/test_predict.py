@@ -7,20 +7,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from command import call
 from PIL import Image
 
 from blocklora import FewShotClassifier
-from blocklora.classifier import Encoded
 from blocklora.core.errors import DataError
 from blocklora.data import Unreadable
-from blocklora.run import predict
 from blocklora.run.find import find_images
 from blocklora.run.load import load_run
 from blocklora.run.predict import Asked, Prediction, predict_images
@@ -35,27 +33,19 @@ def run(clip_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def test_answers_are_those_of_the_classifier(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predict, "_FIRST", 3)
-    monkeypatch.setattr(predict, "_MOST", 10)
+def test_answers_are_those_of_the_classifier(run: Path, photos: Path, tmp_path: Path) -> None:
     (broken := tmp_path / "broken.png").write_text("no image", encoding="utf-8")
     files = sorted(photos.glob("*/*.png"))
     classifier = FewShotClassifier.load(run, device="cpu")
     told: list[int] = []
+    loaded = replace(load_run(run, device="cpu"), images_at_once=10)
     answers = list(
-        predict_images(
-            load_run(run, device="cpu"),
-            [*files[:5], broken, *files[5:]],
-            Asked(top_k=2),
-            on_batch=told.append,
-        )
+        predict_images(loaded, [*files[:5], broken, *files[5:]], Asked(top_k=2), on_batch=told.append)
     )
-    assert told == [3, 9, 19, 29, 37]
+    assert told == [10, 20, 30, 37]
+    assert isinstance(answers.pop(5), Unreadable)
     good = [answer for answer in answers if isinstance(answer, Prediction)]
     assert [answer.image for answer in good] == [str(file) for file in files]
-    assert [answer.image for answer in answers if isinstance(answer, Unreadable)] == [str(broken)]
     expected = classifier.predict_proba(files)
     for answer, row in zip(good, expected, strict=True):
         order = np.argsort(-row, kind="stable")[:2]
@@ -63,33 +53,20 @@ def test_answers_are_those_of_the_classifier(
         np.testing.assert_allclose([value for _, value in answer.top], row[order], atol=1e-6)
 
 
-class Endless:
-    """A run of 5,000 classes that remembers how many images it was given at a time."""
+def test_answers_come_while_others_are_computed(run: Path, photos: Path) -> None:
+    loaded = load_run(run, device="cpu")
+    asked: list[int] = []
 
-    labels = tuple(map(str, range(5000)))
-    compute, images_at_once = None, 64
+    def endless() -> Iterator[Path]:
+        for n in count():
+            asked.append(n)
+            yield photos / "red_square" / "1.png"
 
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.classifier = self
-
-    def encode(self, _: Any, images: list[Any], compute: Any, **more: Any) -> Encoded:
-        self.sizes.append(len(images))
-        return Encoded(torch.zeros(len(images), 1), list(range(len(images))), [])
-
-    def probabilities(self, features: Any) -> Any:
-        return np.full((len(features), 5000), 1 / 5000)
-
-
-def test_the_first_answers_need_the_first_portion_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier: Any = Endless()
-    monkeypatch.setattr(predict, "encode", classifier.encode)
-    answers: Iterator[Any] = predict_images(classifier, [Path("x.png")] * 20_000)
-    next(answers)
-    assert classifier.sizes == [64]
-    assert sum(1 for _ in answers) == 19_999
-    assert sum(classifier.sizes) == 20_000
-    assert max(classifier.sizes) == 512
+    answers = predict_images(loaded, endless())
+    for _ in range(loaded.images_at_once + 1):
+        next(answers)
+    assert len(asked) <= 3 * loaded.images_at_once + 2  # two batches, and one that is decoded ahead
+    answers.close()
 
 
 def test_what_systems_leave_is_left_out(photos: Path, tmp_path: Path) -> None:

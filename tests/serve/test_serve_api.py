@@ -87,11 +87,20 @@ def test_model_and_number_of_classes_are_asked_for(client: TestClient) -> None:
         check_error(send(client, png(), params={"top_k": wrong}), 422, "query.top_k")
 
 
+def test_sets_and_unknown_images_are_told_where_they_are_judged() -> None:
+    small = Small()
+    with small.client() as client:
+        assert set(send(client, png()).json()["predictions"][0]) == {"image", "label", "probability", "top"}
+        small.backend.more = {"set": ("light", "dark"), "unknown": False}
+        answer = send(client, png()).json()["predictions"][0]
+        assert (answer["set"], answer["unknown"]) == (["light", "dark"], False)
+
+
 def test_models_are_listed_with_what_is_refused(client: TestClient) -> None:
     answer = client.get("/v1/models").json()
     assert [model["name"] for model in answer["models"]] == ["lamp", "moon"]
     assert answer["models"][0] == {
-        "name": "lamp", "method": "brightness", "platform": "numpy", "classes": ["dark", "light"],
+        "name": "lamp", "method": "brightness", "platform": "numpy", "notes": [], "classes": ["dark", "light"],
     }  # fmt: skip
     assert answer["limits"] == {"max_images": 4, "max_body": 50_000, "max_pixels": 1000}
 

@@ -73,7 +73,7 @@ def test_no_temporary_file_is_made(client: Any, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.filterwarnings("default")
 def test_memory_stays_flat(client: Any) -> None:
-    contents = [content for content, _ in FILES.values() if len(content) < 200_000]
+    contents = [content for name, (content, _) in FILES.items() if "4,000" not in name]
 
     def send(times: int) -> int:
         for content in contents * times:
@@ -94,7 +94,7 @@ def test_memory_stays_flat_over_a_thousand_files(client: Any) -> None:
         return int(psutil.Process().memory_info().rss)
 
     before = send(200)
-    assert send(1000) - before < 50e6
+    assert send(1000) - before < 100e6  # two images of 16 million pixels, at any moment
 
 
 def test_a_photo_is_none_of_them(client: Any) -> None:

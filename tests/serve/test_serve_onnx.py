@@ -54,7 +54,8 @@ def test_a_square_is_made_at_once_where_the_model_wants_it(tmp_path: Path) -> No
 def test_the_model_answers(folder: Path) -> None:
     onnx = OnnxBackend(folder, threads=1)
     assert (onnx.facts.labels, onnx.facts.method) == (("dark", "light"), "brightness")
-    rows = onnx.probabilities(np.stack([onnx.prepare(png(grey), "x") for grey in (0, 51, 255)]))
+    answers = onnx.answer(np.stack([onnx.prepare(png(grey), "x") for grey in (0, 51, 255)]))
+    rows = np.stack([one.probabilities for one in answers])
     assert rows == pytest.approx(np.array([[1, 0], [0.8, 0.2], [0, 1]]), abs=1e-6)
     with pytest.raises(ImageError, match=r"^x: "):
         onnx.prepare(b"no", "x")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from small_service import Small, listening, png
 
 from blocklora.core.errors import BlockloraError, ConfigError
 from blocklora.run.load import load_run
-from blocklora.run.predict import Prediction, predict_images
+from blocklora.run.predict import Asked, Prediction, predict_images
 from blocklora.serve.server import load_backends, make_app, serve
 from blocklora.serve.settings import Limits, Settings
 
@@ -33,7 +33,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 
 def answers(run: Path, files: list[Path]) -> list[dict[str, float]]:
     """Return the probabilities by label that ``blocklora predict`` gives."""
-    given = predict_images(load_run(run, device="cpu"), files, top_k=99)
+    given = predict_images(load_run(run, device="cpu"), files, Asked(top_k=99))
     return [dict(answer.top) for answer in given if isinstance(answer, Prediction)]
 
 
@@ -58,6 +58,20 @@ def test_the_answers_are_those_of_predict_alone_and_in_company(served_run: Path,
     for one, other, third in zip(expected, together, alone, strict=True):
         assert other == pytest.approx(one, abs=1e-6)
         assert third == pytest.approx(one, abs=1e-6)
+
+
+def test_sets_and_unknown_images_are_those_of_predict(served_run: Path, files: list[Path]) -> None:
+    asked = Asked(top_k=1, coverage=0.8, false_alarms=0.3)
+    run = load_run(served_run, device="cpu")
+    expected = [one for one in predict_images(run, files, asked) if isinstance(one, Prediction)]
+    settings = Settings((served_run,), device="cpu", coverage=0.8, false_alarms=0.3)
+    with TestClient(make_app(settings)) as client:
+        sent = [("images", (file.name, file.read_bytes())) for file in files]
+        found = client.post(PREDICT, files=sent).json()["predictions"]
+        assert len(client.get("/v1/models").json()["models"][0]["notes"]) == 2
+    assert [(one["set"], one["unknown"]) for one in found] == [(one.set, one.unknown) for one in expected]
+    with pytest.raises(ConfigError, match="an exported folder makes no sets"):
+        load_backends(Settings((served_run,), backend="onnx", coverage=0.9))
 
 
 def test_32_threads_on_one_classifier_get_the_bits_of_one(served_run: Path, files: list[Path]) -> None:
@@ -87,12 +101,9 @@ def test_requests_in_flight_are_answered_when_it_stops() -> None:
     with listening(small.app) as (address, stop), ThreadPoolExecutor(2) as pool:
         small.backend.gate.clear()
         sent = [pool.submit(httpx.post, address + PREDICT, content=png(n), timeout=30) for n in (0, 255)]
-        assert small.backend.begun.wait(20)
+        for _ in sent:
+            assert small.backend.prepared.acquire(timeout=20)
         stop()
-        host, port = address.removeprefix("http://").split(":")
-        with suppress(ConnectionRefusedError):
-            while True:  # until it listens no more
-                socket.create_connection((host, int(port)), timeout=20).close()
         small.backend.gate.set()
         assert [one.result().json()["predictions"][0]["label"] for one in sent] == ["dark", "light"]
 

@@ -30,7 +30,7 @@ class PartRows(NamedTuple):
     """Some rows of a larger matrix, which get the masks that they have there.
 
     Attributes:
-        total: PartRows of the larger matrix.
+        total: Rows of the larger matrix.
         ranges: The first row of each run of rows, and the first behind it.
     """
 

@@ -1,4 +1,4 @@
-"""Do the runs of a grid that are still missing: in processes sized to the machine, each kept as soon as it ends."""
+"""Do the runs of a grid that are still missing, here or on a Ray cluster; each is kept as soon as it ends."""
 
 from __future__ import annotations
 
@@ -6,43 +6,31 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
+from blocklora.bench.executors.executor import Executor, Outcome
+from blocklora.bench.executors.local import local_processes
+from blocklora.bench.executors.on_ray import ray_cluster
 from blocklora.bench.grid import Grid, GridRun, load_grid
 from blocklora.bench.progress import BenchProgress
 from blocklora.bench.records import Machine, RunFailure, RunRecord
 from blocklora.bench.store import ResultsFolder, open_results
-from blocklora.bench.work import RunOrder, WorkSettings, describe_machine, do_run
-from blocklora.bench.workers import Outcome, run_in_processes, workers_for
+from blocklora.bench.work import RunOrder
 from blocklora.clip import load_clip
-from blocklora.core.device import resolve_device
 from blocklora.core.errors import ConfigError
-from blocklora.core.resources import Resources, available_resources
+from blocklora.core.shards import Shard
 from blocklora.data import DataChoice, choose_test
 
 __all__ = ["run_grid"]
 
-_RUNNING, _FEATURES, _LOG = "running", "features", "workers.log"
+_FEATURES = "features"
 _DATA = ("data", "root", "class_names")  # the arguments that say which test images there are
 _LOG_BYTES = 8 * 1024**2
-
-
-@dataclass(frozen=True)
-class _Crew:
-    """The processes that do the runs: how many, what each may use, and the machine as the results describe it."""
-
-    n_workers: int
-    settings: WorkSettings
-    machine: Machine
 
 
 def run_grid(
@@ -51,6 +39,8 @@ def run_grid(
     *,
     workers: int | None = None,
     retry_failed: bool = False,
+    shard: Shard | None = None,
+    ray: str | None = None,
     progress: BenchProgress | None = None,
 ) -> dict[str, int]:
     """Do the runs of a grid whose keys have no line in the results yet.
@@ -64,6 +54,8 @@ def run_grid(
         out: The RESULTS folder, which is made if need be.
         workers: How many processes; None suits the machine.
         retry_failed: Do the runs again that failed before.
+        shard: Which part of the runs to do; several may work in one RESULTS folder at a time.
+        ray: The address of a Ray cluster to do them on, or ``auto``; None does them on this machine.
         progress: Progress callback.
 
     Returns:
@@ -77,36 +69,39 @@ def run_grid(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers '{workers}': expected a whole number of at least 1.")
+    if workers is not None and ray is not None:
+        raise ConfigError(
+            "workers and ray: expected one of them; a cluster does as many runs at once as fit."
+        )
     plan = load_grid(grid)
-    with open_results(out) as results:
+    runs = [run for run in plan.distinct_runs if shard is None or shard.has(run.key)]
+    with open_results(out, shard) as results:
         results.write_plan(plan.plan)
         failed = {key for key, record in results.records.items() if record.status == "failed"}
         known = results.records.keys() - (failed if retry_failed else set())
-        missing = [run for run in plan.distinct_runs if run.key not in known]
-        finished = [
-            (run, results.records[run.key].outcome.seconds) for run in plan.distinct_runs if run.key in known
-        ]
+        missing = [run for run in runs if run.key not in known]
+        finished = [(run, results.records[run.key].outcome.seconds) for run in runs if run.key in known]
         counts = {"planned": len(missing) + len(finished), "done": 0, "failed": 0}
         counts["failed_before"] = sum(run.key in failed for run, _ in finished)
-        crew = _crew(plan, missing, out, workers) if missing else None
-        if progress:
-            progress.begin(missing, finished, crew.n_workers if crew else 1, plan.notes)
-        if crew:
-            _do(missing, results, crew, progress, counts)
-        shutil.rmtree(out / _RUNNING, ignore_errors=True)
-        _forget_or_name_log(out / _LOG, counts, progress)
+        with _executor(plan, missing, results, workers, ray) if missing else nullcontext() as executor:
+            if progress:
+                progress.begin(missing, finished, executor.n_workers if executor else 1, plan.notes)
+            if executor:
+                _do(missing, results, executor, progress, counts)
+        shutil.rmtree(results.running, ignore_errors=True)
+        _forget_or_name_log(results.log, counts, progress)
     return counts
 
 
 def _do(
     missing: Sequence[GridRun],
     results: ResultsFolder,
-    crew: _Crew,
+    executor: Executor,
     progress: BenchProgress | None,
     counts: dict[str, int],
 ) -> None:
     """Do the missing runs, and write a line for each."""
-    running, log = results.folder / _RUNNING, results.folder / _LOG
+    running, log = results.running, results.log
     running.mkdir(exist_ok=True)
     for key in results.records:  # recorded, and killed before its folder was removed
         shutil.rmtree(running / key, ignore_errors=True)
@@ -118,11 +113,10 @@ def _do(
             progress.step(n, by_key[order.key], phase, done, total)
 
     _limit_log(log)
-    outcomes = run_in_processes(orders, do_run, crew.settings, crew.n_workers, log, on_step=on_step)
-    with closing(outcomes):
+    with closing(executor.outcomes(orders, on_step)) as outcomes:
         for outcome in outcomes:
             run = by_key[outcome.item.content.key]
-            results.append(_record(run, outcome, crew.machine))
+            results.append(_record(run, outcome, outcome.machine or executor.machine))
             shutil.rmtree(outcome.item.content.folder, ignore_errors=True)
             counts["done" if outcome.error is None else "failed"] += 1
             if progress:
@@ -155,53 +149,32 @@ def _forget_or_name_log(log: Path, counts: dict[str, int], progress: BenchProgre
         progress.say(f"what the processes printed: {log}")
 
 
-def _crew(plan: Grid, missing: Sequence[GridRun], out: Path, workers: int | None) -> _Crew:
-    """Open every data set and model once, and choose how many processes there are and what each may use."""
-    _open_data(missing)
+@contextmanager
+def _executor(
+    plan: Grid, missing: Sequence[GridRun], results: ResultsFolder, workers: int | None, ray: str | None
+) -> Iterator[Executor]:
+    """Open every data set and model once, and choose where the runs are done."""
+    classes = _open_data(missing)
     weights = 0
     for model in sorted({run.model for run in missing}):
         weights = max(weights, 4 * sum(p.numel() for p in load_clip(model).model.parameters()))
-    devices = {resolve_device(run.arguments.get("device", "auto")) for run in missing}
-    if len({device.type for device in devices}) > 1:
-        raise ConfigError(f"{plan.path}: device: expected one kind of device for all methods of a grid.")
-    gpus = _gpus(devices)
-    free = available_resources()
-    cores = min(
-        free.cores, psutil.cpu_count(logical=False) or free.cores
-    )  # two runs on one core gain nothing
-    one = {device.type for device in devices} == {"mps"}
-    suitable = 1 if one else workers_for(cores, free.memory_bytes, len(gpus), weights)
-    n_workers = min(workers or suitable, len(missing))
-    share = Resources(max(1, cores // n_workers), free.memory_bytes // n_workers)
-    settings = WorkSettings(share, _ids(gpus), out.resolve() / _FEATURES, plan.methods_from)
-    names = tuple(torch.cuda.get_device_name(place) for place in gpus)
-    return _Crew(n_workers, settings, describe_machine(cores, names, n_workers, share.cores))
+    features = results.folder.resolve() / _FEATURES
+    if ray is not None:
+        with ray_cluster(ray, plan, missing, weights, max(classes), features) as cluster:
+            yield cluster
+    else:
+        yield local_processes(plan, missing, workers, weights, features, results.log)
 
 
-def _open_data(missing: Sequence[GridRun]) -> None:
-    """Load every data set once, so that what is wrong with one is found before the first run."""
-    opened = set()
+def _open_data(missing: Sequence[GridRun]) -> list[int]:
+    """Load every data set once, so that what is wrong with one is found before the first run; count their classes."""
+    opened: dict[DataChoice, int] = {}
     for run in missing:
         named = {name: run.arguments[name] for name in _DATA if name in run.arguments}
         choice = DataChoice(**named)
         if choice not in opened:
-            choose_test(choice, 0)
-            opened.add(choice)
-
-
-def _gpus(devices: set[torch.device]) -> list[int]:
-    """Return the numbers that torch gives to the GPUs that runs may use: all, or those asked for."""
-    if {device.type for device in devices} != {"cuda"}:
-        return []
-    asked = [device.index for device in devices]
-    return list(range(torch.cuda.device_count())) if None in asked else sorted(asked)
-
-
-def _ids(gpus: Sequence[int]) -> tuple[str, ...]:
-    """Return the ids of GPUs as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    ids = visible.split(",") if visible else None
-    return tuple(ids[place] if ids else str(place) for place in gpus)
+            opened[choice] = len(choose_test(choice, 0).class_names)
+    return list(opened.values())
 
 
 @functools.cache

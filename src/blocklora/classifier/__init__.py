@@ -4,11 +4,12 @@ from blocklora.classifier.card import model_card
 from blocklora.classifier.changes import ImageChange, TextChange, is_of_image_tower
 from blocklora.classifier.class_prompts import ClassPrompts, cut_notes, prompt_tokens
 from blocklora.classifier.classifier import Classifier, portions
-from blocklora.classifier.encode import Encoded, at_once, encode, encode_images, in_halves
+from blocklora.classifier.encode import Encoded, at_once, encode, encode_batches, encode_images, in_halves
 from blocklora.classifier.evidence import Evidence, HeldOutAnswers, HowHeldOut, KnownImages
 from blocklora.classifier.explain import Explanation, explain, heat_maps, why_no_heat_map
 from blocklora.classifier.files import CLASSIFIER_FILES, read_both_towers, read_classifier, write_classifier
 from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member, cosine_head, mixture_head
+from blocklora.classifier.hub import OnHub, hub_use, push_folder
 from blocklora.classifier.other_classes import (
     mean_features,
     other_classes,
@@ -39,6 +40,7 @@ __all__ = [
     "ImageChange",
     "KnownImages",
     "Member",
+    "OnHub",
     "TextChange",
     "at_once",
     "chance_known",
@@ -46,11 +48,13 @@ __all__ = [
     "cosine_head",
     "cut_notes",
     "encode",
+    "encode_batches",
     "encode_images",
     "explain",
     "frozen_facts",
     "heat_maps",
     "held_out_answers",
+    "hub_use",
     "in_halves",
     "is_of_image_tower",
     "known_images",
@@ -62,6 +66,7 @@ __all__ = [
     "portions",
     "prompt_tokens",
     "proven_coverage",
+    "push_folder",
     "read_both_towers",
     "read_classifier",
     "shared_class_features",

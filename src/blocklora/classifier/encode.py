@@ -6,9 +6,11 @@ Axes: B = images of a batch, M = readable images, D = the width of a feature, S 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from blocklora.core.errors import ImageError
 from blocklora.core.threads import read_ahead
 from blocklora.data import Source, Unreadable, open_for_model
 
-__all__ = ["Encoded", "at_once", "encode", "encode_images", "in_halves"]
+__all__ = ["Encoded", "at_once", "encode", "encode_batches", "encode_images", "in_halves"]
 
 _AT_ONCE = {"cuda": 256}
 _AT_ONCE_ELSEWHERE = 64
@@ -41,6 +43,11 @@ class Encoded:
     kept: list[int]
     unreadable: list[Unreadable]
 
+    @property
+    def n_images(self) -> int:
+        """How many images were given."""
+        return len(self.kept) + len(self.unreadable)
+
 
 def at_once(device: torch.device) -> int:
     """Return how many images go through an image tower at a time where nothing else is asked for."""
@@ -57,9 +64,7 @@ def encode(
     zero_shot: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Compute unit image features; those of the base model are shared through the store.
-
-    Several ranks share the images, and each gets what all have computed.
+    """Compute unit image features; the base model's are shared through the store, and the images by all ranks.
 
     Args:
         classifier: The classifier, on ``compute.device``.
@@ -134,7 +139,6 @@ def _tell_of_all(on_batch: Callable[[int], None], own: int, total: int, done: in
     on_batch(total * done // own)
 
 
-@torch.no_grad()
 def encode_images(
     images: Sequence[tuple[str, Source]],
     forward: Callable[[Tensor], Tensor],
@@ -144,9 +148,7 @@ def encode_images(
     batch_size: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Decode, preprocess and encode images; decoding runs ahead in threads.
-
-    A batch for which memory runs out is cut in half, and so on down to one image.
+    """Encode images as ``encode_batches`` does, and keep all features.
 
     Args:
         images: Names (for messages) and sources.
@@ -156,22 +158,56 @@ def encode_images(
         batch_size: B; None suits the device.
         on_batch: Called with the number of images that are done.
     """
-    size = batch_size or at_once(device)
-
-    def prepare(start: int) -> list[Tensor | Unreadable]:
-        return [_prepare(name, source, processor) for name, source in images[start : start + size]]
-
-    features, kept, unreadable = [], [], []
-    starts = range(0, len(images), size)
-    for start, batch in zip(starts, read_ahead(prepare, starts), strict=True):
-        good = [(start + place, value) for place, value in enumerate(batch) if isinstance(value, Tensor)]
-        unreadable += [value for value in batch if isinstance(value, Unreadable)]
-        if good:
-            kept += [index for index, _ in good]
-            features.append(in_halves(forward, torch.stack([value for _, value in good]).to(device)))
+    features, kept, unreadable, done = [], [], [], 0
+    for part in encode_batches(images, forward, processor, device=device, batch_size=batch_size):
+        if part.kept:
+            features.append(part.features)
+        kept += [done + place for place in part.kept]
+        unreadable += part.unreadable
+        done += part.n_images
         if on_batch:
-            on_batch(start + len(batch))
+            on_batch(done)
     return Encoded(torch.cat(features) if features else torch.empty(0, 0), kept, unreadable)
+
+
+def encode_batches(
+    images: Iterable[tuple[str, Source | Unreadable]],
+    forward: Callable[[Tensor], Tensor],
+    processor: object,
+    *,
+    device: torch.device,
+    batch_size: int | None = None,
+) -> Iterator[Encoded]:
+    """Decode, preprocess and encode images; memory does not grow with their number.
+
+    Threads decode the images of the next batch, one image each at a time, while a batch is encoded. A batch for which
+    memory runs out is cut in half, and so on down to one image.
+
+    Args:
+        images: Names (for messages) and sources, or why there is none.
+        forward: Takes pixel values (B, 3, S, S) on the device and returns (B, ...).
+        processor: The checkpoint's image processor.
+        device: Where ``forward`` computes.
+        batch_size: B; None suits the device.
+
+    Yields:
+        What was found of each batch; ``kept`` counts from its first image.
+    """
+    size = batch_size or at_once(device)
+    prepared = read_ahead(partial(_prepare, processor=processor), images, ahead=size + 1)
+    with closing(prepared):
+        while batch := list(islice(prepared, size)):
+            kept = [place for place, value in enumerate(batch) if isinstance(value, Tensor)]
+            unreadable = [value for value in batch if isinstance(value, Unreadable)]
+            values = [value for value in batch if isinstance(value, Tensor)]
+            del batch
+            features = torch.empty(0, 0)
+            if kept:
+                pixel_values = torch.stack(values).to(device)
+                values.clear()
+                with torch.no_grad():
+                    features = in_halves(forward, pixel_values)
+            yield Encoded(features, kept, unreadable)
 
 
 def in_halves(forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
@@ -195,8 +231,11 @@ def in_halves(forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tens
     return torch.cat([in_halves(forward, half) for half in halves])
 
 
-def _prepare(name: str, source: Source, processor: object) -> Tensor | Unreadable:
+def _prepare(image: tuple[str, Source | Unreadable], *, processor: object) -> Tensor | Unreadable:
     """Return an image's pixel values (3, S, S), or why there are none."""
+    name, source = image
+    if isinstance(source, Unreadable):
+        return source
     try:
         return pixels(open_for_model(source, crop_size(processor), name=name), processor)
     except ImageError as error:

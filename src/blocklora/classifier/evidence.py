@@ -25,7 +25,15 @@ from blocklora.metrics import UnknownStudy
 from blocklora.metrics.conformal import SCORES
 from blocklora.metrics.unknown import TOGETHER
 
-__all__ = ["EVIDENCE", "Evidence", "HeldOutAnswers", "HowHeldOut", "KnownImages", "read_evidence"]
+__all__ = [
+    "EVIDENCE",
+    "Evidence",
+    "HeldOutAnswers",
+    "HowHeldOut",
+    "KnownImages",
+    "hide_names",
+    "read_evidence",
+]
 
 EVIDENCE = "evidence.safetensors"
 _HELD_OUT, _FOLD, _TRAINING = "held_out/", "fold/", "training/"
@@ -127,6 +135,17 @@ def read_evidence(folder: Path, head: Head, n_classes: int, width: int) -> Evide
         raise RunError(
             f"{path}: this file cannot be used ({str(error).rstrip('.')}); fit it again."
         ) from error
+
+
+def hide_names(folder: Path) -> None:
+    """Give the training images of a folder's evidence.safetensors numbers in the place of their names."""
+    path = folder / EVIDENCE
+    with safe_open(path, framework="pt") as file:
+        words = file.metadata() or {}
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # no mapping
+    if "images" in words:
+        words["images"] = json.dumps([str(number + 1) for number in range(len(json.loads(words["images"])))])
+    write_bytes(path, save(tensors, words))
 
 
 def _tensors(evidence: Evidence) -> tuple[dict[str, Tensor], dict[str, str]]:

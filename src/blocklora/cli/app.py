@@ -24,6 +24,7 @@ from blocklora.cli.measure import evaluate
 from blocklora.cli.output import ERR, end_output, is_first, take_any_name, write
 from blocklora.cli.plan import plan
 from blocklora.cli.predict import predict
+from blocklora.cli.push import push
 from blocklora.cli.serve import serve
 from blocklora.cli.suggest import suggest
 from blocklora.core.errors import BlockloraError, LostRankError, RankStoppedError
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, check, fit, evaluate, predict, suggest, compare, serve, export, datasets):
+for command in (demo, check, fit, evaluate, predict, suggest, compare, serve, export, push, datasets):
     app.command(rich_help_panel=_START)(command)
 for command in (plan, bench, tables, base_to_new, cross_dataset, domain_generalization):
     app.command(rich_help_panel=_MORE)(command)

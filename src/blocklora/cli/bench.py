@@ -10,6 +10,7 @@ import typer
 from blocklora.cli.options import Debug, Json
 from blocklora.cli.output import ERR, print_json, write
 from blocklora.core.files import user_path
+from blocklora.core.shards import Shard
 from blocklora.core.words import count
 
 __all__ = ["bench", "tables"]
@@ -32,6 +33,17 @@ def bench(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do the runs again that failed.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Do part I of N alone; all parts may share one --out.", metavar="I/N"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Do the runs on a Ray cluster; auto is the one here, or one made of this machine.",
+            metavar="auto|ADDRESS",
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -41,7 +53,10 @@ def bench(
 
     with BenchProgress(ERR) as progress:
         try:
-            counts = run_grid(grid, out, workers=workers, retry_failed=retry_failed, progress=progress)
+            counts = run_grid(
+                grid, out, workers=workers, retry_failed=retry_failed,
+                shard=Shard.parse(shard) if shard else None, ray=ray, progress=progress,
+            )  # fmt: skip
         except KeyboardInterrupt:
             ERR.print(f"stopped; the same command goes on from what {out} holds.", soft_wrap=True)
             raise

@@ -61,7 +61,9 @@ def check(
     check_model(model)
     check_name(data, root)
     failing = _kinds(fail_on)
-    from blocklora.cli.console import RunProgress
+    if csv and not csv.parent.is_dir():
+        raise ConfigError(f"--csv {csv}: there is no folder {csv.parent}; make it, or name another file.")
+    from blocklora.cli.progress import RunProgress
     from blocklora.explore.check import check_data
     from blocklora.explore.check_page import page_path, write_check_csv, write_check_page
 

@@ -29,7 +29,8 @@ def demo(
     """Show zero-shot against Block-LoRA, offline, with the bundled model: 16 shots, three seeds."""
     check_data(data, None)
     ERR.print("Fitting block-lora to the bundled task, three times; a minute or two each.", soft_wrap=True)
-    from blocklora.cli.console import RunProgress, print_demo
+    from blocklora.cli.console import print_demo
+    from blocklora.cli.progress import RunProgress
     from blocklora.run.demo import run_demo
 
     with RunProgress(ERR, verbose=verbose) as progress:

@@ -137,7 +137,7 @@ def _settings() -> set[str]:
 
 def _with_progress(function: Callable[..., Any], options: FitOptions, began: float) -> Any:
     """Call a function that fits, showing how far it is and, after Ctrl-C, how to go on."""
-    from blocklora.cli.console import RunProgress
+    from blocklora.cli.progress import RunProgress
 
     said: list[str] = []
 

@@ -36,7 +36,8 @@ def evaluate(
     check_run(run)
     if data is not None:
         check_data(data, root)
-    from blocklora.cli.console import RunProgress, print_metrics
+    from blocklora.cli.console import print_metrics
+    from blocklora.cli.progress import RunProgress
     from blocklora.report import metrics_json
     from blocklora.run.evaluate import evaluate_run
 

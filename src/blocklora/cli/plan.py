@@ -49,6 +49,12 @@ def plan(
     layers: Annotated[
         str, typer.Option(help="Which of a tower's layers.", metavar="all|top-N|bottom-N")
     ] = "all",
+    cached_views: Annotated[
+        int | None,
+        typer.Option(
+            help="With --layers top-N: fixed views of an image whose lower layers run once; 0: as many as make sense."
+        ),
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="auto is this machine's own.", metavar="|".join(CHOICES["precision"]))
     ] = "auto",
@@ -62,7 +68,7 @@ def plan(
 
     result = plan_step(
         model, classes, method=method, batch_size=batch_size, memory=memory, device=device, precision=precision,
-        r=r, n_blocks=n_blocks, towers=towers, layers=layers,
+        r=r, n_blocks=n_blocks, towers=towers, layers=layers, cached_views=cached_views,
         targets=tuple(part.strip() for part in targets.split(",")),
     )  # fmt: skip
     if as_json:
@@ -95,6 +101,11 @@ def _print(result: StepPlan) -> None:
         "CLIP-LoRA's code", *_figures(result.clip_lora), "prompts padded to the context; everything kept"
     )
     OUT.print(table)
+    if result.views:
+        OUT.print(
+            f"Lower layers run once over {count(result.views, 'view')} of each image, 16 images a class: "
+            f"{format_bytes(result.views_bytes)} of activations."
+        )
     weights, before = format_bytes(result.weights_bytes), format_bytes(result.before_bytes)
     host = format_bytes(result.chosen.need.host)
     where = (

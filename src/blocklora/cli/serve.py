@@ -60,6 +60,21 @@ class ServeOptions:
     backend: Annotated[
         Literal["torch", "onnx"], typer.Option(help="What computes.", rich_help_panel=_MACHINE)
     ] = "torch"
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Add to each answer a set of classes that holds the true one so often, such as 0.9.",
+            metavar="SHARE",
+            show_default="no sets",
+        ),
+    ] = None
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Say where an image looks like none of the classes.")
+    ] = False
+    false_alarms: Annotated[
+        float,
+        typer.Option(help="Of images of the classes, how many --unknown may call unknown.", metavar="SHARE"),
+    ] = 0.05
     workers: Annotated[int, typer.Option(help="Processes side by side.", min=1, rich_help_panel=_MACHINE)] = 1
     device: Device = "auto"
     max_batch: Annotated[int, _limit("Images that are computed at a time.")] = 32
@@ -96,7 +111,16 @@ def serve(options: ServeOptions) -> None:
         timeout=options.timeout,
     )
     token = _token(options.token_file)
-    settings = Settings(tuple(options.runs), options.backend, options.device, token, options.workers, limits)
+    settings = Settings(
+        runs=tuple(options.runs),
+        backend=options.backend,
+        device=options.device,
+        coverage=options.coverage,
+        false_alarms=options.false_alarms if options.unknown else None,
+        token=token,
+        workers=options.workers,
+        limits=limits,
+    )
     if token is None and options.host not in _LOOPBACK:
         ERR.print(
             f"warning: whoever reaches {options.host} may ask this service: --token-file asks for a token.",

@@ -36,7 +36,7 @@ def suggest(
 ) -> None:
     """Suggest which unlabelled images to label next, and write a page to label them on."""
     check_run(run)
-    from blocklora.cli.console import RunProgress
+    from blocklora.cli.progress import RunProgress
     from blocklora.explore.label_page import PAGE, TABLE, write_suggestions
     from blocklora.explore.suggest import suggest_images
 

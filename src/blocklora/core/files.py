@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -28,6 +28,7 @@ __all__ = [
     "write_bytes",
     "write_folder",
     "write_json",
+    "write_stream",
     "write_text",
 ]
 
@@ -46,12 +47,12 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(os.fspath(path)))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, durably and whole.
+@contextmanager
+def write_stream(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which becomes ``path`` when the block ends without an error, durably and whole.
 
     Args:
         path: The file to write. Its folder must exist; an older file of that name is replaced.
-        content: The whole file.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written. ``path`` is then as it was, and no
@@ -61,7 +62,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             _flush(stream.fileno())
         _allow(temporary, 0o666 & ~_umask())
@@ -72,6 +73,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             error.filename = str(path)  # a full disk does not say which file it was
         raise
     _flush_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content``, the whole file, to ``path``, as ``write_stream`` does."""
+    with write_stream(path) as stream:
+        stream.write(content)
 
 
 def write_text(path: Path, content: str) -> None:

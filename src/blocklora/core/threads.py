@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -28,7 +28,7 @@ def results_held(cores: int) -> int:
 
 
 def read_ahead(
-    work: Callable[[_In], _Out], items: Sequence[_In], *, ahead: int | None = None, cores: int | None = None
+    work: Callable[[_In], _Out], items: Iterable[_In], *, ahead: int | None = None, cores: int | None = None
 ) -> Generator[_Out, None, None]:
     """Yield ``work(item)`` for each item, in order, while threads prepare the next ones.
 
@@ -37,7 +37,7 @@ def read_ahead(
 
     Args:
         work: What to do; images are decoded and resized outside of Python's lock.
-        items: What to do it to.
+        items: What to do it to; they are asked for as they come into reach, by the caller's thread.
         ahead: How many results may be begun or waiting beside the one in use; None is one more than there are threads.
         cores: Cores to use; None is all that this process may use.
     """

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blocklora.core.errors import DataError
+from blocklora.core.words import printable
 from blocklora.data.images import IMAGE_ENDINGS
+from blocklora.data.types import Unreadable
 
-__all__ = ["Tree", "entries", "image_files", "scan"]
+__all__ = ["Tree", "entries", "image_files", "scan", "walk"]
 
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 
@@ -90,6 +93,35 @@ def scan(root: Path) -> Tree:
     return tree
 
 
+def walk(
+    folder: Path, *, apart: Collection[str] = (), above: tuple[str, ...] = ()
+) -> Iterator[Path | Unreadable]:
+    """Yield what ``scan`` finds one by one, in the system's own order: memory does not grow with the number of images.
+
+    Args:
+        folder: Where to begin.
+        apart: Real paths of folders that are left out.
+        above: Real paths of the folders above.
+
+    Yields:
+        Images, and links with an image's ending that lead nowhere; folders that cannot be listed, with the reason.
+    """
+    above = (*above, os.path.realpath(folder))
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if _left_out(entry):
+                    continue
+                if not entry.is_dir():
+                    ending = os.path.splitext(entry.name)[1].lower()
+                    if ending in IMAGE_ENDINGS and (entry.is_file() or entry.is_symlink()):
+                        yield folder / entry.name
+                elif (real := os.path.realpath(entry.path)) not in above and real not in apart:
+                    yield from walk(folder / entry.name, apart=apart, above=above)
+    except OSError as error:
+        yield Unreadable(printable(str(folder)), str(_unlisted(folder, error)))
+
+
 def _add_file(tree: Tree, pieces: tuple[str, ...], entry: os.DirEntry[str]) -> None:
     """Sort one file into a tree."""
     ending = os.path.splitext(entry.name)[1].lower()
@@ -109,8 +141,15 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """
     try:
         with os.scandir(folder) as found:
-            return [e for e in found if not e.name.startswith(".") and e.name.lower() not in _IGNORED]
+            return [entry for entry in found if not _left_out(entry)]
     except OSError as error:
-        raise DataError(
-            f"{folder}: this folder cannot be listed ({error.strerror}): make it readable"
-        ) from error
+        raise _unlisted(folder, error) from error
+
+
+def _left_out(entry: os.DirEntry[str]) -> bool:
+    """Return whether a file or folder is hidden, or something that systems leave behind."""
+    return entry.name.startswith(".") or entry.name.lower() in _IGNORED
+
+
+def _unlisted(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: this folder cannot be listed ({error.strerror}): make it readable")

@@ -14,6 +14,7 @@ from blocklora.clip.quiet import quiet
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import write_json
 from blocklora.export.arrays import write_head
+from blocklora.export.tower import check_head
 
 __all__ = ["write_adapter"]
 
@@ -31,6 +32,7 @@ def write_adapter(folder: Path, classifier: Classifier, run: Path) -> None:
     Raises:
         ConfigError: The method trains no adapter.
     """
+    check_head(classifier, mixtures=False)
     source = run / ADAPTER
     if not source.is_dir():
         raise ConfigError(

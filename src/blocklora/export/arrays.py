@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blocklora.classifier import Classifier
 from blocklora.core.errors import ConfigError
@@ -33,14 +35,11 @@ def write_arrays(folder: Path, classifier: Classifier, facts: Facts) -> Facts:
             f"{facts.model}: is a {tower.config.model_type} with activation {config.hidden_act}; expected an image "
             f"tower of CLIP with {' or '.join(_ACTIVATIONS)} for --format numpy. Use --format onnx."
         )
-    weights = {
-        name.removeprefix("vision_model."): value.numpy()
-        for name, value in tower.state_dict().items()
-        if name.startswith(("vision_model.", "visual_projection.")) and "position_ids" not in name
-    }
-    if classifier.image.prompts is not None:
-        weights["prompts"] = classifier.image.prompts.numpy()
-    _save(folder / "tower.npz", weights)
+    prompts = classifier.image.prompts
+    beside = {} if prompts is None else {"prompts": prompts.numpy()}
+    _save(folder / "tower.npz", {**_weights(tower), **beside})
+    if classifier.reads_both:
+        _save(folder / "base_tower.npz", _weights(classifier.base.model))
     write_head(folder, classifier)
     settings = {
         "layers": config.num_hidden_layers,
@@ -52,11 +51,23 @@ def write_arrays(folder: Path, classifier: Classifier, facts: Facts) -> Facts:
 
 
 def write_head(folder: Path, classifier: Classifier) -> None:
-    """Write the head's tensors: head.npz."""
-    _save(folder / "head.npz", {name: value.numpy() for name, value in classifier.head.tensors.items()})
+    """Write the head's tensors: head.npz. Those of a mixture's heads are called 0/NAME, 1/NAME, ..."""
+    tensors = dict(classifier.head.tensors)
+    for place, member in enumerate(classifier.head.members):
+        tensors |= {f"{place}/{name}": value for name, value in member.head.tensors.items()}
+    _save(folder / "head.npz", {name: value.numpy() for name, value in tensors.items()})
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
+def _weights(tower: Any) -> Mapping[str, NDArray[Any]]:
+    """Return the arrays of an image tower, by their names in it."""
+    return {
+        name.removeprefix("vision_model."): value.numpy()
+        for name, value in tower.state_dict().items()
+        if name.startswith(("vision_model.", "visual_projection.")) and "position_ids" not in name
+    }
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays by name, contiguous, so that a program without pickle reads them."""
     np.savez(
         path, allow_pickle=False, **{name: np.ascontiguousarray(value) for name, value in arrays.items()}

@@ -45,7 +45,7 @@ def write_checkpoint(folder: Path, classifier: Classifier, clip: Clip, facts: Fa
     Raises:
         ConfigError: transformers has no class for what was learned.
     """
-    check_head(classifier)
+    check_head(classifier, mixtures=False)
     if classifier.image.prompts is not None:
         raise ConfigError(
             f"method '{classifier.method}' cannot be exported with --format hf: no class of transformers reads learned "

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from blocklora.classifier import Classifier
+from blocklora.classifier import Classifier, Head
 from blocklora.classifier.record import Label
 from blocklora.clip import crop_size
 from blocklora.core.errors import ConfigError
 from blocklora.data import LONGEST
+from blocklora.export.sets import thresholds_of
 
 __all__ = ["FACTS", "Facts", "Format", "Precision", "Preprocess", "facts_of"]
 
@@ -97,6 +98,7 @@ class Facts:
         head: Its kind and plain numbers.
         tower: What the numpy tower has to know beside its weights; empty for other formats.
         check: How far the export is from the run.
+        sets: Thresholds for sets of classes; empty where nothing is known.
     """
 
     format: Format
@@ -112,8 +114,9 @@ class Facts:
     head: Mapping[str, Any]
     tower: Mapping[str, Any] = field(default_factory=dict)
     check: Mapping[str, Any] = field(default_factory=dict)
+    sets: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """Return the facts, ready for JSON."""
         return {**asdict(self), "version": _VERSION, "blocklora": version("blocklora")}
 
@@ -131,5 +134,20 @@ def facts_of(classifier: Classifier, labels: Sequence[Label], format_: Format, p
         prompts=list(classifier.prompts),
         temperature=classifier.temperature,
         preprocess=Preprocess.of(classifier.base.processor),
-        head={"kind": classifier.head.kind, "numbers": dict(classifier.head.numbers)},
+        sets=thresholds_of(classifier),
+        head=_head_facts(classifier.head),
     )
+
+
+def _head_facts(head: Head) -> Mapping[str, Any]:
+    """Return a head's kind and plain numbers, and those of the heads that a mixture is made of."""
+    members = [
+        {
+            **_head_facts(member.head),
+            "weight": member.weight,
+            "temperature": member.temperature,
+            "base": member.base,
+        }
+        for member in head.members
+    ]
+    return {"kind": head.kind, "numbers": dict(head.numbers)} | ({"members": members} if members else {})

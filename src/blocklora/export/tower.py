@@ -12,16 +12,20 @@ from blocklora.core.errors import ConfigError
 __all__ = ["check_head", "merged_model"]
 
 
-def check_head(classifier: Classifier) -> None:
-    """Refuse a head that runs the text tower for every image, or that mixes several.
+def check_head(classifier: Classifier, *, mixtures: bool = True) -> None:
+    """Refuse a head that runs the text tower for every image.
+
+    Args:
+        classifier: What is exported.
+        mixtures: Whether the format has room for a head that mixes several.
 
     Raises:
         ConfigError: It is one.
     """
-    if classifier.head.kind == MIXTURE:
+    if classifier.head.kind == MIXTURE and not mixtures:
         raise ConfigError(
-            f"method '{classifier.method}' cannot be exported here: its classifier mixes several heads. Use 'blocklora "
-            "predict', or fit with one of the methods that it mixes; metrics.json names them under 'candidates'."
+            f"method '{classifier.method}': this classifier mixes several heads, which this format has no place for; "
+            "use --format onnx or numpy."
         )
     if classifier.head.kind == CONDITIONAL:
         raise ConfigError(

@@ -97,7 +97,7 @@ def promise_sentence(
                 if proven
                 else "For so few nothing is proven"
             )
-            + f"; in practice it is close to {wanted}."
+            + f"; usually it is near {wanted}, and less where training images are more like each other than new ones."
         )
     else:
         said = (
@@ -137,10 +137,10 @@ def _unknown(found: Unknown | None) -> list[str]:
             f"their {count(study.n_images, 'held-out image')} are found at these false alarms. How often an unknown "
             f"image scores as less known than a known one (0.5 is guessing): {aurocs}. The last one is used."
         )
-        if found.how == "validation":
-            lines.append(
-                "The features were fitted with these classes, so a thing that is really new may be found less often."
-            )
+        lines.append(
+            "Where training changed the image tower it did so with these classes, too, so a thing that is really new "
+            "may be found less often."
+        )
         if study.auroc["together"] < 0.6:
             lines.append("That is little better than guessing: do not rely on it here.")
     return lines

@@ -1,9 +1,9 @@
 """The RUN folder: what is in it, and whether a run may start, go on, or is finished.
 
 It fills in this order: config.json and split.json (what will be done); checkpoint.safetensors and checkpoint.start.json
-(while training); predictions.csv (what was measured); adapter/, class_features.safetensors and classifier.json (what
-was learned); split.json again, now with the test images; report.html; and last metrics.json: a folder that has it is
-finished. Before that, the run can be resumed.
+(while training); predictions.csv (what was measured); adapter/, class_features.safetensors, evidence.safetensors and
+classifier.json (what was learned); split.json again, now with the test images; report.html; and last metrics.json: a
+folder that has it is finished. Before that, the run can be resumed.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from blocklora.core.resources import Resources, available_resources
 from blocklora.core.threads import results_held
 from blocklora.methods import METHODS, make_settings
 from blocklora.methods.adapters.settings import AdapterSettings, chosen_layers
+from blocklora.methods.method import MOST_SHOTS
 from blocklora.training.memory.limits import (
     free_memory,
     image_budget,
@@ -27,6 +28,7 @@ from blocklora.training.memory.limits import (
 from blocklora.training.memory.planner import Need, Workload
 from blocklora.training.memory.rivals import clip_lora_need, peft_need
 from blocklora.training.memory.shapes import Adapted, model_shape
+from blocklora.training.memory.views import VIEWS_MEMORY, planned_views
 
 __all__ = ["KNOWN", "CutPlan", "Peak", "StepPlan", "plan_step"]
 
@@ -93,6 +95,8 @@ class StepPlan:
         plans: The plan to take, then ever smaller ones for when memory runs out.
         clip_lora: What CLIP-LoRA's code would need.
         peft_lora: What plain PEFT would need.
+        views: Fixed views of an image whose lower blocks run once; 0 where crops are new in every step.
+        views_bytes: What they take, in memory or, where they do not fit, on disk.
     """
 
     model: str
@@ -107,6 +111,8 @@ class StepPlan:
     plans: tuple[CutPlan, ...]
     clip_lora: Peak
     peft_lora: Peak
+    views: int = 0
+    views_bytes: int = 0
 
     @property
     def chosen(self) -> CutPlan:
@@ -169,17 +175,28 @@ def plan_step(
     work = _workload(config, options, method, classes, batch_size, number)
     work = replace(work, on_cpu=where.type != "cuda", read_ahead=results_held(resources.cores))
     limit = parse_bytes(memory) if memory else free_memory(where, resources)
-    return _planned(model, work, where, limit, shots, config.text_config.max_position_embeddings)
+    steps = options.iterations or options.STEPS_A_SHOT * min(shots, MOST_SHOTS)
+    views = planned_views(work.model, options.cached_views, shots * classes, batch_size, steps)
+    return _planned(model, work, where, limit, shots, config.text_config.max_position_embeddings, views)
 
 
 def _planned(
-    model: str, work: Workload, device: torch.device, limit: int, shots: int, context: int
+    model: str,
+    work: Workload,
+    device: torch.device,
+    limit: int,
+    shots: int,
+    context: int,
+    views: tuple[int, int],
 ) -> StepPlan:
     """Price a workload within so many bytes; ``context`` is how many tokens the text tower can read."""
     classes = len(work.lengths)
     weights = 4 * work.model.parameters
     used = weights + (used_memory(device) if work.on_cpu else 0)
     images = min(shots * classes * _IMAGE_BYTES, image_budget(limit - used)) if work.on_cpu else 0
+    if views[0]:  # images are cut once, and not kept
+        fits = views[1] <= VIEWS_MEMORY * (limit - used)
+        work, images = replace(work, views_bytes=views[1] if fits else 0), 0
     forecast = plan_within(work, limit, used, images)
     before = forecast.before
 
@@ -199,6 +216,8 @@ def _planned(
         plans=tuple(CutPlan(before + one.need.step, one.need, str(one.plan)) for one in forecast.plans),
         clip_lora=peak(clip_lora_need(work, context)),
         peft_lora=peak(peft_need(work)),
+        views=views[0],
+        views_bytes=views[1],
     )
 
 

@@ -1,30 +1,27 @@
-"""Classify files with a finished run, a few hundred at a time, so that answers come while others are computed.
+"""Classify files with a finished run, batch by batch, so that answers come while others are computed.
 
-Axes: M = images of one portion, k = classes named for each.
+Axes: B = images of a batch, M = readable images of it, N = classes, k = classes named for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blocklora.classifier import chance_known, class_sets, encode, portions
+from blocklora.classifier import Encoded, chance_known, class_sets, encode_batches
 from blocklora.core.words import printable
 from blocklora.data import Source, Unreadable
 from blocklora.metrics import top_classes
 from blocklora.run.explain import Reasons, reasons
 from blocklora.run.load import LoadedRun
 
-__all__ = ["Asked", "Prediction", "answers", "predict_images"]
-
-_FIRST, _MOST = 64, 512  # images of the first portion, which should come soon, and of the largest
+__all__ = ["Asked", "Portion", "Prediction", "answers", "predict_images", "predict_portions"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +65,32 @@ class Asked:
     false_alarms: float | None = None
     explain: bool = False
 
+    def settings(self) -> Mapping[str, Any]:
+        """Return what decides the answers, ready for JSON."""
+        return {
+            "top_k": self.top_k,
+            "coverage": self.coverage,
+            "by_class": self.by_class,
+            "false_alarms": self.false_alarms,
+        }
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What was found of the images of one batch.
+
+    Attributes:
+        answers: One an image (B,), in the order in which they came.
+        encoded: Features of those that can be read, as ``Classifier.logits`` takes them.
+    """
+
+    answers: list[Prediction | Unreadable]
+    encoded: Encoded
+
 
 def predict_images(
     run: LoadedRun,
-    files: Sequence[Path],
+    files: Iterable[Path],
     asked: Asked = Asked(),
     *,
     on_batch: Callable[[int], None] | None = None,
@@ -85,27 +104,58 @@ def predict_images(
         on_batch: Called with the number of images that are done.
 
     Yields:
-        In the order of ``files`` within a portion, first the answers, then the images that cannot be read.
+        An answer for each, in the order of ``files``.
 
     Raises:
         ConfigError: The coverage is out of range.
         RunError: The run does not keep what is asked for.
     """
-    for start, end in pairwise(_portions(len(files))):
-        names = [printable(str(file)) for file in files[start:end]]
-        encoded = encode(
-            run.classifier,
-            list(zip(names, files[start:end], strict=True)),
-            run.compute,
-            batch_size=run.images_at_once,
-            on_batch=partial(_tell, on_batch, start),
-        )
-        images = [(names[index], files[start + index]) for index in encoded.kept]
-        done = 0
-        for part in portions(encoded.features, len(run.labels)):
-            yield from answers(run, images[done : done + len(part)], part, asked)
-            done += len(part)
-        yield from encoded.unreadable
+    done = 0
+    for portion in predict_portions(run, ((printable(str(file)), file) for file in files), asked):
+        done += len(portion.answers)
+        if on_batch:
+            on_batch(done)
+        yield from portion.answers
+
+
+def predict_portions(
+    run: LoadedRun, images: Iterable[tuple[str, Source | Unreadable]], asked: Asked = Asked()
+) -> Iterator[Portion]:
+    """Classify images, and give their features as well.
+
+    Args:
+        run: What ``load_run`` gave.
+        images: Names and sources, or why there is none; asked for about two batches ahead.
+        asked: What is asked for of each.
+
+    Raises:
+        ConfigError: The coverage is out of range.
+        RunError: The run does not keep what is asked for.
+    """
+
+    def forward(pixel_values: Tensor) -> Tensor:
+        with run.compute.autocast():
+            return run.classifier.image_features(pixel_values)
+
+    ahead: list[tuple[str, Source | Unreadable]] = []
+
+    def remembered() -> Iterator[tuple[str, Source | Unreadable]]:
+        for image in images:
+            ahead.append(image)
+            yield image
+
+    for encoded in encode_batches(
+        remembered(),
+        forward,
+        run.classifier.base.processor,
+        device=run.compute.device,
+        batch_size=run.images_at_once,
+    ):
+        batch, ahead[: encoded.n_images] = ahead[: encoded.n_images], []
+        readable = [(name, source) for name, source in map(batch.__getitem__, encoded.kept)]
+        good = iter(answers(run, readable, encoded.features, asked))  # type: ignore[arg-type]  # it was readable
+        bad, kept = iter(encoded.unreadable), set(encoded.kept)
+        yield Portion([next(good) if place in kept else next(bad) for place in range(len(batch))], encoded)
 
 
 def answers(
@@ -116,7 +166,7 @@ def answers(
     Args:
         run: What ``load_run`` gave.
         images: Names and sources (M).
-        features: Their adapted features (M, D).
+        features: Their features, as ``Classifier.logits`` takes them.
         asked: What is asked for of each.
 
     Raises:
@@ -151,18 +201,3 @@ def _members(chosen: NDArray[np.bool_], shares: NDArray[np.float64], labels: Seq
     """Return the labels of a set of classes (N,), the most probable first."""
     members = np.flatnonzero(chosen)
     return [labels[place] for place in members[np.argsort(-shares[members], kind="stable")].tolist()]
-
-
-def _tell(on_batch: Callable[[int], None] | None, start: int, done: int) -> None:
-    """Say how many images are done, those of earlier portions included."""
-    if on_batch:
-        on_batch(start + done)
-
-
-def _portions(n: int) -> list[int]:
-    """Return where the portions of n images start, and n: small ones first, then ever larger ones."""
-    starts, size = [0], _FIRST
-    while starts[-1] < n:
-        starts.append(min(n, starts[-1] + size))
-        size = min(_MOST, 2 * size)
-    return starts

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from blocklora.serve import open_inference, page, routes
 from blocklora.serve.access import Access, Log, print_line
 from blocklora.serve.refusals import Refusal
-from blocklora.serve.schemas import body_schemas
+from blocklora.serve.schemas import Document, body_schemas
 from blocklora.serve.service import Service
 
 __all__ = ["create_app"]
@@ -60,7 +60,7 @@ def create_app(service: Service, *, token: str | None = None, log: Log = print_l
     return app
 
 
-def _describe(app: FastAPI, described: Any, with_token: bool) -> dict[str, Any]:
+def _describe(app: FastAPI, described: Any, with_token: bool) -> Document:
     """Return the OpenAPI document, with the bodies that are parsed by hand and the token."""
     if app.openapi_schema is None:
         document = described()

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Backend", "BackendFacts"]
+__all__ = ["Answer", "Backend", "BackendFacts"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,28 @@ class BackendFacts:
         labels: N labels, in the order of the probabilities.
         method: How it was fitted.
         platform: What computes: ``torch`` or ``onnxruntime``.
+        notes: What is promised of its sets and of unknown images, a sentence each.
     """
 
     labels: tuple[str, ...]
     method: str
     platform: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one image is.
+
+    Attributes:
+        probabilities: One a class (N,).
+        set: The labels that hold the true one as often as the service promises; None where it makes no sets.
+        unknown: Whether it is none of the classes; None where the service does not judge that.
+    """
+
+    probabilities: NDArray[np.float64]
+    set: tuple[str, ...] | None = None
+    unknown: bool | None = None
 
 
 class Backend(Protocol):
@@ -41,5 +58,5 @@ class Backend(Protocol):
             ImageError: The bytes are no image that can be read; it calls the image ``name``.
         """
 
-    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Turn pixel values (B, C, S, S) into probabilities (B, N); one thread calls it."""
+    def answer(self, pixel_values: NDArray[np.float32]) -> list[Answer]:
+        """Answer for pixel values (B, C, S, S), an image each; one thread calls it."""

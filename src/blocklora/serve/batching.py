@@ -1,6 +1,6 @@
 """Concurrent requests share batches: one bounded queue a model, a largest batch, and a longest wait.
 
-Axes: B = images of a batch, N = classes, C = 3 colours, S = the side of the model's square.
+Axes: B = images of a batch, C = 3 colours, S = the side of the model's square.
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Batcher", "QueueFull"]
+
+_A = TypeVar("_A")  # what is answered for one image
 
 _MOST_RETRY = 60  # seconds
 _MEMORY = 0.8  # of the mean time of an image: how much of it an older batch keeps
@@ -36,22 +39,22 @@ class QueueFull(Exception):
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _Waiting(Generic[_A]):
     """One image that waits for its answer."""
 
     pixel_values: NDArray[np.float32]  # (C, S, S)
-    answer: asyncio.Future[NDArray[np.float64]]  # (N,)
+    answer: asyncio.Future[_A]
     arrived: float = field(default_factory=monotonic)
 
 
-class Batcher:
-    """Gathers images into batches, and hands each image its own row of the answer.
+class Batcher(Generic[_A]):
+    """Gathers images into batches, and hands each image its own answer.
 
     A batch starts when it is full, when its oldest image has waited ``max_wait`` seconds, or when no other image is on
     its way. While one batch is computed the next ones gather. An image whose request was given up takes no place.
 
     Args:
-        compute: Takes (B, C, S, S) and returns (B, N); it runs in a thread of its own.
+        compute: Takes (B, C, S, S) and returns B answers; it runs in a thread of its own.
         max_batch: The largest B.
         max_wait: The longest wait in seconds.
         room: How many images may be here at a time, from ``admit`` to its end.
@@ -61,7 +64,7 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+        compute: Callable[[NDArray[np.float32]], Sequence[_A]],
         *,
         max_batch: int,
         max_wait: float,
@@ -71,7 +74,7 @@ class Batcher:
     ) -> None:
         self._compute, self._on_batch, self._on_held = compute, on_batch, on_held
         self._max_batch, self._max_wait, self._room = max_batch, max_wait, room
-        self._queue: deque[_Waiting] = deque()  # bounded by ``admit``
+        self._queue: deque[_Waiting[_A]] = deque()  # bounded by ``admit``
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._task: asyncio.Task[None] | None = None
@@ -113,9 +116,9 @@ class Batcher:
         finally:
             self._hold(-n)
 
-    async def ask(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the probabilities (N,) of one image (C, S, S), for which ``admit`` has kept room."""
-        waiting = _Waiting(pixel_values, asyncio.get_running_loop().create_future())
+    async def ask(self, pixel_values: NDArray[np.float32]) -> _A:
+        """Return the answer to one image (C, S, S), for which ``admit`` has kept room."""
+        waiting: _Waiting[_A] = _Waiting(pixel_values, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._changed.set()
         return await waiting.answer
@@ -126,7 +129,7 @@ class Batcher:
             batch = await self._gather()
             try:
                 began = monotonic()
-                rows = await asyncio.get_running_loop().run_in_executor(
+                answers = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._compute, np.stack([one.pixel_values for one in batch])
                 )
                 self._note(len(batch), monotonic() - began)
@@ -139,11 +142,11 @@ class Batcher:
                     if not one.answer.done():
                         one.answer.set_exception(error)
                 continue
-            for one, row in zip(batch, rows, strict=True):
+            for one, answer in zip(batch, answers, strict=True):
                 if not one.answer.done():
-                    one.answer.set_result(row)
+                    one.answer.set_result(answer)
 
-    async def _gather(self) -> list[_Waiting]:
+    async def _gather(self) -> list[_Waiting[_A]]:
         """Wait for the images of the next batch, one or more."""
         while True:
             self._queue = deque(one for one in self._queue if not one.answer.done())

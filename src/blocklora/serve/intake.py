@@ -1,6 +1,6 @@
 """From a request to its answer: room first, then the body, then the images, all within the time that it may take.
 
-Axes: M = images of a request, N = classes.
+Axes: M = images of a request.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 
+from blocklora.serve.backend import Answer
 from blocklora.serve.bodies import Body, read_images
 from blocklora.serve.refusals import Refusal
 from blocklora.serve.schemas import ClassProbability
 from blocklora.serve.service import Model, Received, Service
 from blocklora.serve.settings import Limits
 
-__all__ = ["Answered", "answer", "service_of", "top_of"]
+__all__ = ["Classified", "answer", "service_of", "top_of"]
 
 Reader = Callable[[Request, Body, Limits], Awaitable[list[Received]]]
 
@@ -29,18 +29,18 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Answered:
+class Classified:
     """What came of a request.
 
     Attributes:
         model: Which model answered.
         names: Of the M images.
-        probabilities: (M, N).
+        answers: M of them.
     """
 
     model: Model
     names: list[str]
-    probabilities: NDArray[np.float64]
+    answers: list[Answer]
 
 
 def service_of(request: Request) -> Service:
@@ -49,7 +49,7 @@ def service_of(request: Request) -> Service:
     return found
 
 
-async def answer(request: Request, name: str | None, read: Reader = read_images) -> Answered:
+async def answer(request: Request, name: str | None, read: Reader = read_images) -> Classified:
     """Classify the images of a request.
 
     Args:
@@ -73,17 +73,18 @@ async def answer(request: Request, name: str | None, read: Reader = read_images)
             with service.room(model, len(images) - 1):
                 late = Refusal(503, f"no answer within {limits.timeout:g} s: try again", {"Retry-After": "1"})
                 work = _while_there(request, service.classify(model, images))
-                rows = await _until(deadline, work, late)
+                answers = await _until(deadline, work, late)
     except Refusal:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await body.discard()
         raise
-    return Answered(model, [image.name for image in images], rows)
+    return Classified(model, [image.name for image in images], answers)
 
 
-def top_of(labels: tuple[str, ...], row: NDArray[np.float64], k: int) -> list[ClassProbability]:
-    """Return the k most probable of N classes, or all, by their probabilities (N,)."""
+def top_of(labels: tuple[str, ...], answer: Answer, k: int) -> list[ClassProbability]:
+    """Return the k most probable classes, or all."""
+    row = answer.probabilities
     best = np.argsort(-row, kind="stable")[:k].tolist()
     return [ClassProbability(label=labels[place], probability=float(row[place])) for place in best]
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from blocklora.core.errors import RunError
 from blocklora.data import cut_long_side, open_for_model
-from blocklora.serve.backend import BackendFacts
+from blocklora.serve.backend import Answer, BackendFacts
 
 __all__ = ["FACTS", "OnnxBackend"]
 
@@ -78,10 +78,10 @@ class OnnxBackend:
         shares = np.asarray(image, np.float32) * np.float32(self._how["scale"])  # (S, S, C)
         return np.ascontiguousarray(((shares - self._mean) / self._std).transpose(2, 0, 1))
 
-    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
+    def answer(self, pixel_values: NDArray[np.float32]) -> list[Answer]:
         """See ``Backend``."""
         found = self._session.run(["probabilities"], {"pixel_values": pixel_values})[0]
-        return np.asarray(found, np.float64)
+        return [Answer(row) for row in np.asarray(found, np.float64)]
 
     def _resized(self, image: Image.Image) -> Image.Image:
         """Return the square that the model reads, (S, S)."""

@@ -8,15 +8,16 @@ extension they follow the JSON, each after its length in four bytes, little-endi
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 
 from blocklora.serve.bodies import JSON, Body, from_base64, parse_json
-from blocklora.serve.intake import Answered, answer, service_of
+from blocklora.serve.intake import Classified, answer, service_of
 from blocklora.serve.refusals import Refusal, too_many_images
 from blocklora.serve.routes import REFUSALS
 from blocklora.serve.schemas import (
+    Document,
     InferAnswer,
     InferInput,
     InferOutput,
@@ -35,7 +36,7 @@ __all__ = ["router"]
 IMAGE, PROBABILITIES, LABEL = "image", "probabilities", "label"
 _LENGTH = "inference-header-content-length"
 _SIZE = "binary_data_size"
-_UNKNOWN: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 404, 422)}
+_UNKNOWN: dict[int | str, Document] = {status: REFUSALS[status] for status in (401, 404, 422)}
 
 router = APIRouter(prefix="/v2")
 
@@ -140,9 +141,12 @@ def _from_binary(given: InferInput, rest: bytes) -> list[Received]:
     return found
 
 
-def _outputs(answered: Answered) -> list[InferOutput]:
+def _outputs(answered: Classified) -> list[InferOutput]:
     """Return both output tensors."""
-    rows, labels = answered.probabilities, answered.model.backend.facts.labels
+    rows, labels = (
+        np.stack([one.probabilities for one in answered.answers]),
+        answered.model.backend.facts.labels,
+    )
     best = [labels[place] for place in rows.argmax(axis=1)]
     return [
         InferOutput(name=PROBABILITIES, datatype="FP64", shape=list(rows.shape), data=rows.ravel().tolist()),

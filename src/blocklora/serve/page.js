@@ -55,7 +55,8 @@ async function start() {
 function describe() {
   const model = models[by("model").selectedIndex] || models[0];
   const count = model.classes.length;
-  by("about").textContent = `${model.name} knows ${count} ${count === 1 ? "class" : "classes"}.`;
+  const known = `${model.name} knows ${count} ${count === 1 ? "class" : "classes"}.`;
+  by("about").textContent = [known, ...model.notes].join(" ");
   by("classes").hidden = false;
   by("classes").querySelector("summary").textContent = `The ${count} classes`;
   by("classes").querySelector("ul").replaceChildren(...model.classes.map((name) => element("li", "", name)));

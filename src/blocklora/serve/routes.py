@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -21,6 +21,7 @@ from blocklora.serve.intake import answer, service_of, top_of
 from blocklora.serve.metrics import METRICS_TYPE
 from blocklora.serve.refusals import Refusal
 from blocklora.serve.schemas import (
+    Document,
     ErrorAnswer,
     HubAnswer,
     HubRequest,
@@ -53,7 +54,7 @@ _WHY = {
     500: "The service has failed.",
     503: "No answer in time, or not ready.",
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {
+REFUSALS: dict[int | str, Document] = {
     status: {"description": why, "model": ErrorAnswer} for status, why in _WHY.items()
 }
 """What else an endpoint that takes images may answer."""
@@ -86,7 +87,12 @@ _HUB_BODY = {
 router = APIRouter()
 
 
-@router.post("/v1/predict", responses=REFUSALS, openapi_extra={"requestBody": _PREDICT_BODY})
+@router.post(
+    "/v1/predict",
+    response_model_exclude_none=True,
+    responses=REFUSALS,
+    openapi_extra={"requestBody": _PREDICT_BODY},
+)
 async def predict(
     request: Request,
     model: Annotated[str | None, Query(description="A model's name; by default the first one.")] = None,
@@ -96,10 +102,18 @@ async def predict(
     answered = await answer(request, model)
     labels = answered.model.backend.facts.labels
     predictions = []
-    for name, row in zip(answered.names, answered.probabilities, strict=True):
-        top = top_of(labels, row, top_k)
+    for name, one in zip(answered.names, answered.answers, strict=True):
+        top = top_of(labels, one, top_k)
+        said = None if one.set is None else list(one.set)
         predictions.append(
-            ImageAnswer(image=name, label=top[0].label, probability=top[0].probability, top=top)
+            ImageAnswer(
+                image=name,
+                label=top[0].label,
+                probability=top[0].probability,
+                top=top,
+                set=said,
+                unknown=one.unknown,
+            )
         )
     return PredictAnswer(model=answered.model.name, predictions=predictions)
 
@@ -115,6 +129,7 @@ async def models(request: Request) -> ModelsAnswer:
                 name=model.name,
                 method=model.backend.facts.method,
                 platform=model.backend.facts.platform,
+                notes=list(model.backend.facts.notes),
                 classes=list(model.backend.facts.labels),
             )
             for model in service.models.values()
@@ -139,7 +154,7 @@ async def image_classification(request: Request, name: str) -> list[HubAnswer]:
         return from_base64([sent.inputs])
 
     answered = await answer(request, name, read)
-    top = top_of(answered.model.backend.facts.labels, answered.probabilities[0], top_k)
+    top = top_of(answered.model.backend.facts.labels, answered.answers[0], top_k)
     return [HubAnswer(label=one.label, score=one.probability) for one in top]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 __all__ = [
     "ClassProbability",
+    "Document",
     "ErrorAnswer",
     "HubAnswer",
     "HubParameters",
@@ -32,6 +33,9 @@ __all__ = [
     "json_body",
 ]
 
+Document: TypeAlias = dict[str, Any]
+"""A part of an OpenAPI document, or all of it."""
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4v5QBAARLAaU/Dnq2AAAAAElFTkSuQmCC"
 """A PNG of one pixel, in base64: an example that can be sent."""
 
@@ -50,6 +54,13 @@ class ImageAnswer(BaseModel):
     label: str = Field(description="The most probable class.")
     probability: float
     top: list[ClassProbability] = Field(description="The most probable classes, the first one first.")
+    set: list[str] | None = Field(
+        default=None,
+        description="The classes that hold the true one as often as promised, where sets are made.",
+    )
+    unknown: bool | None = Field(
+        default=None, description="Whether it is none of the classes, where that is judged."
+    )
 
 
 class PredictAnswer(BaseModel):
@@ -110,6 +121,7 @@ class ModelAnswer(BaseModel):
     name: str
     method: str = Field(description="How it was fitted.")
     platform: str = Field(description="What computes: torch or onnxruntime.")
+    notes: list[str] = Field(description="What is promised of its sets, and of unknown images.")
     classes: list[str]
 
 
@@ -228,7 +240,7 @@ _BODIES = (JsonImages, HubRequest, InferRequest)
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def json_body(model: type[BaseModel]) -> dict[str, Any]:
+def json_body(model: type[BaseModel]) -> Document:
     """Return what OpenAPI says of a body that is parsed by hand; ``body_schemas`` has what it refers to."""
     return {
         "schema": {"$ref": _REFERENCE.format(model=model.__name__)},
@@ -236,9 +248,9 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def body_schemas() -> dict[str, Any]:
+def body_schemas() -> Document:
     """Return the schemas of the bodies that are parsed by hand, by name."""
-    found: dict[str, Any] = models_json_schema(
+    found: Document = models_json_schema(
         [(model, "validation") for model in _BODIES], ref_template=_REFERENCE
     )[1]["$defs"]
     return found

@@ -74,12 +74,20 @@ def load_backends(settings: Settings) -> dict[str, Backend]:
     """
     named, threads = settings.named(), _threads(settings)
     if settings.backend == "onnx":
+        if (settings.coverage, settings.false_alarms) != (None, None):
+            raise ConfigError(
+                "an exported folder makes no sets and knows no unknown images: serve the RUN folder"
+            )
         from blocklora.serve.onnx_backend import OnnxBackend
 
         return {name: OnnxBackend(run, threads=threads) for name, run in named.items()}
     from blocklora.serve.torch_backend import TorchBackend
 
-    return {name: TorchBackend(run, device=settings.device, threads=threads) for name, run in named.items()}
+    asked = {"coverage": settings.coverage, "false_alarms": settings.false_alarms}
+    return {
+        name: TorchBackend(run, device=settings.device, threads=threads, **asked)
+        for name, run in named.items()
+    }
 
 
 def _threads(settings: Settings) -> int | None:

@@ -1,7 +1,4 @@
-"""The models of a service, and the way of an image through it: room, decoding, batch, probabilities.
-
-Axes: M = images of a request, N = classes.
-"""
+"""The models of a service, and the way of an image through it: room, decoding, batch, answer."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from blocklora.core.errors import ImageError
 from blocklora.core.resources import available_resources
 from blocklora.core.threads import worker_threads
 from blocklora.data import size_in_header
-from blocklora.serve.backend import Backend
+from blocklora.serve.backend import Answer, Backend
 from blocklora.serve.batching import Batcher, QueueFull
 from blocklora.serve.metrics import Metrics
 from blocklora.serve.refusals import Refusal, busy
@@ -41,7 +38,7 @@ class Model:
 
     name: str
     backend: Backend
-    batcher: Batcher
+    batcher: Batcher[Answer]
 
 
 class Service:
@@ -63,7 +60,7 @@ class Service:
                 name,
                 backend,
                 Batcher(
-                    backend.probabilities,
+                    backend.answer,
                     max_batch=limits.max_batch,
                     max_wait=limits.max_wait,
                     room=limits.queue,
@@ -116,21 +113,21 @@ class Service:
         except QueueFull as full:
             raise busy(full.retry_after) from None
 
-    async def classify(self, model: Model, images: Sequence[Received]) -> NDArray[np.float64]:
-        """Return the probabilities (M, N) of images for which there is room.
+    async def classify(self, model: Model, images: Sequence[Received]) -> list[Answer]:
+        """Return the answers to images for which there is room.
 
         Raises:
             Refusal: One of them is too big, of another type, or damaged; the first to be found is named.
         """
         tasks = [asyncio.create_task(self._classify_one(model, image)) for image in images]
         try:
-            return np.stack(await asyncio.gather(*tasks))
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _classify_one(self, model: Model, image: Received) -> NDArray[np.float64]:
-        """Return the probabilities (N,) of one image."""
+    async def _classify_one(self, model: Model, image: Received) -> Answer:
+        """Return the answer to one image."""
         loop = asyncio.get_running_loop()
         pixel_values = await loop.run_in_executor(self._decoders, self._prepare, model, image)
         return await model.batcher.ask(pixel_values)

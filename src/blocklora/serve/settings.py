@@ -60,6 +60,8 @@ class Settings:
         runs: RUN folders, or exported folders; each is served under the folder's name.
         backend: What computes.
         device: Where torch computes.
+        coverage: How often the true class should be in an image's set; None makes no sets.
+        false_alarms: How many images of the classes may be called unknown, as a share; None: none are.
         token: What every request must bring, as ``Authorization: Bearer TOKEN``; None: nothing.
         workers: Processes side by side.
         limits: What each of them takes on.
@@ -68,6 +70,8 @@ class Settings:
     runs: tuple[Path, ...]
     backend: BackendKind = "torch"
     device: str = "auto"
+    coverage: float | None = None
+    false_alarms: float | None = None
     token: str | None = None
     workers: int = 1
     limits: Limits = Limits()

@@ -1,6 +1,6 @@
 """Answers of a finished run, computed with torch.
 
-Axes: B = images of a batch, N = classes, C = 3 colours, S = the side of the model's square.
+Axes: B = images of a batch, D = the width of a feature, N = classes, C = 3 colours, S = the side of the model's square.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from blocklora.classifier import in_halves
+from blocklora.classifier import chance_known, class_sets, in_halves
 from blocklora.clip import crop_size, pixels
 from blocklora.data import open_for_model
+from blocklora.run.confidence import alarm_note, promise_of
 from blocklora.run.load import load_run
-from blocklora.serve.backend import BackendFacts
+from blocklora.serve.backend import Answer, BackendFacts
 
 __all__ = ["TorchBackend"]
 
@@ -27,20 +29,36 @@ class TorchBackend:
         run: The RUN folder.
         device: Where to compute.
         threads: Cores that torch may use in this process; None leaves it as it is.
+        coverage: How often the true class should be in an image's set, in (0, 1); None makes no sets.
+        false_alarms: Images that look so unlike the classes that at most this share of known ones does are called
+            unknown; None: none are.
 
     Raises:
-        RunError: The folder is not a finished run, or its base model has other weights now.
+        RunError: The folder is not a finished run, its base model has other weights now, or it keeps no answers to
+            held-out images, which sets and unknown images need.
         ModelError: The base model cannot be loaded.
+        ConfigError: The coverage or the false alarms are out of range.
     """
 
-    def __init__(self, run: Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        coverage: float | None = None,
+        false_alarms: float | None = None,
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self._run = load_run(run, device=device)
         classifier = self._run.classifier
         self._processor = classifier.base.processor
+        self._coverage, self._false_alarms = coverage, false_alarms
+        notes: tuple[str, ...] = () if coverage is None else (promise_of(classifier, coverage),)
+        notes += () if false_alarms is None else (alarm_note(classifier, false_alarms),)
         labels = tuple(str(label) for label in self._run.labels)
-        self.facts = BackendFacts(labels, classifier.method, "torch")
+        self.facts = BackendFacts(labels, classifier.method, "torch", notes)
 
     def prepare(self, content: bytes, name: str) -> NDArray[np.float32]:
         """See ``Backend``."""
@@ -48,9 +66,30 @@ class TorchBackend:
         return np.asarray(pixels(image, self._processor).numpy())
 
     @torch.no_grad()
-    def probabilities(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float64]:
+    def answer(self, pixel_values: NDArray[np.float32]) -> list[Answer]:
         """See ``Backend``."""
         values = torch.from_numpy(pixel_values).to(self._run.compute.device)
         with self._run.compute.autocast():
             features = in_halves(self._run.classifier.image_features, values)
-        return self._run.classifier.probabilities(features)
+        rows = self._run.classifier.probabilities(features)
+        return [
+            Answer(*parts)
+            for parts in zip(rows, self._sets(features, rows), self._unknown(features), strict=True)
+        ]
+
+    def _sets(self, features: Tensor, rows: NDArray[np.float64]) -> list[tuple[str, ...] | None]:
+        """Return each image's set, the most probable class first, from its features (B, D) and probabilities (B, N)."""
+        if self._coverage is None:
+            return [None] * len(rows)
+        chosen = class_sets(self._run.classifier, features, self._coverage)  # (B, N)
+        order = np.argsort(-rows, kind="stable")
+        labels = self.facts.labels
+        return [tuple(labels[k] for k in places if row[k]) for row, places in zip(chosen, order, strict=True)]
+
+    def _unknown(self, features: Tensor) -> list[bool | None]:
+        """Say of each image whether it is none of the classes, from its features (B, D)."""
+        if self._false_alarms is None:
+            return [None] * len(features)
+        return [
+            known <= self._false_alarms for known in chance_known(self._run.classifier, features).tolist()
+        ]

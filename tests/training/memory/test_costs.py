@@ -106,14 +106,40 @@ def test_counts_are_those_of_the_counters(
     for keep in KEEPS:
         measured = measure(partial(lean.images, towers.pixels, keep=keep), lean.model)
         check(towers, image_rows(3, 26), keep, measured, towers.embedding, 0)
+    if first:
+        plan = text_plan(towers.tokens, 99, share=True)
+        rows = text_rows(plan.opening, plan.groups)
+        texts, images = lean._texts.texts_before(plan), lean.images_before(towers.pixels)
+        for keep in KEEPS:
+            measured = measure(partial(lean._texts.texts, plan, keep=keep, before=texts), lean.model)
+            check(towers, rows, keep, measured, 0, 8 * len(names), known=True)
+            measured = measure(partial(lean.images, images, keep=keep), lean.model)
+            check(towers, image_rows(3, 26), keep, measured, 0, 0, known=True)
+
+
+def test_a_step_of_the_top_three_blocks_at_full_size() -> None:
+    """ViT-B/16, 32 images, 10 classes: the images' share of 1,206 GFLOP falls to less than a third."""
+    top = TowerShape(768, 3072, 12, 12, 9, (6, 0, 0, 0))
+    costs = [
+        tower_cost(shape, image_rows(32, 197), "all", 4, prefix_known=known)
+        for shape, known in ((VISION, False), (top, False), (top, True))
+    ]
+    counted = [(cost.forward + cost.backward) / 1e9 for cost in costs]
+    assert counted == pytest.approx([2098, 1203, 365], rel=1e-3)
 
 
 def check(
-    towers: Towers, rows: Rows, keep: Any, measured: tuple[int, int, int], embedding: int, order: int
+    towers: Towers,
+    rows: Rows,
+    keep: Any,
+    measured: tuple[int, int, int],
+    embedding: int,
+    order: int,
+    known: bool = False,
 ) -> None:
     """FLOPs to the last one; bytes but for a few that features themselves need."""
     forward, backward, saved = measured
-    cost = tower_cost(towers.shape, rows, keep, 4)
+    cost = tower_cost(towers.shape, rows, keep, 4, prefix_known=known)
     head = towers.head(rows.wanted)
     assert forward - embedding - head == cost.forward
     assert backward - head == cost.backward

@@ -31,15 +31,31 @@ def bottleneck(features, class_features, down, up, scale, ratio):
 HEADS = {"cosine": cosine, "linear": linear, "cache": cache, "bottleneck": bottleneck}
 
 
-def probabilities(features, facts, tensors):
+def probabilities(features, facts, tensors, base_features=None):
     """Return the probabilities (M, N) of unit features (M, D).
 
     Args:
         features: (M, D).
         facts: What export.json holds.
         tensors: What head.npz holds.
+        base_features: Those of the base model (M, D), for a mixture that reads them.
     """
-    logits = HEADS[facts["head"]["kind"]](np.float64(features), **tensors, **facts["head"]["numbers"])
-    logits = logits / facts["temperature"]
+    if facts["head"]["kind"] != "mixture":
+        return softmax(logits_of(features, facts["head"], tensors) / facts["temperature"])
+    mixed = 0
+    for place, member in enumerate(facts["head"]["members"]):
+        own = {name[2:]: value for name, value in tensors.items() if name.startswith(f"{place}/")}
+        seen = features if base_features is None or not member["base"] else base_features
+        mixed = mixed + member["weight"] * softmax(logits_of(seen, member, own) / member["temperature"])
+    return softmax(np.log(mixed) / facts["temperature"])
+
+
+def logits_of(features, head, tensors):
+    """Return what one head says (M, N)."""
+    return HEADS[head["kind"]](np.float64(features), **tensors, **head["numbers"])
+
+
+def softmax(logits):
+    """Return shares (M, N) that sum to one."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)

@@ -16,10 +16,13 @@ def main():
     """Print one JSON line an image."""
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     weights, head = dict(np.load(HERE / "tower.npz")), dict(np.load(HERE / "head.npz"))
+    base = dict(np.load(HERE / "base_tower.npz")) if (HERE / "base_tower.npz").exists() else None
     for path in sys.argv[1:]:
         rgb = open_rgb(path, facts["preprocess"]["side"])
-        features = image_features(to_pixels(rgb, facts["preprocess"]), weights, facts["tower"])
-        found = probabilities(features, facts, head)[0]
+        pixels = to_pixels(rgb, facts["preprocess"])
+        features = image_features(pixels, weights, facts["tower"])
+        plain = image_features(pixels, base, facts["tower"]) if base else None
+        found = probabilities(features, facts, head, plain)[0]
         best = int(found.argmax())
         print(
             json.dumps({"image": path, "label": facts["labels"][best], "probability": float(found[best])}),

@@ -5,6 +5,7 @@ B = images, S = side of an image, N = classes, D = width of a feature.
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from blocklora.classifier import HEADS, Classifier
+from blocklora.classifier import HEADS, Classifier, Member
+from blocklora.classifier.heads import mixed_logits
 from blocklora.clip import crop_size, image_features, prompted_image_features
 from blocklora.core.errors import ConfigError
 from blocklora.export.tower import check_head, merged_model
@@ -26,6 +28,9 @@ __all__ = ["FEATURES", "OPSET", "PIXELS", "PROBABILITIES", "pixels_graph", "quie
 OPSET = 18
 PIXELS, PROBABILITIES, FEATURES = "pixel_values", "probabilities", "features"
 _TEMPERATURE = "temperature"
+_PLACEHOLDER = (
+    0.8765309  # of the temperature, set later: torch leaves out a division by 1, and joins equal constants
+)
 _MOST_BYTES = 2**31 - 2**24  # of one protobuf message
 
 
@@ -37,13 +42,15 @@ class _Network(nn.Module):
 
     def __init__(self, classifier: Classifier, tower: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self._head, self._names = classifier.head, list(classifier.head.tensors)
+        self._members = classifier.head.members or (Member(classifier.head, 1.0, 1.0, base=False),)
         self._dtype, self.tower = dtype, tower.to(dtype)
-        for name, tensor in classifier.head.tensors.items():
-            self.register_buffer(f"head_{name}", tensor.float().contiguous())
+        self.base = _plain(copy.deepcopy(classifier.base.model)).to(dtype) if classifier.reads_both else None
+        for place, member in enumerate(self._members):
+            for name, tensor in member.head.tensors.items():
+                self.register_buffer(f"head_{place}_{name}", tensor.float().contiguous())
         prompts = classifier.image.prompts
         self.register_buffer("prompts", None if prompts is None else prompts.to(dtype))
-        self.register_buffer(_TEMPERATURE, torch.tensor(float(classifier.temperature)))
+        self.register_buffer(_TEMPERATURE, torch.tensor(_PLACEHOLDER))
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities (B, N) and unit features (B, D) of pixel values (B, 3, S, S)."""
@@ -52,10 +59,28 @@ class _Network(nn.Module):
             features = image_features(self.tower, pixel_values, engine="plain")
         else:
             features = prompted_image_features(self.tower, pixel_values, self.prompts)
-        features = F.normalize(features.float(), dim=-1)
-        tensors = {name: getattr(self, f"head_{name}") for name in self._names}
-        logits = HEADS[self._head.kind].logits(features, **tensors, **self._head.numbers)
+        features = plain = F.normalize(features.float(), dim=-1)
+        if self.base is not None:
+            plain = F.normalize(image_features(self.base, pixel_values, engine="plain").float(), dim=-1)
+        each = [
+            self._logits(place, member, plain if member.base else features)
+            for place, member in enumerate(self._members)
+        ]
+        weights = [member.weight for member in self._members]
+        logits = each[0] if len(each) == 1 else mixed_logits(each, weights)
         return (logits / self.temperature).softmax(dim=1), features
+
+    def _logits(self, place: int, member: Member, features: Tensor) -> Tensor:
+        """Return what one head says, divided by its own temperature (B, N)."""
+        head = member.head
+        tensors = {name: getattr(self, f"head_{place}_{name}") for name in head.tensors}
+        return HEADS[head.kind].logits(features, **tensors, **head.numbers) / member.temperature
+
+
+def _plain(tower: Any) -> Any:
+    """Return a tower with the attention that makes the fewest operators."""
+    tower.set_attn_implementation("eager")
+    return tower
 
 
 def pixels_graph(classifier: Classifier, *, half: bool = False) -> Any:
@@ -69,8 +94,7 @@ def pixels_graph(classifier: Classifier, *, half: bool = False) -> Any:
         ConfigError: The method or the model cannot be exported; the message says why.
     """
     check_head(classifier)
-    tower = merged_model(classifier)
-    tower.set_attn_implementation("eager")  # fewer operators than sdpa
+    tower = _plain(merged_model(classifier))
     network = _Network(classifier, tower, torch.float16 if half else torch.float32).eval()
     n_bytes = sum(value.nbytes for value in network.state_dict().values())
     if n_bytes > _MOST_BYTES:
@@ -103,6 +127,7 @@ def pixels_graph(classifier: Classifier, *, half: bool = False) -> Any:
             f"{classifier.base.model_id}: torch writes this model for a fixed number of images only; export it with "
             "another --format."
         )
+    set_temperature(model, classifier.temperature)
     return model
 
 

@@ -1,9 +1,9 @@
 """Preprocessing as an ONNX graph: what Pillow does, in standard operators.
 
-Pillow resizes one side, rounds to whole levels, resizes the other side, and rounds again. Two ``Resize`` operators with a
-rounding after each do the same, to a level or two in a few values of ten thousand; one ``Resize`` of both sides would
-be wrong by up to nine levels. Pillow 13 begins with the height where that shrinks by more than twice the pixels by which
-the width does, else with the width. S = the side of the model's square.
+Pillow resizes one side, rounds to whole levels, resizes the other side, and rounds again. Two ``Resize`` operators with
+a rounding after each do the same, to a level or two in a few values of a thousand; one ``Resize`` of both sides would
+be wrong by up to nine levels. Pillow 13 begins with the height where that shrinks by more than twice the pixels by
+which the width does, else with the width. S = the side of the model's square.
 """
 
 from __future__ import annotations

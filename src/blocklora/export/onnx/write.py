@@ -34,6 +34,7 @@ from blocklora.export.onnx.graph import (
     set_temperature,
 )
 from blocklora.export.onnx.preprocess import preprocess_graph
+from blocklora.export.sets import set_thresholds, true_strangeness
 from blocklora.metrics import fit_temperature
 
 __all__ = ["write_onnx"]
@@ -58,7 +59,7 @@ def write_onnx(
         classifier: On the CPU.
         facts: What is known beforehand.
         images: Images to compare on (M).
-        source: Which they are; of ``validation`` images the labels set the temperature of int8.
+        source: Which they are; of ``validation`` images the labels set temperature and thresholds of fp16, int8.
         expected: What the run says of them (M, N).
 
     Returns:
@@ -77,10 +78,8 @@ def write_onnx(
         model = _quantised(model)
     values = _pixel_values(classifier, images)
     found = _run(model, values)
-    if facts.precision == "int8" and source == "validation":
-        labels = np.array([example.label for example in images])
-        logits = np.log(np.maximum(found, 1e-30)) * classifier.temperature
-        facts = replace(facts, temperature=fit_temperature(logits, labels))
+    if facts.precision != "fp32" and source == "validation":
+        facts = _calibrated(facts, found, np.array([example.label for example in images]))
         set_temperature(model, facts.temperature)
         found = _run(model, values)
     how_far = agreement(expected, found, source)
@@ -88,6 +87,16 @@ def write_onnx(
     facts = replace(facts, check=how_far.to_json())
     _write(folder, model, _with_preprocessing(model, facts.preprocess), facts.to_json())
     return facts
+
+
+def _calibrated(facts: Facts, found: NDArray[np.float64], labels: NDArray[np.int64]) -> Facts:
+    """Return the facts with temperature and thresholds of a model in lower precision, from its own answers (M, N)."""
+    logits = np.log(np.maximum(found, 1e-30)) * facts.temperature
+    return replace(
+        facts,
+        temperature=fit_temperature(logits, labels),
+        sets=set_thresholds(true_strangeness(logits, labels)),
+    )
 
 
 def _pixel_values(classifier: Classifier, images: Sequence[Example]) -> NDArray[np.float32]:

@@ -9,14 +9,11 @@ from blocklora.core.resources import format_bytes
 from blocklora.methods.adapters.settings import AdapterSettings
 from blocklora.methods.method import Job
 from blocklora.training import FixedViews, TrainingImages, host_room
-from blocklora.training.memory.planner import ModelShape, step_flops, view_flops
+from blocklora.training.memory.planner import ModelShape
 from blocklora.training.memory.shapes import model_shape
+from blocklora.training.memory.views import VIEWS_MEMORY, VIEWS_SHARE, sensible_views, view_bytes
 
 __all__ = ["fixed_views", "views_choice"]
-
-_MEMORY, _COMPUTING = 0.5, 0.25  # of the memory, and of the steps' computing or time, that the views may take
-_MOST = 16  # that are chosen; more have to be asked for
-_BYTES = 2  # of a number that is kept
 
 
 def fixed_views(
@@ -45,9 +42,8 @@ def fixed_views(
             f"cached_views {settings.cached_views}: the first block of the image tower is adapted, so that nothing can "
             "be computed beforehand; expected --layers top-N, or --towers text."
         )
-    trained = shape.vision.first < shape.vision.layers
-    one = _BYTES * shape.tokens * shape.vision.width if trained else 4 * shape.space
-    room = int(_MEMORY * host_room(job.device, settings.memory_limit, job.resources))
+    one = view_bytes(shape)
+    room = int(VIEWS_MEMORY * host_room(job.device, settings.memory_limit, job.resources))
 
     def decide() -> int:
         wanted = settings.cached_views or min(
@@ -67,14 +63,10 @@ def fixed_views(
 
 
 def _sensible(job: Job, images: TrainingImages, shape: ModelShape, steps: int) -> int:
-    """Return how many views are worth computing: no more than are seen, nor than a quarter of training computes."""
-    epochs = images.epoch(steps - 1) + 1
-    once = len(images) * view_flops(shape)
-    training = steps * step_flops(shape, images.batch_size)
-    most = min(_MOST, epochs, int(_COMPUTING * training / once))
+    """Return how many views make sense, in the time that is left."""
+    most = sensible_views(shape, len(images), images.batch_size, steps)
     if job.deadline:
-        seconds = len(images) * job.forward_seconds
-        most = min(most, int(_COMPUTING * job.deadline.left() / seconds))
+        most = min(most, int(VIEWS_SHARE * job.deadline.left() / (len(images) * job.forward_seconds)))
     return most
 
 

@@ -26,7 +26,7 @@ from blocklora.core.deadline import Deadline
 from blocklora.methods.answers import OutOfFold
 from blocklora.methods.auto import facts
 from blocklora.methods.auto.choose import Judged, best_mixture, best_of
-from blocklora.methods.auto.contenders import adapters, frozen
+from blocklora.methods.auto.contenders import FROZEN, adapters, frozen
 from blocklora.methods.auto.halving import halved
 from blocklora.methods.auto.plan import AutoPlan, first_plan
 from blocklora.methods.frozen import proker
@@ -97,6 +97,9 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
     silent = [(one, record) for one, record in tried if not record.logits]
     return replace(
         final,
+        classifier=replace(
+            final.classifier, text=None
+        ),  # whatever was kept: auto learns the classes that it saw
         choices={
             **final.choices,
             **facts.choices(members, weights, kept, len(whole), validated=bool(job.task.val)),
@@ -122,13 +125,17 @@ def _judge(
     began = deadline.passed()
     for place, one in enumerate((frozen(name, settings.augment) for name in plan.frozen), 1):
         _tell(job, f"{one.method} ({place} of {len(plan.frozen)})")
-        over = _over(lambda: deadline.passed() - began, plan.frozen_seconds) if place > 1 else str
+        over: Callable[[], str] = (
+            str  # what needs no augmented views takes a moment, and something must be judged
+        )
+        if FROZEN[one.method].passes:
+            over = _over(lambda: deadline.passed() - began, plan.frozen_seconds)
         tried.append((one, judged(job, one, parts, range(len(parts)), give_up=over)))
     dropped = {one.key: record.given_up for one, record in tried if record.given_up}
     shared = {"iterations": plan.steps, "augment": settings.augment, "memory_limit": settings.memory_limit}
     others = adapters(list(plan.adapters), shared)
-    over = _over(lambda: -deadline.left(), -_LAST_START * deadline.seconds)
-    records, out = halved(job, others, parts, labels, give_up=over)
+    late = _over(lambda: -deadline.left(), -_LAST_START * deadline.seconds)
+    records, out = halved(job, others, parts, labels, give_up=late)
     return tried + [(one, records[one.key]) for one in others], dropped | out
 
 

@@ -52,7 +52,7 @@ FROZEN: Mapping[str, OnFeatures] = {
     "prototypes": OnFeatures(prototypes.METHOD),
     "gda": OnFeatures(gda.METHOD),
     "proker": OnFeatures(proker.METHOD, most=2 * 10**6),
-    "linear-probe": OnFeatures(linear_probe.METHOD, most=2 * 10**5),
+    "linear-probe": OnFeatures(linear_probe.METHOD, most=5 * 10**4),
     "lp++": OnFeatures(lp_plus_plus.METHOD, "half", 1),
     "tip-adapter": OnFeatures(tip_adapter.METHOD, "half", 10),
     "tip-adapter-f": OnFeatures(tip_adapter_f.METHOD, "half", 10),

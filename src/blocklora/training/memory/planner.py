@@ -29,8 +29,6 @@ __all__ = [
     "choose_plans",
     "frozen_image_flops",
     "price",
-    "step_flops",
-    "view_flops",
 ]
 
 _KEEPS: tuple[Keep, ...] = ("all", "no-mlp", "inputs")
@@ -175,21 +173,6 @@ def frozen_image_flops(model: ModelShape) -> float:
     """Count the forward of one image through the image tower without its adapters."""
     bare = replace(model.vision, first=model.vision.layers, ranks=(0, 0, 0, 0), adapted=0)
     return tower_cost(bare, image_rows(1, model.tokens), "all", 4).forward
-
-
-def view_flops(model: ModelShape) -> float:
-    """Count what is computed once of a fixed view: the blocks of the image tower below the first adapted one."""
-    rows = image_rows(1, model.tokens)
-    every, above = (
-        tower_cost(model.vision, rows, "all", 4, prefix_known=known).forward for known in (False, True)
-    )
-    return every - above
-
-
-def step_flops(model: ModelShape, images: int) -> float:
-    """Count what a step computes in the image tower from the first adapted block on."""
-    cost = tower_cost(model.vision, image_rows(images, model.tokens), "all", 4, prefix_known=True)
-    return cost.forward + cost.backward
 
 
 def _chunks(work: Workload, plan: Plan) -> list[list[int]]:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocklora.bench.workers import GIB, Outcome, run_in_processes, workers_for
+from blocklora.bench.executors.executor import Outcome
+from blocklora.bench.executors.processes import GIB, run_in_processes, workers_for
 
 WORK = """
 import os, signal, sys, time
@@ -95,7 +96,7 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     main.write_text(
         "import sys; from pathlib import Path\n"
         "from work_of_test import work\n"
-        "from blocklora.bench.workers import run_in_processes\n"
+        "from blocklora.bench.executors.processes import run_in_processes\n"
         "if __name__ == '__main__':\n"
         "    say = lambda *step: print('at work', flush=True)\n"
         "    list(run_in_processes(['waits'], work, sys.argv[1], 1, Path(sys.argv[1]) / 'log', on_step=say))\n",

@@ -21,30 +21,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Outcome", "WorkItem", "run_in_processes", "workers_for"]
+from blocklora.bench.executors.executor import OnStep, Outcome, WorkItem
+
+__all__ = ["NEED_BYTES", "run_in_processes", "workers_for"]
 
 GIB = 1024**3
-_NEED = 3 * GIB  # Python and its libraries 1 GiB, decoded training images at most 2 GiB
+NEED_BYTES = 3 * GIB  # Python and its libraries 1 GiB, decoded training images at most 2 GiB
 _STOP_SECONDS = 5.0
-
-
-@dataclass
-class WorkItem:
-    """Something to do, which must be picklable; ``attempt`` counts from 1."""
-
-    content: Any
-    attempt: int = 1
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an item: an answer, or the error of the last attempt."""
-
-    item: WorkItem
-    answer: Any = None
-    error: str | None = None
-    trace: str = ""
-    seconds: float = 0.0
 
 
 @dataclass
@@ -67,7 +50,7 @@ def workers_for(n_cores: int, free_bytes: int, n_gpus: int, weight_bytes: int = 
         weight_bytes: The largest model's weights, in float32. Each process holds them, and on a CPU about as
             much again twice for gradients, optimizer state and activations.
     """
-    return n_gpus or max(1, min(n_cores, free_bytes // (_NEED + 3 * weight_bytes)))
+    return n_gpus or max(1, min(n_cores, free_bytes // (NEED_BYTES + 3 * weight_bytes)))
 
 
 def run_in_processes(
@@ -77,7 +60,7 @@ def run_in_processes(
     n_workers: int,
     log: Path,
     *,
-    on_step: Callable[[int, Any, str, int, int], None],
+    on_step: OnStep,
     attempts: int = 2,
 ) -> Generator[Outcome, None, None]:
     """Do all items, and yield what became of each as it ends.
