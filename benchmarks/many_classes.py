@@ -1,6 +1,6 @@
 """A hundred thousand classes on one process, in a bounded amount of memory: peak, time, and the share of each part.
 
-    python benchmarks/many_classes.py [--classes N] [--steps N] [--test N] [--memory 6GB] [--out RESULT.json]
+    python benchmarks/many_classes.py [--classes N] [--steps N] [--test N] [--memory 6GB] [--layers all] [--out RESULT.json]
 
 Random names, one shot, the bundled model, ``blocklora fit``'s own code in a fresh process. Images are random blobs of
 colour, so the accuracy says nothing; what counts is that the run ends, how, and within what memory. Beside it stand the
@@ -96,7 +96,7 @@ class Clock:
             yield
 
 
-def run(classes: int, steps: int, test: int, memory: str) -> dict[str, Any]:
+def run(classes: int, steps: int, test: int, memory: str, layers: str) -> dict[str, Any]:
     """Fit and evaluate once; for a fresh process."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +113,7 @@ def run(classes: int, steps: int, test: int, memory: str) -> dict[str, Any]:
             ("evaluation", fit, "measure"),
             ("answers", Classifier, "answers"),
             ("metrics", measure, "judge"),
+            ("confidence", measure, "measure_confidence"),
             ("report", fit, "_write_report"),
         ]
         found: dict[str, Any] = {}
@@ -128,7 +129,7 @@ def run(classes: int, steps: int, test: int, memory: str) -> dict[str, Any]:
                 manager.__enter__()
             out, metrics = fit.fit_run(
                 str(table), Path(folder) / "run", model="tiny", shots=1, seed=1, iterations=steps,
-                memory_limit=memory, resources=None,
+                memory_limit=memory, layers=layers,
             )  # fmt: skip
             for manager in reversed(managers):
                 manager.__exit__(None, None, None)
@@ -136,6 +137,7 @@ def run(classes: int, steps: int, test: int, memory: str) -> dict[str, Any]:
         sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir()) if file.is_file()}
         return {
             "classes": classes, "steps": steps, "test_images": test, "memory_limit": memory,
+            "layers": layers,
             "seconds": time.perf_counter() - began, "parts": dict(clock.seconds),
             "peak_bytes": peak_memory_bytes(resolve_device("cpu")),
             "predicted_peak_bytes": metrics.engine["predicted_peak_bytes"],
@@ -181,14 +183,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--test", type=int, default=2000, help="test images")
     parser.add_argument("--memory", default="6GB")
+    parser.add_argument("--layers", default="all", help="which blocks are adapted, as in blocklora fit")
     default = Path(__file__).parent / "results" / "many_classes.json"
     parser.add_argument("--out", type=Path, default=default, help="where to write the numbers (JSON)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
-        print(json.dumps(run(given.classes, given.steps, given.test, given.memory)))
+        print(json.dumps(run(given.classes, given.steps, given.test, given.memory, given.layers)))
         return
-    options = [f"--{name}={getattr(given, name)}" for name in ("classes", "steps", "test", "memory")]
+    options = [
+        f"--{name}={getattr(given, name)}" for name in ("classes", "steps", "test", "memory", "layers")
+    ]
     result = in_fresh_process("many_classes.py", "--here", *options)
     write(given.out, circumstances() | result)
     print(json.dumps(result, indent=1))

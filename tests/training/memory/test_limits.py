@@ -55,7 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
             return type("Info", (), {"rss": state["used"]})
 
     monkeypatch.setattr(psutil, "Process", Machine)
-    monkeypatch.setattr(memory, "available_resources", lambda: Resources(2, state["free"]))
+    monkeypatch.setattr(memory, "available_resources", lambda share: Resources(2, state["free"]))
     monkeypatch.setattr(memory, "peak_memory_bytes", lambda device: state["peak"])
     return state
 

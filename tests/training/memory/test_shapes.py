@@ -11,8 +11,9 @@ from transformers import CLIPConfig, CLIPModel
 from blocklora.adapter import BlockLoraConfig
 from blocklora.clip.towers import LeanTowers
 from blocklora.training.memory.costs import TowerShape
-from blocklora.training.memory.planner import Workload
+from blocklora.training.memory.planner import Workload, price
 from blocklora.training.memory.shapes import model_shape, workload
+from blocklora.training.step import Plan
 
 NONE = ([], (0, 0, 0, 0))
 
@@ -80,6 +81,18 @@ def test_the_work_of_a_step(random_clip: Any) -> None:
     assert found.model.tokens == 17
     base = sum(value.numel() for value in case.model.parameters()) - trained
     assert found.model.parameters == base
+
+
+def test_the_work_of_one_of_several_processes(random_clip: Any) -> None:
+    case = random_clip(LoraConfig(r=2, target_modules=r".*q_proj"))
+    towers = LeanTowers(case.model)
+    whole = workload(towers, case.tokens, images(fixed=False), CPU, 2)
+    shared = workload(towers, case.tokens, images(fixed=False), CPU, 2, ranks=2)
+    assert (shared.images, shared.ranks, shared.classes) == (3, 2, 6)
+    assert shared.lengths == (8, 10, 10, 10)  # 22 of the 42 tokens behind the opening of 4
+    assert workload(towers, case.tokens, images(fixed=False), CPU, 2, ranks=9).lengths == (8,)
+    assert price(shared, Plan()).flops < price(whole, Plan()).flops
+    assert price(shared, Plan()).step < price(whole, Plan()).step
 
 
 def test_what_changes_the_work(random_clip: Any) -> None:

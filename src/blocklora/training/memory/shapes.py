@@ -45,22 +45,28 @@ def workload(
     views = images if isinstance(images, FixedViews) else None
     fixed = isinstance(images, FixedViews) or images.fixed
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    lengths = sorted(prompt_lengths(tokens, end).tolist())
+    lengths = prompt_lengths(tokens, end).tolist()
     opening = text_plan(tokens, end, share=towers.prefix_sharing).opening
-    _, own = by_weight([length - opening for length in lengths], ranks)[0]
     return Workload(
         model=model_shape(model.config, towers.trained, trained),
         images=-(-images.batch_size // ranks),
-        lengths=tuple(lengths[: max(own, 1)]),
+        lengths=tuple(lengths if ranks == 1 else _first_share(lengths, opening, ranks)),
         opening=opening,
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
         image_features=fixed and not trains(model.vision_model),
         read_ahead=results_held(cores),
         ranks=ranks,
-        classes=len(lengths),
+        classes=None if ranks == 1 else len(lengths),
         views_bytes=(0 if views.folder else views.kept_bytes) if views else None,
     )
+
+
+def _first_share(lengths: Sequence[int], opening: int, ranks: int) -> list[int]:
+    """Return the lengths of the prompts that the first rank has, at least one."""
+    in_order = sorted(lengths)
+    _, last = by_weight([length - opening for length in in_order], ranks)[0]
+    return in_order[: max(last, 1)]
 
 
 def model_shape(config: Any, adapted: Mapping[str, Adapted], trained: int) -> ModelShape:
