@@ -69,7 +69,7 @@ def test_parameters_that_nothing_has_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="unknown option 'rank': expected some of iterations, "):
         FewShotClassifier(rank=3)
     with pytest.raises(
-        ConfigError, match="method 'magic': expected one of block-lora, clip-lora, zero-shot, "
+        ConfigError, match="method 'magic': expected one of block-lora, block-lora-gda, auto, clip-lora, "
     ):
         FewShotClassifier(method="magic")
 

@@ -162,6 +162,9 @@ class Images:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         return self.data["images"][step].double(), self.data["targets"][step]
 
+    def part(self, step: int) -> tuple[int, int]:
+        return 0, self.batch_size
+
 
 def train_lean(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], plan: Plan) -> dict[str, Any]:
     """The same through blocklora's own loop and lean towers."""

@@ -106,9 +106,9 @@ def lean_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     run: list[Any] = []
     through = LeanTower._through
 
-    def spy(tower: LeanTower, *args: Any) -> Tensor:
+    def spy(tower: LeanTower, *args: Any, **more: Any) -> Tensor:
         run.append(tower)
-        return through(tower, *args)
+        return through(tower, *args, **more)
 
     monkeypatch.setattr(LeanTower, "_through", spy)
     return run

@@ -57,7 +57,7 @@ def test_shots(shots: Any) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"method": "magic"}, "method 'magic': expected one of block-lora, clip-lora"),
+        ({"method": "magic"}, "method 'magic': expected one of block-lora, block-lora-gda, auto, clip-lora"),
         ({"shots": 0}, "shots '0': expected a whole number of at least 1, or None for all images"),
         ({"shots": 1.5}, "shots '1.5'"),
         ({"shots": True}, "shots 'True'"),
