@@ -1,6 +1,6 @@
 """A hundred thousand classes on one process, in a bounded amount of memory: peak, time, and the share of each part.
 
-    python benchmarks/many_classes.py [--classes N] [--steps N] [--test N] [--memory 6GB] [--layers all] [--out RESULT.json]
+    python benchmarks/many_classes.py [--classes N] [--steps N] [--test N] [--memory 6GB] [--layers all]
 
 Random names, one shot, the bundled model, ``blocklora fit``'s own code in a fresh process. Images are random blobs of
 colour, so the accuracy says nothing; what counts is that the run ends, how, and within what memory. Beside it stand the
