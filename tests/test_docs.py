@@ -21,7 +21,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OTHERS = ("--strict", "--nproc-per-node")  # options of mypy and torchrun
 OTHER_WORDS = r"\b(pictures?|twins?|arms?|trained numbers|trainable numbers|accelerator)\b"
-OTHERS_OPTIONS = ("--strict", "--nproc")  # of mypy, and the beginning of torchrun's
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -88,11 +87,7 @@ def test_options_exist(page: Path) -> None:
     known = "".join(CliRunner().invoke(app, [name, "--help"]).stdout for name in COMMANDS)
     known += "".join(text_of(script) for script in scripts) + "--version"
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text_of(page))):
-<<<<<<< HEAD
-        assert option in known or option in OTHERS_OPTIONS, f"{page.name} names {option}"
-=======
         assert option in known or option in OTHERS, f"{page.name} names {option}"
->>>>>>> ranks
 
 
 @EACH_PAGE
