@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from blocklora.clip.towers import LeanTowers, Towers, trains
-from blocklora.core.device import Compute
+from blocklora.core.device import Compute, out_of_memory
 from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources
 from blocklora.core.schedules import step_cosine
@@ -183,7 +183,7 @@ class _Gradients:
                 )  # fmt: skip
                 return add_gradients(self._parameters, loss, self._ranks)
             except RuntimeError as error:
-                if not (_out_of_memory(error) and self._spare) or self._ranks.count > 1:
+                if not (out_of_memory(error) and self._spare) or self._ranks.count > 1:
                     raise
             for parameter in self._towers.model.parameters():
                 parameter.grad = None
@@ -225,13 +225,6 @@ class _Features:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return features (B, D) and labels (B,)."""
         return self._features[self._images.own_indices(step)], self._images.labels(step)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or in torch's CPU allocator, whatever the system."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("DefaultCPUAllocator", "out of memory")
-    )
 
 
 @contextmanager
