@@ -14,6 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from blocklora.cli.app import app
+from blocklora.metrics import evaluate
+from blocklora.report import RunMetrics, metrics_json
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "blocklora"
@@ -150,3 +152,12 @@ def test_what_the_architecture_says_where_is() -> None:
         for name in spans(where):
             if "/" not in name and not name.endswith(".py"):
                 assert name in code, f"{what}: {name} is in none of these files"
+
+
+def test_every_key_of_metrics_json_is_explained() -> None:
+    known = RunMetrics(evaluate([[0.9, 0.1], [0.2, 0.8]], [0, 1], ["ant", "bee"], [0, 0]))
+    part = text_of(ROOT / "docs" / "files.md").split("## metrics.json\n", 1)[1].split("\n## ", 1)[0]
+    named = {
+        span for line in part.splitlines() if line.startswith("| ") for span in spans(line.split(" | ")[0])
+    }
+    assert set(metrics_json(known)) - {"format"} <= named
