@@ -42,9 +42,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     if share is None:
         return "–"
     least = 10.0**-digits
-    if 0 < 100 * share < least / 2:
+    if 0 < 100 * share <= least / 2:
         return f"<{least:.{digits}f}%"
-    if 100 - least / 2 < 100 * share < 100:
+    if 100 - least / 2 <= 100 * share < 100:
         return f">{100 - least:.{digits}f}%"
     return f"{100 * share:.{digits}f}%"
 

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "confidence.md"
 
 
 def test_the_page_shows_the_figures(load) -> None:  # type: ignore[no-untyped-def]
-    script = load("coverage")
+    script = load("set_coverage")
     record = json.loads(script.RESULT.read_text(encoding="utf-8"))
     done = [(run["data"], run["method"], run["seed"], run["how"] == "validation") for run in record["runs"]]
     data = (*script.DATA, "clothing")
@@ -21,7 +21,7 @@ def test_the_page_shows_the_figures(load) -> None:  # type: ignore[no-untyped-de
 
 
 def test_a_row_is_the_mean_of_the_seeds(load) -> None:  # type: ignore[no-untyped-def]
-    script = load("coverage")
+    script = load("set_coverage")
     runs = [
         {"data": "d", "method": "gda", "how": "folds", "n": 9, "seed": s, "covered": c, "size": 2.0}
         for s, c in ((1, 0.8), (2, 1.0))
@@ -32,4 +32,4 @@ def test_a_row_is_the_mean_of_the_seeds(load) -> None:  # type: ignore[no-untype
 
 def test_what_is_counted(load) -> None:  # type: ignore[no-untyped-def]
     sets = np.array([[True, False], [True, True], [False, False], [False, True]])
-    assert load("coverage").counted(sets, np.array([0, 1, 0, 0])) == {"covered": 0.5, "size": 1.0}
+    assert load("set_coverage").counted(sets, np.array([0, 1, 0, 0])) == {"covered": 0.5, "size": 1.0}

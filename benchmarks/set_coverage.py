@@ -1,6 +1,6 @@
 """How often sets of classes made for 90% hold the true class, and how many classes they name.
 
-    python benchmarks/coverage.py [--out RESULT.json] [--data NAME ...] [--table]
+    python benchmarks/set_coverage.py [--out RESULT.json] [--data NAME ...] [--table]
 
 Every method of ``METHODS`` is fitted with its defaults and the bundled model to ``SHOTS`` images a class, seeds
 ``SEEDS``, once with validation images that calibrate the sets, and once without, so that the training images do it.
