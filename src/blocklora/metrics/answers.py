@@ -68,7 +68,7 @@ def answers(probabilities: ArrayLike, labels: ArrayLike, k: int = 1) -> Answers:
 
 
 def calibration_of_answers(said: Answers, labels: Ints) -> Calibration:
-    """Return how honest the probabilities are, for true classes (M,); see ``calibration_of``."""
+    """Return how honest the probabilities are, for true classes (M,)."""
     return Calibration(
         ece=top_calibration_error(said.confidence, said.predicted == labels),
         brier=float((said.squares - 2 * said.of_truth + 1).mean()),

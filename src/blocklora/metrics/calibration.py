@@ -16,7 +16,6 @@ __all__ = [
     "Calibration",
     "Reliability",
     "brier_score",
-    "calibration_of",
     "expected_calibration_error",
     "log_loss",
     "negative_log_likelihood",
@@ -95,15 +94,6 @@ class Calibration:
     ece: float
     brier: float
     nll: float
-
-
-def calibration_of(probabilities: ArrayLike, labels: ArrayLike) -> Calibration:
-    """Return all three figures for probabilities (N, C) and true classes (N,); see the functions."""
-    return Calibration(
-        ece=expected_calibration_error(probabilities, labels),
-        brier=brier_score(probabilities, labels),
-        nll=negative_log_likelihood(probabilities, labels),
-    )
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float:
