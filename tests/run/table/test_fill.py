@@ -330,3 +330,13 @@ def test_shards_are_joined_by_concatenation(
             "probability": pytest.approx(expected[image]["probability"], abs=1e-6),
         }
     assert not list(tmp_path.glob("*.work"))
+
+
+def test_a_mistyped_path_is_named_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    order = TableOrder(run, [tmp_path / "nowhere"], tmp_path / "x.csv")
+    said = "nowhere: this path does not exist; expected an image or a folder"
+    with pytest.raises(DataError, match=said), open_work(order):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    order.folder.mkdir()  # a file that was named may have been moved by the work that goes on
+    check_order(order)

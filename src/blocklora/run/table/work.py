@@ -122,6 +122,7 @@ def check_order(order: TableOrder) -> None:
     check_format(order.out)
     if not 0 <= order.abstain_below <= 1:
         raise ConfigError(f"abstain_below {order.abstain_below}: expected a probability from 0 to 1.")
+    _need_inputs(order)
     if order.move_to and order.copy_to:
         raise ConfigError("move_to and copy_to: expected one of them, not both.")
     if order.features and order.features.suffix.lower() != ".npy":
@@ -137,6 +138,13 @@ def check_order(order: TableOrder) -> None:
             raise ConfigError(
                 f"{target}: lies in {folder}, whose images are classified; choose a folder outside of it."
             )
+
+
+def _need_inputs(order: TableOrder) -> None:
+    """Raise where nothing has the name of an input; work that goes on may have moved it, and has its listing."""
+    for path in order.inputs:
+        if not (os.path.lexists(path) or order.folder.exists()):
+            raise DataError(f"{path}: this path does not exist; expected an image or a folder of images.")
 
 
 @contextmanager
