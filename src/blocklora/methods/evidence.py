@@ -28,7 +28,7 @@ from blocklora.metrics import UnknownStudy, strangeness, study_unknown, unlikene
 from blocklora.metrics.conformal import SCORES
 from blocklora.metrics.unknown import TOGETHER
 
-__all__ = ["gather_evidence", "judged"]
+__all__ = ["gather_evidence", "judged", "kept_images"]
 
 _ROWS = 1024  # held-out images at a time
 
@@ -71,15 +71,17 @@ def gather_evidence(
         features, kept = encoded.features, encoded.kept
         if features.ndim == 3:  # the adapted ones, of a classifier that reads both
             features = features[:, 0]
-    training = KnownImages(
-        features.to(torch.float16),
-        np.array([train[index].label for index in kept], dtype=np.int64),
-        tuple(train[index].image for index in kept),
-    )
+    training = kept_images(features, [train[index] for index in kept])
     if held_out is None:
         return Evidence(training=training)
     answers, study = _judge(classifier, held_out, training)
     return Evidence(answers, training, study)
+
+
+def kept_images(features: Tensor, train: Sequence[Example]) -> KnownImages:
+    """Return what is kept of training images and their unit features (M, D)."""
+    labels = np.array([example.label for example in train], dtype=np.int64)
+    return KnownImages(features.to(torch.float16), labels, tuple(example.image for example in train))
 
 
 def _judge(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
 from blocklora.adapter import param_groups
 from blocklora.classifier import TextChange, shared_class_features
@@ -48,6 +48,8 @@ def fit_adapter(
         recipe: Whose settings these are.
     """
     adapter = _with_adapter(view or shared_view(job.clip.model), config, job.seed)
+    if job.start:
+        set_peft_model_state_dict(adapter, dict(job.start))
     base = adapter.get_base_model()
     towers = make_towers(
         base,
