@@ -35,7 +35,7 @@ from blocklora.data.literature.benchmarks import (
 from blocklora.data.literature.inventory import Inventory, expected_tree, inventory
 from blocklora.data.load import load_dataset, read_dataset
 from blocklora.data.new_class import NewClass, check_new_name, draw_new_class
-from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
+from blocklora.data.prompts import ENSEMBLES, chosen_templates, ensemble, prompts
 from blocklora.data.record import (
     content_digests,
     extended_record,
@@ -79,6 +79,7 @@ __all__ = [
     "check_new_name",
     "choose",
     "choose_test",
+    "chosen_templates",
     "content_digests",
     "cut_long_side",
     "dataset_from_lists",

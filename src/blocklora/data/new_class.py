@@ -107,7 +107,7 @@ def draw_new_class(
         else f"1 image of {name!r} was held out to test it"
     )
     if not test:
-        tested = f"{name!r} has one image, which it is learned from: nothing is left to test it on"
+        tested = f"{name!r} has one image, so none is left to test it on"
     return NewClass(name, tuple(train), tuple(val), tuple(test), tuple(unreadable), (tested, *notes))
 
 

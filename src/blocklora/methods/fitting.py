@@ -119,11 +119,23 @@ def fit_classifier(
         result = method.fit(job, settings)
         seconds = _seconds(result, time.monotonic() + store.seconds_spared - began)
         result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
-        classifier = result.classifier
-        if config.ensemble and method.prompts == "averaged":
-            classifier = _averaged(classifier, prepared, config.ensemble)
-        size = _at_once(compute.device, result, config.settings)
-        classifier, choice = self_judged(classifier, task, result, compute, size, store)
+        return _finished(prepared, config, result, compute, store, seconds)
+
+
+def _finished(
+    prepared: Prepared,
+    config: FitConfig,
+    result: FitResult,
+    compute: Compute,
+    store: FeatureStore,
+    seconds: float,
+) -> Fit:
+    """Let the ensemble of prompts predict, and the classifier judge itself."""
+    classifier = result.classifier
+    if config.ensemble and find_method(config.method).prompts == "averaged":
+        classifier = _averaged(classifier, prepared, config.ensemble)
+    size = _at_once(compute.device, result, config.settings)
+    classifier, choice = self_judged(classifier, prepared.task, result, compute, size, store)
     not_calibrated = () if choice.by == "validation" else (_NOT_CALIBRATED,)
     return Fit(
         classifier=classifier,

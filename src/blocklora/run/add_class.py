@@ -68,7 +68,6 @@ from blocklora.run.how import Before, HowRun, Progress
 from blocklora.run.load import LoadedRun
 from blocklora.run.measure import measure
 from blocklora.run.record import config_from_json
-from blocklora.training import OnExpected
 
 __all__ = ["add_class"]
 
@@ -114,7 +113,6 @@ def add_class(
     device: str = "auto",
     model: str | None = None,
     progress: Progress | None = None,
-    on_expected: OnExpected | None = None,
     began: float | None = None,
 ) -> tuple[Path, RunMetrics]:
     """Add a class to a finished run, and measure the old and the new classes.
@@ -130,7 +128,6 @@ def add_class(
         device: Where to compute.
         model: Where the base model is now, if it has moved.
         progress: The progress callback.
-        on_expected: Told before training how many seconds are expected.
         began: When the time limit began; None is now.
 
     Returns:
@@ -157,14 +154,10 @@ def add_class(
         shots=config.shots,
         seed=config.seed,
     )
-    place = user_path(out) if out else old.folder.with_name(f"{old.folder.name}-with-{_file_name(name)}")
-    if place.resolve() == old.folder.resolve():
-        raise RunError(f"{place}: is the run that the class is added to; choose another --out.")
+    place = _place(old.folder, name, out)
     with claimed(place):
         if train:
-            how = HowRun(
-                resume, progress, deadline=Deadline.of(config.time_limit, began), on_expected=on_expected
-            )
+            how = HowRun(resume, progress, deadline=Deadline.of(config.time_limit, began))
             return place, _trained(place, old, new, config, how)
         return place, _extended(place, old, new, config, model, progress)
 
@@ -296,6 +289,10 @@ def _metrics(
     return _told(metrics, old, new, how)
 
 
-def _file_name(name: str) -> str:
-    """Return a class name as a part of a folder's name on every system."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+def _place(run: Path, name: str, out: Path | None) -> Path:
+    """Return the folder to make, whose name every system takes."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    place = user_path(out) if out else run.with_name(f"{run.name}-with-{plain}")
+    if place.resolve() == run.resolve():
+        raise RunError(f"{place}: is the run that the class is added to; choose another --out.")
+    return place

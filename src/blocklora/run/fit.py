@@ -14,7 +14,7 @@ from PIL import Image
 from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
 from blocklora.core.deadline import Deadline, in_words
 from blocklora.core.device import reset_peak_memory
-from blocklora.core.errors import ConfigError, ImageError, RunError
+from blocklora.core.errors import ImageError, RunError
 from blocklora.core.files import claim_folder, user_path, write_json
 from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_versions
 from blocklora.core.ranks import ALONE, Ranks
@@ -27,7 +27,7 @@ from blocklora.data import (
     Half,
     SamplingProtocol,
     choose,
-    ensemble,
+    chosen_templates,
     open_image,
     seal,
     split_record,
@@ -59,7 +59,7 @@ from blocklora.run.measure import measure
 from blocklora.run.record import config_json, run_metrics
 from blocklora.training import Checkpoint, OnExpected
 
-__all__ = ["chosen_templates", "claimed", "fit_run", "run_in", "write_results"]
+__all__ = ["claimed", "fit_run", "run_in", "write_results"]
 
 
 def fit_run(
@@ -149,11 +149,8 @@ def run_in(
         config: What is to be done.
         whole: The classes.
         drawn: The images of each part.
-        how: Progress, and what else changes nothing in the result.
-        before: The run that this one goes on from, if there is one.
-
-    Raises:
-        BlockloraError: As ``fit_run``.
+        how: What changes nothing in the result.
+        before: The run that this one goes on from.
     """
     progress, store, deadline, ranks = how.progress, how.store, how.deadline, how.ranks
     dataset, split, sealed = seal(whole, drawn)
@@ -165,10 +162,7 @@ def run_in(
     reset_peak_memory(config.device)
     prepared = prepare(config, dataset, split)
     origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
-    if before and before.model_sha256 not in (None, origin["model_sha256"]):
-        raise RunError(
-            f"{config.model}: has other weights than when the run was fitted that goes on; bring them back."
-        )
+    _check_before(before, origin)
     ranks.on_first(lambda: check_origin(out, origin, how.resume))
     facts = {"config": described, "images": record["training_hash"], "origin": origin}
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
@@ -191,9 +185,7 @@ def run_in(
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
-        metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
-        if before:
-            metrics = before.told(metrics)
+        metrics = _told(metrics, deadline, before)
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
             whole_record = split_record(split, dataset.class_names) | record
@@ -227,6 +219,21 @@ def _finished(
     return metrics_json(found) if found else None
 
 
+def _check_before(before: Before | None, origin: Mapping[str, Any]) -> None:
+    """Raise where the base model has other weights than the run's that goes on."""
+    if before and before.model_sha256 not in (None, origin["model_sha256"]):
+        raise RunError(
+            f"{before.facts['run']}: its base model has other weights now; bring the old ones back, or name the place "
+            "with --model."
+        )
+
+
+def _told(metrics: RunMetrics, deadline: Deadline | None, before: Before | None) -> RunMetrics:
+    """Add what a time limit did, and what became of the run that went on."""
+    metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
+    return before.told(metrics) if before else metrics
+
+
 def _late_notes(deadline: Deadline | None) -> tuple[str, ...]:
     """Say that the time limit was passed."""
     if deadline is None or deadline.passed() <= deadline.seconds:
@@ -246,23 +253,6 @@ def _freed_on_failure(out: Path, checkpoint: Checkpoint) -> Iterator[None]:
             checkpoint.remove()
             free_folder(out)
         raise
-
-
-def chosen_templates(
-    prompt: str | Sequence[str] | None, prompts: str | None
-) -> tuple[str | None, tuple[str, ...]]:
-    """Return the template that trains (None is the data set's own) and those that predict (none: that one).
-
-    Raises:
-        ConfigError: Several templates and a published ensemble are both asked for, or there is no such ensemble.
-    """
-    given = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
-    if prompts and len(given) > 1:
-        raise ConfigError(
-            f"prompts '{prompts}': expected no more than one prompt beside it, not {len(given)}."
-        )
-    averaged = ensemble(prompts) if prompts else given if len(given) > 1 else ()
-    return next(iter(given), None), averaged
 
 
 def _default_out(name: str, config: FitConfig) -> Path:
