@@ -10,7 +10,7 @@ from blocklora.report.comparison import (
     run_words,
 )
 from blocklora.report.comparison_page import check_comparison_page, shown_images, write_comparison
-from blocklora.report.confidence import alarm_sentence, promise_sentence, sets_sentence
+from blocklora.report.confidence import alarm_sentence, measured_sentence, promise_sentence, sets_sentence
 from blocklora.report.metrics_file import (
     json_text,
     metrics_from_json,
@@ -57,6 +57,7 @@ __all__ = [
     "confused_pairs",
     "json_text",
     "leak_note",
+    "measured_sentence",
     "metrics_from_json",
     "metrics_json",
     "pair_verdict",

@@ -12,7 +12,14 @@ from blocklora.report.figures import risk_coverage_curve
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.words import count, join, percent, percent_range
 
-__all__ = ["ConfidenceView", "alarm_sentence", "confidence_view", "promise_sentence", "sets_sentence"]
+__all__ = [
+    "ConfidenceView",
+    "alarm_sentence",
+    "confidence_view",
+    "measured_sentence",
+    "promise_sentence",
+    "sets_sentence",
+]
 
 _UNKNOWN_WORDS = {
     "softmax": "top probability",
@@ -64,6 +71,27 @@ def sets_sentence(sets: Sets) -> str:
         f"{sets.mean_size:.2f} classes on average ({sets.size_interval[0]:.2f}–{sets.size_interval[1]:.2f}); "
         f"{percent(sets.single, 0)} of them name one class, and {percent(sets.empty, 0)} none."
     )
+
+
+def measured_sentence(sets: Sets) -> str:
+    """What the test images say against sets of classes: that they fell short, or are larger than need be; else nothing.
+
+    Both only where the whole interval of what was measured is on one side of what was asked for.
+    """
+    wanted, covered = percent(sets.coverage, 0), percent(sets.covered)
+    low, high = sets.covered_interval
+    if high < sets.coverage:
+        return (
+            f"On the test images sets fell short: {covered} ({percent_range(sets.covered_interval)}), not {wanted}. "
+            "These images are not like those that made the sets, and on them the sets of this run promise nothing "
+            f"like {wanted}."
+        )
+    if low > sets.coverage and sets.mean_size > 1:
+        return (
+            f"On the test images sets held more than the {wanted} that were asked for, so they are larger than need "
+            "be: where few images make them they err to that side, and where these are harder than the test images."
+        )
+    return ""
 
 
 def promise_sentence(
@@ -162,11 +190,7 @@ def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
         sets_sentence(sets),
         promise_sentence(sets.how, sets.n_images, sets.coverage, sets.guaranteed, chosen),
     ]
-    if sets.covered_interval[1] < sets.coverage:
-        lines.append(
-            "On the test images they fell short of what was asked for: these are not like the images that made the "
-            "sets, so do not rely on them."
-        )
+    lines += [sentence for sentence in (measured_sentence(sets),) if sentence]
     if sets.worst_class:
         place, covered, n = sets.worst_class
         name = metrics.evaluation.per_class[place].class_name

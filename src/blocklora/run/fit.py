@@ -154,9 +154,8 @@ def run_in(
     """
     progress, store, deadline, ranks = how.progress, how.store, how.deadline, how.ranks
     dataset, split, sealed = seal(whole, drawn)
-    described, record = config_json(choice, config), training_record(split, dataset.class_names)
-    if before:
-        described |= {"added_class": before.facts}
+    described = config_json(choice, config) | ({"added_class": before.facts} if before else {})
+    record = training_record(split, dataset.class_names)
     if finished := ranks.on_first(lambda: _finished(out, described, record, how.resume)):
         return metrics_from_json(finished)
     reset_peak_memory(config.device)
@@ -188,8 +187,8 @@ def run_in(
         metrics = _told(metrics, deadline, before)
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
-            whole_record = split_record(split, dataset.class_names) | record
-            write_results(out, whole_record, metrics, [*split.train, *split.test])
+            record = split_record(split, dataset.class_names) | record
+            write_results(out, record, metrics, [*split.train, *split.test])
     if ranks.first:
         checkpoint.remove()
     return metrics
