@@ -26,7 +26,7 @@ from blocklora.data import Example
 from blocklora.methods.answers import HeldOut
 from blocklora.metrics import UnknownStudy, strangeness, study_unknown, unlikeness
 from blocklora.metrics.conformal import SCORES
-from blocklora.metrics.unknown import TOGETHER
+from blocklora.metrics.unknown import ANY_COSINE, TOGETHER
 
 __all__ = ["gather_evidence", "judged", "kept_images"]
 
@@ -87,15 +87,24 @@ def kept_images(features: Tensor, train: Sequence[Example]) -> KnownImages:
 def _judge(
     classifier: Classifier, held_out: HeldOut, training: KnownImages
 ) -> tuple[HeldOutAnswers, UnknownStudy | None]:
-    """Return what of the held-out images is kept, a few numbers each, and how well unknown things are found."""
+    """Return what of the held-out images is kept, a few numbers each, and how well unknown things are found.
+
+    Nothing is known of the latter where fits with adapted towers of their own held training images out.
+    """
     temperature, labels = classifier.temperature, held_out.labels
-    own = (
-        training.features.float()
-    )  # of frozen methods, which alone hold training images out, also the base model's
+    own = training.features.float()  # of a tower that was not adapted also the base model's
     features = torch.stack([own, own], dim=1) if held_out.features is None else held_out.features  # (n, 2, D)
     nearest = _nearest(features[:, 0], held_out, training, len(classifier.class_names))  # (n, N)
     cosines = (features[:, 1] @ classifier.zero_shot_features.T).numpy()  # (n, N)
-    scores = unlikeness(held_out.logits, cosines, nearest.max(axis=1), temperature)
+    # The fits that held training images out had adapted towers of their own, which are not kept. This one has learned
+    # from these images, so how near they are to others in it tells nothing of new ones.
+    learned = held_out.features is None and not classifier.is_base
+    scores = unlikeness(
+        held_out.logits,
+        cosines,
+        np.full(len(labels), ANY_COSINE) if learned else nearest.max(axis=1),
+        temperature,
+    )
     shares = softmax(held_out.logits / temperature, axis=1)  # (n, N)
     rows = np.arange(len(labels))
     answers = HeldOutAnswers(
@@ -108,6 +117,8 @@ def _judge(
         fold=held_out.fold,
         heads=held_out.heads,
     )
+    if learned:
+        return answers, None
     return answers, study_unknown(held_out.logits, cosines, nearest, labels, temperature)
 
 

@@ -114,8 +114,8 @@ def promise_sentence(
         )
     if how == "leave-one-out":
         said = (
-            f"The sets are calibrated on {count(n_images, 'training image')}, each left out once. Nothing is proven: "
-            "what was measured is all there is to rely on."
+            f"The sets are calibrated on {count(n_images, 'training image')}, each judged by a fit without it. Nothing "
+            "is proven: what was measured is all there is to rely on."
         )
     elif how == "folds":
         said = (
@@ -178,8 +178,8 @@ def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
     if sets is None:
         return [
             "No image was kept out of training to make sets of classes by, so nothing can be promised about them: fit "
-            "with validation images, or by linear-probe, gda, prototypes or proker, which judge each training image by "
-            "a fit that has not seen it."
+            "with validation images, or by auto, linear-probe, gda, prototypes, proker or block-lora-gda, which judge "
+            "each training image by a fit that has not seen it."
         ]
     chosen = [
         name.replace("_", " ")
