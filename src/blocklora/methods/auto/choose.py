@@ -63,7 +63,8 @@ def best_mixture(
 
     It grows from the best one by the member that lowers the log loss most, up to three, of which one may change the
     image tower. It must be no less accurate than the best one alone, and its log loss lower by more than one standard
-    error of the difference on the same images; and so must each member more, against the mixture without it.
+    error of the difference on the same images; and so must each member more, against the mixture without it. The
+    labels (M + V,) are those of training images, then validation images.
     """
     members, kept = [best], None
     before = best.scores

@@ -33,7 +33,7 @@ def halved(
         job: With a bank.
         contenders: The most promising first.
         parts: All of them.
-        labels: Of training images, then validation images.
+        labels: Of M training images, then V validation images (M + V,).
         give_up: Returns why nothing more may be started; empty where it may.
         short: Returns whether there is no time for two more fits that take so many seconds each.
 

@@ -68,7 +68,7 @@ def scores(logits: Mapping[int, Tensor], parts: Sequence[Part], labels: Tensor) 
     Args:
         logits: By the number of a part (m, N).
         parts: All of them.
-        labels: Of training images, then validation images.
+        labels: Of M training images, then V validation images (M + V,).
 
     Returns:
         The scores, and the rows that they are of.
