@@ -133,6 +133,9 @@ def here(
             shutil.copy(image, tmp_path / name / f"{name}-{number}.png")
     for name in ("new.jpg", "photo.jpg", "image.jpg", "cat.jpg", "dog.jpg", "shirt.jpg"):
         Image.open(unlabelled[0]).save(tmp_path / name)
+    (tmp_path / "hats").mkdir()
+    for number in range(6):
+        Image.new("RGB", (40, 48), (250, 40 * number, 30)).save(tmp_path / "hats" / f"{number}.png")
     for number, name in enumerate(("labels.csv", "labels-2.csv")):
         image = tmp_path / "unlabelled" / f"unlabelled-{number}.png"
         (tmp_path / name).write_text(f"image,label\n{image},red_square\n", encoding="utf-8")
