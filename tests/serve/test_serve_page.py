@@ -171,7 +171,11 @@ def test_reasons_are_shown_on_request(page: Page, address: str, tmp_path: Path) 
     page.press("Enter")
     page.until("!document.querySelector('.reasons').hidden")
     assert page.run("document.activeElement.getAttribute('aria-expanded')") == "true"
-    assert page.text(".nearest li") == "light\nday/1.png"
+    assert page.run("[...document.querySelectorAll('.nearest li')].map(one => one.innerText)") == [
+        "light",
+        "dark\nnight/1.png",
+    ]
+    assert page.run("document.querySelector('.nearest img').alt") == "day/1.png"
     page.until("document.querySelector('.nearest img').naturalWidth === 8")
     assert page.run("document.querySelectorAll('.nearest img').length") == 1
     assert page.text(".heat figcaption") == "Red speaks for light, blue against it."

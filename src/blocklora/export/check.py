@@ -187,7 +187,7 @@ def check_consumer(
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RunError(
-            f"{folder / 'predict.py'}: failed on the run's own images: {done.stderr.strip()[-500:]}"
+            f"{folder / 'predict.py'}: failed on the run's own images: {(done.stderr or done.stdout).strip()[-500:]}"
         )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     labels = list(facts.labels)

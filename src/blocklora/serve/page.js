@@ -239,10 +239,10 @@ function neighbour(one) {
   if (one.thumbnail) {
     const image = document.createElement("img");
     image.src = one.thumbnail;
-    image.alt = "";
+    image.alt = one.image;
+    image.title = one.image;
     row.prepend(image);
-  }
-  row.append(element("span", "name", one.image));
+  } else row.append(element("span", "name", one.image));
   return row;
 }
 
