@@ -35,7 +35,7 @@ from blocklora.serve.schemas import (
     ModelsAnswer,
     NearestImage,
     PredictAnswer,
-    Reasons,
+    ReasonsAnswer,
     State,
     json_body,
 )
@@ -127,9 +127,9 @@ async def predict(
     return PredictAnswer(model=answered.model.name, predictions=predictions)
 
 
-def _reasons(why: Why) -> Reasons:
+def _reasons(why: Why) -> ReasonsAnswer:
     """Return reasons as JSON has them."""
-    return Reasons(
+    return ReasonsAnswer(
         evidence=[ClassEvidence(label=label, above_mean=value) for label, value in why.evidence],
         nearest=[NearestImage(**asdict(one)) for one in why.nearest],
         heat_map=None if why.heat_map is None else [list(row) for row in why.heat_map],

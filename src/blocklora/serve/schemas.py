@@ -27,7 +27,7 @@ __all__ = [
     "ModelsAnswer",
     "NearestImage",
     "PredictAnswer",
-    "Reasons",
+    "ReasonsAnswer",
     "RequestedOutput",
     "ServerMetadata",
     "State",
@@ -70,7 +70,7 @@ class NearestImage(BaseModel):
     )
 
 
-class Reasons(BaseModel):
+class ReasonsAnswer(BaseModel):
     """Why an image got its answer."""
 
     evidence: list[ClassEvidence]
@@ -96,7 +96,7 @@ class ImageAnswer(BaseModel):
     unknown: bool | None = Field(
         default=None, description="Whether it is none of the classes, where that is judged."
     )
-    reasons: Reasons | None = Field(default=None, description="Why, where that was asked for.")
+    reasons: ReasonsAnswer | None = Field(default=None, description="Why, where that was asked for.")
 
 
 class PredictAnswer(BaseModel):
