@@ -2,9 +2,9 @@
 
     python benchmarks/serve_start.py EXPORTED [--starts N] [--out RESULT.json]
 
-EXPORTED is what ``blocklora export RUN --format onnx --out EXPORTED`` has written. A start ends when ``/readyz`` answers;
-then 50 images of 640 x 480 pixels are classified, one after the other. On a machine that is busy only the CPU time says
-something; ``chrt -r 1 python ...`` (Linux, root) runs this before all other work, as on a quiet machine.
+EXPORTED is what ``blocklora export RUN --format onnx --out EXPORTED`` has written. A start ends when ``/readyz`` has
+answered; then 50 images of 640 x 480 pixels are classified, one after the other. On a busy machine only the CPU time
+says something; ``chrt -r 1 python ...`` (Linux, root) runs this before all other work, as on a quiet one.
 """
 
 from __future__ import annotations
