@@ -18,7 +18,7 @@ from typing import Any
 from blocklora.classifier import CLASSIFIER_FILES
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_json
-from blocklora.data import DataChoice
+from blocklora.data import DataChoice, Example, read_split_part
 from blocklora.report import RunMetrics, read_metrics
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "check_run",
     "data_choice",
     "free_folder",
+    "part_images",
     "read_json",
     "start_run",
 ]
@@ -110,6 +111,15 @@ def data_choice(config: Mapping[str, Any]) -> DataChoice:
     return DataChoice(
         **{field.name: config[field.name] for field in fields(DataChoice) if field.name in config}
     )
+
+
+def part_images(run: Path, part: str) -> tuple[Example, ...]:
+    """Return the images of one part of a run (``train``, ``val`` or ``test``) that are still there, unchanged.
+
+    Raises:
+        RunError: config.json or split.json cannot be read.
+    """
+    return read_split_part(read_json(run / SPLIT), part, data_choice(read_json(run / CONFIG))).images
 
 
 def start_run(

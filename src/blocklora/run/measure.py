@@ -28,7 +28,7 @@ from blocklora.report import (
     write_predictions,
 )
 from blocklora.run.confidence import measure_confidence
-from blocklora.run.explain import reasons
+from blocklora.run.explain import reasons_for_files
 
 __all__ = ["EncodeProgress", "Measurable", "measure"]
 
@@ -162,7 +162,8 @@ def _explained(
     places = {example.image: place for place, example in enumerate(examples)}
     rows = [places[mistake.image] for mistake in mistakes]
     try:
-        why = reasons(what.classifier, [examples[row].source for row in rows], features[rows], what.compute)
+        sources, names = [examples[row].source for row in rows], what.classifier.class_names
+        why = reasons_for_files(what.classifier, features[rows], sources, what.compute, names=names)
     except ImageError:  # it went away meanwhile
         return tuple(mistakes)
     return tuple(
