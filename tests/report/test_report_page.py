@@ -185,7 +185,7 @@ def test_with_an_evaluation_alone_the_page_is_whole():
     assert "img" not in page.tags
     for heading in ("most confident mistakes", "How it learned", "chosen", "files"):
         assert heading not in page.text
-    assert "Nothing was noticed while fitting." in page.text
+    assert "Nothing was noticed." in page.text
 
 
 def test_the_questions_come_in_a_persons_order():

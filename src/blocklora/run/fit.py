@@ -43,6 +43,7 @@ from blocklora.methods import (
     prepare,
 )
 from blocklora.report import RunMetrics, metrics_from_json, metrics_json, write_metrics, write_report
+from blocklora.run.findings import run_findings
 from blocklora.run.folder import (
     CHECKPOINT,
     METRICS,
@@ -188,12 +189,15 @@ def _run_in(
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
-        metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+        metrics = run_metrics(measured.metrics, choice, dataset, split, prepared, config, fit)
+        if ranks.first:
+            findings, notes = run_findings(fit, prepared.task, measured)
+            metrics = replace(metrics, findings=findings, notes=(*metrics.notes, *notes))
         metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
             write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-            _write_report(out / REPORT, metrics, [*split.train, *split.test])
+            _write_report(out / REPORT, metrics, [*split.train, *split.val, *split.test])
             write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
     if ranks.first:
         checkpoint.remove()

@@ -7,9 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from blocklora.explore.duplicates import exact_groups, near_groups
-from blocklora.explore.neighbours import Neighbours
-from blocklora.explore.properties import properties
+from blocklora.findings.duplicates import exact_groups, near_groups
+from blocklora.findings.neighbours import Neighbours
+from blocklora.findings.properties import properties
 
 
 def scene(seed: int) -> Image.Image:

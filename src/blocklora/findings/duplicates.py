@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blocklora.explore.neighbours import Neighbours
-from blocklora.explore.properties import Properties
+from blocklora.findings.neighbours import Neighbours
+from blocklora.findings.properties import Properties
 
 __all__ = ["CopyGroup", "exact_groups", "near_groups"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blocklora.explore.labels import doubts, out_of_fold
+from blocklora.findings.labels import doubts, out_of_fold
 
 
 def clouds(n: int, per_class: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
