@@ -42,10 +42,18 @@ from blocklora.methods import (
     fit_config,
     prepare,
 )
-from blocklora.report import RunMetrics, metrics_from_json, metrics_json, write_metrics, write_report
+from blocklora.report import (
+    RunMetrics,
+    metrics_from_json,
+    metrics_json,
+    write_confusion,
+    write_metrics,
+    write_report,
+)
 from blocklora.run.findings import run_findings
 from blocklora.run.folder import (
     CHECKPOINT,
+    CONFUSION,
     METRICS,
     PREDICTIONS,
     REPORT,
@@ -197,6 +205,7 @@ def _run_in(
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
             write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
+            write_confusion(out / CONFUSION, metrics.evaluation)
             _write_report(out / REPORT, metrics, [*split.train, *split.val, *split.test])
             write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
     if ranks.first:
