@@ -77,7 +77,11 @@ def test_the_worst_of_each_kind_and_the_first_images_are_shown():
     assert copies.words is KINDS["exact-duplicate"]
     first, second = copies.shown[0].images
     assert (first.name, first.label, first.part, first.action) == ("a/0.png", "a", "test", "keep")
-    assert (second.part, second.action) == ("train", "remove")
+    assert (second.part, second.action) == ("training", "remove")
+    assert [(one.label, one.part, one.action) for one in label.shown[0].images] == [
+        ("a", "", ""),
+        ("b", "", ""),
+    ]
     assert (len(near.shown[0].images), near.shown[0].more) == (4, 3)
     assert uneven.shown[0].images == []
 

@@ -13,6 +13,7 @@ from blocklora.report.words import short_names
 __all__ = ["FindingView", "KindView", "ShownImage", "kind_views"]
 
 _SIDE_BY_SIDE = 4  # images of a finding
+_PARTS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,16 @@ def kind_views(findings: Sequence[Finding], open_image: OpenImage, most: int) ->
         n = len(finding.images)
         columns = (finding.labels or ("",) * n, finding.parts or ("",) * n, finding.actions or ("",) * n)
         rows = zip(finding.images[:_SIDE_BY_SIDE], *columns, strict=False)
+        plain = finding.kind == "label"  # where it is said above what to do, and the split says nothing
         images = [
-            ShownImage(names[image], label, part, action, small[image]) for image, label, part, action in rows
+            ShownImage(
+                names[image],
+                label,
+                "" if plain else _PARTS.get(part, part),
+                "" if plain else action,
+                small[image],
+            )
+            for image, label, part, action in rows
         ]
         return FindingView(finding.what, images, n - len(images))
 

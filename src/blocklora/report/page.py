@@ -67,7 +67,10 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "confidence": confidence_view(metrics),
         "curve": figures.learning_curve(metrics.history),
         "learning_rates": _learning_rates(metrics),
-        "candidates": candidates.candidate_rows(metrics.candidates),
+        "candidates": candidates.candidate_rows(
+            [one for one in metrics.candidates if one.log_loss is not None]
+        ),
+        "not_tried": candidates.candidate_rows([one for one in metrics.candidates if one.log_loss is None]),
         "candidate_plot": candidates.candidate_plot(metrics.candidates),
         "facts": tables.facts(metrics),
         "chosen": words.chosen(metrics.choices, metrics.old_selection),
