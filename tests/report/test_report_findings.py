@@ -102,3 +102,14 @@ def test_the_report_shows_them_and_escapes_their_words():
 def test_an_image_that_is_gone_leaves_a_gap():
     page = render_report(metrics((LABEL,)), lambda _: None)
     assert page.count("no preview") == 2
+
+
+def test_of_many_images_one_of_each_label_and_split_is_shown():
+    parts = ("test",) * 6 + ("train", "test")
+    labels = ("a",) * 7 + ("b",)
+    leak = Finding(
+        "leak", tuple(f"{n}" for n in range(8)), 1.0, "the same", ("look",) * 8, None, labels, parts
+    )
+    (view,) = kind_views((leak,), teal, 6)
+    assert [image.name for image in view.shown[0].images] == ["0", "1", "6", "7"]
+    assert view.shown[0].more == 4

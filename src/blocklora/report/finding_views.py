@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blocklora.findings.finding import KINDS, Finding, Kind
@@ -57,30 +57,34 @@ def kind_views(findings: Sequence[Finding], open_image: OpenImage, most: int) ->
     kinds: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         kinds[finding.kind].append(finding)
+    shown = {kind: found[:most] for kind, found in kinds.items()}
     listed = sorted(
-        {image for found in kinds.values() for one in found[:most] for image in one.images[:_SIDE_BY_SIDE]}
+        {one.images[place] for found in shown.values() for one in found for place in _first_of_each(one)}
     )
     small = {image: thumbnail(image, open_image) for image in listed}
     names = short_names(listed)
-
-    def view(finding: Finding) -> FindingView:
-        n = len(finding.images)
-        columns = (finding.labels or ("",) * n, finding.parts or ("",) * n, finding.actions or ("",) * n)
-        rows = zip(finding.images[:_SIDE_BY_SIDE], *columns, strict=False)
-        plain = finding.kind == "label"  # where it is said above what to do, and the split says nothing
-        images = [
-            ShownImage(
-                names[image],
-                label,
-                "" if plain else _PARTS.get(part, part),
-                "" if plain else action,
-                small[image],
-            )
-            for image, label, part, action in rows
-        ]
-        return FindingView(finding.what, images, n - len(images))
-
     return [
-        KindView(kind, KINDS[kind], len(found), [view(one) for one in found[:most]])
-        for kind, found in kinds.items()
+        KindView(kind, KINDS[kind], len(kinds[kind]), [_view(one, names, small) for one in found])
+        for kind, found in shown.items()
     ]
+
+
+def _first_of_each(finding: Finding) -> list[int]:
+    """Return which images of a finding are shown: one of each label and split first, as these may be what is wrong."""
+    first: dict[tuple[str, str], int] = {}
+    for place, of in enumerate(zip(finding.labels, finding.parts, strict=True)):
+        first.setdefault(of, place)
+    leading = set(first.values())
+    order = sorted(range(len(finding.images)), key=lambda place: (place not in leading, place))
+    return sorted(order[:_SIDE_BY_SIDE])
+
+
+def _view(finding: Finding, names: Mapping[str, str], small: Mapping[str, Thumbnail | None]) -> FindingView:
+    plain = finding.kind == "label"  # where it is said above what to do, and the split says nothing
+    images = []
+    for place in _first_of_each(finding):
+        image, part = finding.images[place], finding.parts[place]
+        action = finding.actions[place] if finding.actions and not plain else ""
+        where = "" if plain else _PARTS.get(part, part)
+        images.append(ShownImage(names[image], finding.labels[place], where, action, small[image]))
+    return FindingView(finding.what, images, len(finding.images) - len(images))
