@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from blocklora.metrics import evaluate
 from blocklora.report import Mistake, RunMetrics

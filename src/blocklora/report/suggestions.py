@@ -105,7 +105,12 @@ def _weak_class(metrics: RunMetrics) -> str | None:
 def _other_method(metrics: RunMetrics) -> str | None:
     """No clear gain over zero-shot."""
     found = verdict(metrics)
-    if found is None or found.kind == "better" or metrics.evaluation.accuracy == 1 or metrics.method == "auto":
+    if (
+        found is None
+        or found.kind == "better"
+        or metrics.evaluation.accuracy == 1
+        or metrics.method == "auto"
+    ):
         return None
     return "Let many methods be compared on your images (--method auto): this one shows no clear gain over zero-shot."
 
