@@ -57,7 +57,7 @@ def look_at(
         base: The model, on ``compute.device``.
         compute: Where to compute, and how precisely.
         on_batch: Called with the number of images that are done.
-        known: Unit features of the images, where they are known: then none is encoded.
+        known: Unit features (M, D) of readable images, where they are known: then none is encoded.
         engine: Which one computes them.
     """
     size, side = at_once(compute.device), crop_size(base.processor)
