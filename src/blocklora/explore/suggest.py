@@ -20,10 +20,10 @@ from blocklora.core.files import user_path
 from blocklora.core.words import count, printable
 from blocklora.data import content_digests
 from blocklora.explore.choosing import FEW, choose_images, doubt
-from blocklora.explore.duplicates import exact_groups, near_groups
-from blocklora.explore.looking import Looked, look_at
-from blocklora.explore.neighbours import nearest
-from blocklora.explore.quality import blank
+from blocklora.findings.duplicates import exact_groups, near_groups
+from blocklora.findings.looking import Looked, look_at
+from blocklora.findings.neighbours import nearest
+from blocklora.findings.quality import blank
 from blocklora.run.find import find_images
 from blocklora.run.folder import SPLIT, part_images, read_json
 from blocklora.run.load import LoadedRun, load_run

@@ -2,8 +2,8 @@
 
 It fills in this order: config.json and split.json (what will be done); checkpoint.safetensors and checkpoint.start.json
 (while training); predictions.csv (what was measured); adapter/, class_features.safetensors, evidence.safetensors and
-classifier.json (what was learned); split.json again, now with the test images; report.html; and last metrics.json: a
-folder that has it is finished. Before that, the run can be resumed.
+classifier.json (what was learned); split.json again, now with the test images; confusion.csv; report.html; and last
+metrics.json: a folder that has it is finished. Before that, the run can be resumed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from blocklora.report import RunMetrics, read_metrics
 __all__ = [
     "CHECKPOINT",
     "CONFIG",
+    "CONFUSION",
     "METRICS",
     "PREDICTIONS",
     "REPORT",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
-PREDICTIONS = "predictions.csv"
+PREDICTIONS, CONFUSION = "predictions.csv", "confusion.csv"
 CHECKPOINT = "checkpoint.safetensors"
 _ORIGIN = "origin"  # of config.json: checked by itself, as it is known only when the model is loaded
 
@@ -132,7 +133,14 @@ def start_run(
 
 def free_folder(out: Path) -> None:
     """Remove everything that a run writes, for a run that failed before anything was kept to go on from."""
-    for name in (PREDICTIONS, REPORT, *CLASSIFIER_FILES, SPLIT, CONFIG):  # what makes it a run goes last
+    for name in (
+        PREDICTIONS,
+        CONFUSION,
+        REPORT,
+        *CLASSIFIER_FILES,
+        SPLIT,
+        CONFIG,
+    ):  # what makes it a run goes last
         if (out / name).is_dir():
             shutil.rmtree(out / name)
         else:
