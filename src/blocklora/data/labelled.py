@@ -25,7 +25,7 @@ from blocklora.data.record import content_digests
 from blocklora.data.sampling import half_of_classes
 from blocklora.data.types import Dataset, Example, FewShotSplit, Source, Unreadable
 
-__all__ = ["LabelledImages", "SplitPart", "read_labelled", "read_split_part", "seen_images"]
+__all__ = ["LabelledImages", "SplitPart", "fitted_to", "read_labelled", "read_split_part", "seen_images"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def read_split_part(record: Mapping[str, Any], part: str, choice: DataChoice) ->
 
 
 def seen_images(record: Mapping[str, Any], examples: Sequence[Example], choice: DataChoice) -> dict[int, str]:
-    """Tell which images a run trained on or validated on, by content.
+    """Tell which images a run trained on or validated on, by content, or fitted its classifier to afterwards.
 
     Args:
         record: What the run's split.json holds.
@@ -155,7 +155,7 @@ def seen_images(record: Mapping[str, Any], examples: Sequence[Example], choice: 
         An image that cannot be read is none of them.
     """
     seen: dict[str, str] = {}
-    for part in ("train", "val"):
+    for part in dict.fromkeys(("train", "val", *fitted_to(record))):
         items = _items(record, part)
         if all("sha256" in item for item in items):
             seen |= {item["sha256"]: item["image"] for item in items}
@@ -163,6 +163,11 @@ def seen_images(record: Mapping[str, Any], examples: Sequence[Example], choice: 
             old = read_split_part(record, part, choice).images
             seen |= dict(zip(_digests(old), (example.image for example in old), strict=True))
     return {place: seen[digest] for place, digest in enumerate(_digests(examples)) if digest in seen}
+
+
+def fitted_to(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the parts that a run's classifier was fitted to, from its split.json: ``train``, unless it says more."""
+    return tuple(record.get("fitted_to", ("train",)))
 
 
 def _items(record: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:

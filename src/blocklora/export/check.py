@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from blocklora.classifier import encode
 from blocklora.core.errors import ConfigError, RunError
-from blocklora.data import Example, load_dataset, open_image, read_split_part
+from blocklora.data import Example, fitted_to, load_dataset, open_image, read_split_part
 from blocklora.export.facts import Facts
 from blocklora.run.folder import CONFIG, SPLIT, data_choice, read_json
 from blocklora.run.load import LoadedRun
@@ -111,10 +111,15 @@ class Agreement:
 
 
 def images_to_check(run: Path) -> CheckImages:
-    """Return a run's validation images; or else its training images; or else, where they are gone, bundled ones."""
+    """Return a run's validation images; or else its training images; or else, where they are gone, bundled ones.
+
+    Validation images that the classifier was fitted to as well are training images.
+    """
     if (run / SPLIT).is_file() and (run / CONFIG).is_file():
         record, own = read_json(run / SPLIT), data_choice(read_json(run / CONFIG))
-        for part, source in (("val", "validation"), ("train", "training")):
+        learned = fitted_to(record)
+        for part in ("val", "train"):
+            source = "training" if part in learned else "validation"
             found = read_split_part(record, part, own).images
             if found:
                 return CheckImages(source, _spread(found))

@@ -21,7 +21,15 @@ from blocklora.report.metrics_file import (
 from blocklora.report.notes import leak_note, warnings
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
-from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import (
+    ConfusedPair,
+    CrossValidation,
+    Mistake,
+    PartFiles,
+    RunMetrics,
+    Shipped,
+)
+from blocklora.report.shipped import what_is_shipped
 from blocklora.report.spreadsheets import (
     PredictionRow,
     read_predictions,
@@ -37,6 +45,7 @@ __all__ = [
     "ComparedRun",
     "Comparison",
     "ConfusedPair",
+    "CrossValidation",
     "DisputedImage",
     "Mistake",
     "OpenImage",
@@ -46,6 +55,7 @@ __all__ = [
     "Recipe",
     "RunMetrics",
     "Score",
+    "Shipped",
     "Verdict",
     "alarm_sentence",
     "check_comparison_page",
@@ -68,6 +78,7 @@ __all__ = [
     "shown_images",
     "verdict",
     "warnings",
+    "what_is_shipped",
     "write_comparison",
     "write_confusion",
     "write_metrics",

@@ -21,14 +21,24 @@ from blocklora.core.files import write_bytes
 from blocklora.data.types import Unreadable
 from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
-from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import (
+    ConfusedPair,
+    CrossValidation,
+    Mistake,
+    PartFiles,
+    RunMetrics,
+    Shipped,
+)
 from blocklora.report.words import selection
 
 __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]
 
 FORMAT = 2
 _BUILT = frozenset(
-    {"evaluation", "confidence", "mistakes", "confused", "unreadable", "files", "choices", "candidates"}
+    {
+        *("evaluation", "confidence", "mistakes", "confused", "unreadable", "files", "choices", "candidates"),
+        *("cross_validation", "shipped"),
+    }
 )
 _OLD = frozenset({"old_selection", "old_selected_by"})
 _PLAIN = tuple(f.name for f in fields(RunMetrics) if f.name not in _BUILT | _OLD)
@@ -50,7 +60,9 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         "history": [{key: _finite(value) for key, value in point.items()} for point in metrics.history],
         "choices": {name: choice.to_json() for name, choice in choices.items()},
         "candidates": [candidate.to_json() for candidate in metrics.candidates],
-        "selection": selection(choices, metrics.old_selection),
+        "cross_validation": metrics.cross_validation and metrics.cross_validation.to_json(),
+        "shipped": metrics.shipped and asdict(metrics.shipped),
+        "selection": selection(metrics),
         "selected_by": {**metrics.old_selected_by, **chosen_by},
         "mistakes": [
             {name: _listed(value) for name, value in asdict(mistake).items()} for mistake in metrics.mistakes
@@ -153,6 +165,10 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
         },
         choices={name: Choice.from_json(row) for name, row in (facts.get("choices") or {}).items()},
         candidates=tuple(Candidate.from_json(row) for row in facts.get("candidates") or ()),
+        cross_validation=CrossValidation.from_json(facts["cross_validation"])
+        if facts.get("cross_validation")
+        else None,
+        shipped=Shipped(**facts["shipped"]) if facts.get("shipped") else None,
         old_selection=_not_of(facts, "selection"),
         old_selected_by=_not_of(facts, "selected_by"),
         **plain,

@@ -11,6 +11,7 @@ from blocklora.report.confidence import confidence_view
 from blocklora.report.confused import pair_views
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
+from blocklora.report.shipped import what_is_shipped
 from blocklora.report.suggestions import suggestions
 from blocklora.report.tables import OpenImage
 
@@ -47,6 +48,8 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "sentence": words.run_sentence(metrics),
         "verdict": words.verdict(metrics),
         "scores": words.scores(metrics),
+        "shipped": what_is_shipped(metrics),
+        "interval_method": metrics.cross_validation and metrics.cross_validation.interval_method,
         "untested": notes.untested_note(found),
         "warnings": _other_warnings(metrics),
         "notes": metrics.notes,
@@ -66,7 +69,7 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "candidates": candidates.candidate_rows(metrics.candidates),
         "candidate_plot": candidates.candidate_plot(metrics.candidates),
         "facts": tables.facts(metrics),
-        "chosen": words.chosen(metrics.choices, metrics.old_selection),
+        "chosen": words.chosen(metrics),
         "files": tables.file_lists(metrics.files, shown),
         "versions": metrics.versions,
         "comparison": found.difference and found.difference.method,

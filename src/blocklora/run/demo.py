@@ -17,7 +17,8 @@ import numpy as np
 from blocklora.clip import TINY
 from blocklora.core.errors import RunError
 from blocklora.report import RunMetrics
-from blocklora.run.fit import Progress, fit_run
+from blocklora.run.fit import fit_run
+from blocklora.run.fitting import Progress
 from blocklora.run.folder import CONFIG
 
 __all__ = ["SETTINGS", "DemoProgress", "DemoResult", "SeedResult", "run_demo"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -33,20 +33,15 @@ from blocklora.data import (
     split_record,
     training_record,
 )
-from blocklora.methods import (
-    DEFAULT_PROMPT,
-    Fit,
-    FitConfig,
-    check_shares,
-    fit_classifier,
-    fit_config,
-    prepare,
-)
+from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, check_shares, fit_config, prepare
 from blocklora.report import RunMetrics, metrics_from_json, metrics_json, write_metrics, write_report
+from blocklora.run.cross_validation import cross_validated
+from blocklora.run.fitting import Fitting, Progress
 from blocklora.run.folder import (
     CHECKPOINT,
     METRICS,
     PREDICTIONS,
+    REFIT,
     REPORT,
     SPLIT,
     check_origin,
@@ -56,25 +51,10 @@ from blocklora.run.folder import (
 )
 from blocklora.run.measure import measure
 from blocklora.run.record import config_json, run_metrics
+from blocklora.run.refit import fit_to_all, kept_back
 from blocklora.training import Checkpoint, OnExpected
 
-__all__ = ["Progress", "chosen_templates", "fit_run"]
-
-
-class Progress(Protocol):
-    """A progress callback."""
-
-    def step(self, step: int, total: int, loss: float, lr: float) -> None:
-        """A training step is done."""
-        ...
-
-    def part(self, name: str) -> None:
-        """What follows belongs to a part of the run of this name."""
-        ...
-
-    def encoded(self, done: int, total: int) -> None:
-        """Test images have been encoded."""
-        ...
+__all__ = ["chosen_templates", "fit_run"]
 
 
 def fit_run(
@@ -87,6 +67,8 @@ def fit_run(
     classes: Half | None = None,
     class_names: str | None = None,
     add: Sequence[str] | None = None,
+    test: Literal["cross-validation"] | None = None,
+    refit: bool = False,
     prompt: str | Sequence[str] | None = None,
     prompts: str | None = None,
     resume: bool = False,
@@ -109,6 +91,10 @@ def fit_run(
         classes: The ``base`` or ``new`` half; None is all.
         class_names: A file with other words for the classes.
         add: CSV files with images and labels that train beside the shots.
+        test: ``cross-validation`` judges by folds of all images, where the data has no test part; the classifier is
+            then fitted to all of them. None: by the test part, or by a quarter that is held out.
+        refit: Whether what was measured is then fitted to training, validation and test images together, for the
+            classifier that is in the folder.
         prompt: The sentence a class name stands in; of several the first trains, and the mean over all predicts. None
             is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
@@ -126,16 +112,25 @@ def fit_run(
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
     began = began or time.monotonic()
-    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
+    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()), test)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
     check_shares(config.method, config.settings, config.time_limit, ranks)
+    if ranks.count > 1 and (test or refit):
+        raise ConfigError(
+            f"{'test' if test else 'refit'}: several fits, which one process does; start it without torchrun."
+        )
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     folder = user_path(out) if out else _default_out(whole.name, config)
-    how = (resume, progress, store, resources, Deadline.of(config.time_limit, began), on_expected, ranks)
+    limit = config.time_limit
+    if test or refit:  # auto has a limit of its own, which is then for all its fits together
+        limit = limit or getattr(config.settings, "seconds", None)
+    fitting = Fitting(config, store, resources, progress, on_expected, ranks)
+    deadline = Deadline.of(limit, began)
     with _claimed(folder, ranks):
-        return folder, _run_in(folder, choice, config, whole, drawn, *how)
+        metrics = _run_in(folder, choice, fitting, whole, drawn, deadline, refit=refit, resume=resume)
+    return folder, metrics
 
 
 @contextmanager
@@ -149,20 +144,19 @@ def _claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
 def _run_in(
     out: Path,
     choice: DataChoice,
-    config: FitConfig,
+    fitting: Fitting,
     whole: Dataset,
     drawn: FewShotSplit,
-    resume: bool,
-    progress: Progress | None,
-    store: FeatureStore,
-    resources: Resources | None,
     deadline: Deadline | None,
-    on_expected: OnExpected | None,
-    ranks: Ranks,
+    *,
+    refit: bool,
+    resume: bool,
 ) -> RunMetrics:
-    """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
+    """Do the run in its folder: check, prepare, fit, open the seal, measure, fit again, write."""
+    config, ranks = fitting.config, fitting.ranks
     dataset, split, sealed = seal(whole, drawn)
-    described, record = config_json(choice, config), training_record(split, dataset.class_names)
+    described = config_json(choice, config, refit=refit)
+    record = training_record(split, dataset.class_names)
     if finished := ranks.on_first(lambda: _finished(out, described, record, resume)):
         return metrics_from_json(finished)
     reset_peak_memory(config.device)
@@ -173,27 +167,32 @@ def _run_in(
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
         ranks.on_first(lambda: start_run(out, described, origin, record))
-        fit = fit_classifier(
-            prepared,
-            config,
-            store=store,
-            resources=resources,
-            checkpoint=checkpoint,
-            on_step=progress.step if progress else None,
-            deadline=deadline,
-            n_test=len(drawn.test),
-            on_expected=on_expected if ranks.count == 1 else None,
-            on_part=progress.part if progress else None,
-            ranks=ranks,
+        twice = bool(drawn.val) if choice.test else refit
+        predictions = out / PREDICTIONS
+        folds = (
+            cross_validated(fitting, prepared, dataset.name, checkpoint, deadline, predictions)
+            if choice.test
+            else None
         )
-        split = replace(split, test=sealed.open_after_training())
-        measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
+        first = kept_back(deadline, config, drawn) if twice else deadline
+        fit = fitting.times(1 + twice).fit(prepared, checkpoint, first, len(drawn.test))
+        test = sealed.open_after_training()
+        measured, test = folds or (
+            measure(fit, dataset.name, test, fitting.progress, fitting.store, predictions),
+            test,
+        )
+        split = replace(split, test=test)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+        recorded = split_record(split, dataset.class_names) | record
+        if twice:
+            recorded["fitted_to"] = ["train", "val"] if folds else ["train", "val", "test"]
+            last = Checkpoint(out / REFIT, fingerprint(facts | {"test": recorded["hash"]}))
+            fit, metrics = fit_to_all(fitting, fit, prepared, test, metrics, last)
         metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
-            write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-            _write_report(out / REPORT, metrics, [*split.train, *split.test])
+            write_json(out / SPLIT, recorded)
+            _write_report(out / REPORT, metrics, [*split.train, *split.val, *split.test])
             write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
     if ranks.first:
         checkpoint.remove()

@@ -26,6 +26,7 @@ __all__ = [
     "CONFIG",
     "METRICS",
     "PREDICTIONS",
+    "REFIT",
     "REPORT",
     "SPLIT",
     "check_origin",
@@ -38,7 +39,7 @@ __all__ = [
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
 PREDICTIONS = "predictions.csv"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, REFIT = "checkpoint.safetensors", "checkpoint.refit.safetensors"
 _ORIGIN = "origin"  # of config.json: checked by itself, as it is known only when the model is loaded
 
 

@@ -29,7 +29,8 @@ from blocklora.data import (
 from blocklora.methods import DEFAULT_PROMPT, METHODS, find_method
 from blocklora.report import RunMetrics, metrics_json
 from blocklora.run.evaluate import ImagesToMeasure, measure_again, unseen
-from blocklora.run.fit import Progress, chosen_templates, fit_run
+from blocklora.run.fit import chosen_templates, fit_run
+from blocklora.run.fitting import Progress
 from blocklora.run.folder import CONFIG, data_choice, read_json
 from blocklora.run.load import LoadedRun, load_towers
 
