@@ -82,7 +82,7 @@ def cross_validated(
             own = replace(prepared, task=replace(prepared.task, train=part.train, val=part.val))
             left = len(parts) - number + 1  # fits, that to all images among them
             told = replace(fitting, on_expected=None) if number else fitting.times(left)
-            share = deadline and Deadline(deadline.left() / left)
+            share = deadline and Deadline(min(deadline.seconds / (len(parts) + 1), deadline.left() / left))
             _keep(keep, _asked(told, own, judged, name, keep.part("fit"), share))
             keep.part("fit").remove()
         folds.append(_recalled(keep, judged))
