@@ -28,7 +28,7 @@ from blocklora.methods import (
 from blocklora.methods.adapters.block_lora import BlockLoraSettings
 from blocklora.methods.answers import CROSS_VALIDATED
 from blocklora.methods.frozen.clip_adapter import ClipAdapterSettings
-from blocklora.methods.prompts.coop import CoopSettings
+from blocklora.methods.prompts.coop import CoOpSettings
 from blocklora.methods.settings import as_chosen
 from blocklora.metrics import fit_temperature
 from blocklora.training import Curve
@@ -206,7 +206,7 @@ def test_the_number_of_steps_and_epochs_that_was_trained_is_kept(clip: Clip) -> 
     assert as_chosen(BlockLoraSettings(), {}, curve, 24).iterations == 6
     assert as_chosen(BlockLoraSettings(iterations=9), {}, None, 24).iterations == 9
     assert as_chosen(ClipAdapterSettings(epochs=10), {}, curve, 24).epochs == 5
-    assert as_chosen(CoopSettings(batch_size=16), {}, curve, 24).epochs == 3  # two steps an epoch
+    assert as_chosen(CoOpSettings(batch_size=16), {}, curve, 24).epochs == 3  # two steps an epoch
     assert (
-        as_chosen(CoopSettings(batch_size=16), {"kept step": Choice(2, "fixed", "x")}, curve, 24).epochs == 3
+        as_chosen(CoOpSettings(batch_size=16), {"kept step": Choice(2, "fixed", "x")}, curve, 24).epochs == 3
     )

@@ -12,6 +12,8 @@ from runs import names, read
 from blocklora import FewShotClassifier
 from blocklora.core.errors import ConfigError, DataError
 from blocklora.methods import Fit, Prepared
+from blocklora.methods.auto import auto
+from blocklora.methods.auto.plan import AutoPlan
 from blocklora.metrics import cross_validated_interval
 from blocklora.report import read_metrics
 from blocklora.run import fitting
@@ -137,8 +139,11 @@ def test_a_run_that_was_killed_goes_on_with_the_missing_folds(
             assert (out / name).read_bytes() == (judged / name).read_bytes()
 
 
-def test_auto_chooses_in_every_fold_anew(clip_folder: Path, photos: Path, tmp_path: Path) -> None:
-    settings = probe(clip_folder, method="auto", shots=3, time_limit=8)
+def test_auto_chooses_in_every_fold_anew(
+    clip_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "first_plan", lambda *_: AutoPlan(("zero-shot", "gda"), 1e6))
+    settings = probe(clip_folder, method="auto", shots=3)
     del settings["c"]
     _, metrics = fit_run(str(photos), tmp_path / "run", **settings)
     assert metrics.cross_validation is not None
