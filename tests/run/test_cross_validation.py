@@ -61,6 +61,7 @@ def test_every_image_is_judged_once_and_all_are_fitted_to(judged: Path) -> None:
     assert read(judged / "config.json")["test"] == "cross-validation"
     assert read_metrics(judged / "metrics.json").cross_validation is not None
     page = (judged / "report.html").read_text(encoding="utf-8")
+    assert "Not measured: every fold would make other sets" in page
     assert "Measured by 5-fold cross-validation" in page
     assert "tested by cross-validation on 36 images" in page
 
