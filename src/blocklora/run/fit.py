@@ -111,23 +111,38 @@ def fit_run(
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
-    began = began or time.monotonic()
     choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()), test)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
+    fitting = Fitting(config, store, resources, progress, on_expected, ranks)
+    return _run(out, choice, fitting, given, began or time.monotonic(), refit=refit, resume=resume)
+
+
+def _run(
+    out: Path | None,
+    choice: DataChoice,
+    fitting: Fitting,
+    prompt: str | None,
+    began: float,
+    *,
+    refit: bool,
+    resume: bool,
+) -> tuple[Path, RunMetrics]:
+    """Choose the images, and do the run in its folder; ``prompt`` is None for the data set's own."""
+    config, ranks, several = fitting.config, fitting.ranks, refit or choice.test is not None
     check_shares(config.method, config.settings, config.time_limit, ranks)
-    if ranks.count > 1 and (test or refit):
+    if ranks.count > 1 and several:
         raise ConfigError(
-            f"{'test' if test else 'refit'}: several fits, which one process does; start it without torchrun."
+            f"{'test' if choice.test else 'refit'}: several fits, which one process does; start it without torchrun."
         )
     whole, drawn = choose(choice, config.shots, config.seed)
-    config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
+    usual = DEFAULT_PROMPT if choice.protocol == "clip-lora" else whole.prompt
+    config = replace(config, prompt=prompt or usual)
     folder = user_path(out) if out else _default_out(whole.name, config)
     limit = config.time_limit
-    if test or refit:  # auto has a limit of its own, which is then for all its fits together
+    if several:  # auto has a limit of its own, which is then for all its fits together
         limit = limit or getattr(config.settings, "seconds", None)
-    fitting = Fitting(config, store, resources, progress, on_expected, ranks)
-    deadline = Deadline.of(limit, began)
+    fitting, deadline = replace(fitting, config=config), Deadline.of(limit, began)
     with _claimed(folder, ranks):
         metrics = _run_in(folder, choice, fitting, whole, drawn, deadline, refit=refit, resume=resume)
     return folder, metrics
