@@ -63,5 +63,5 @@ def test_the_seal_is_opened_in_one_place_only():
     ]
     assert private == []
     lines = (source / "run" / "fit.py").read_text(encoding="utf-8").splitlines()
-    trained = next(number for number, line in enumerate(lines, start=1) if "fit_classifier(" in line)
+    trained = next(number for number, line in enumerate(lines, start=1) if ".fit(prepared" in line)
     assert places[0][1] > trained

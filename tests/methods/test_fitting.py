@@ -10,14 +10,28 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_task import make_task
+from small_task import QUICK, make_task
 
 from blocklora.classifier import FeatureStore, encode
 from blocklora.clip import Clip, class_features, tokenize
 from blocklora.core.choices import Choice
-from blocklora.methods import Fit, FitConfig, Prepared, Task, fit_classifier, fit_config, fitting
+from blocklora.methods import (
+    Fit,
+    FitConfig,
+    Prepared,
+    Task,
+    fit_again,
+    fit_classifier,
+    fit_config,
+    fitting,
+)
+from blocklora.methods.adapters.block_lora import BlockLoraSettings
 from blocklora.methods.answers import CROSS_VALIDATED
+from blocklora.methods.frozen.clip_adapter import ClipAdapterSettings
+from blocklora.methods.prompts.coop import CoOpSettings
+from blocklora.methods.settings import as_chosen
 from blocklora.metrics import fit_temperature
+from blocklora.training import Curve
 
 TEMPLATES = ("a photo of a {}.", "art of the {}.")
 
@@ -134,3 +148,65 @@ def test_gradients_and_threads_are_as_before(clip: Clip) -> None:
         found = fit(clip, make_task(clip), "block-lora", iterations=1)
         assert not torch.is_grad_enabled()
     assert found.result.training is not None
+
+
+CHOOSE = (
+    "gda",
+    "proker",
+    "prototypes",
+    "linear-probe",
+    "tip-adapter",
+    "coop",
+    "2sfs",
+    "taskres",
+    "block-lora",
+)
+
+
+@pytest.mark.parametrize("method", [*CHOOSE, "block-lora-gda", "auto"])
+def test_fitting_again_to_the_same_images_gives_the_same_answers(clip: Clip, method: str) -> None:
+    task = make_task(clip, shots=4)
+    config = config_of(clip, method, **QUICK[method])
+    prepared = Prepared(clip, task, (), ())
+    first = fit_classifier(prepared, config)
+    again = fit_again(first, prepared, config, task.train)
+    features = encode(
+        first.classifier, [(e.image, e.source) for e in task.train], first.compute, zero_shot=True
+    )
+    other = encode(again.classifier, [(e.image, e.source) for e in task.train], first.compute, zero_shot=True)
+    said = [
+        fit.classifier.probabilities(found.features) for fit, found in ((first, features), (again, other))
+    ]
+    np.testing.assert_allclose(said[1], said[0], atol=1e-5)
+    assert again.classifier.temperature == first.classifier.temperature
+    assert again.classifier.evidence.held_out is None
+    assert again.classifier.evidence.training is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"),
+    [("gda", {"alpha"}), ("tip-adapter", {"alpha", "beta"}), ("proker", {"beta", "ridge"})],
+)
+def test_fitting_again_chooses_nothing_anew(clip: Clip, method: str, chosen: set[str]) -> None:
+    task = make_task(clip, shots=4, n_val=3)
+    config = config_of(clip, method, **QUICK[method])
+    prepared = Prepared(clip, task, (), ())
+    first = fit_classifier(prepared, config)
+    again = fit_again(first, prepared, config, (*task.train, *task.val))
+    for name in chosen:
+        assert first.result.choices[name].by == "validation"
+        assert again.result.choices[name].value == first.result.choices[name].value
+        assert again.result.choices[name].reason == "given"
+    names = again.classifier.evidence.training.names  # type: ignore[union-attr]
+    assert len(names) == len(task.train) + len(task.val)
+
+
+def test_the_number_of_steps_and_epochs_that_was_trained_is_kept(clip: Clip) -> None:
+    curve = Curve(torch.zeros(6), torch.zeros(6), 1.0, recipe_steps=12)
+    assert as_chosen(BlockLoraSettings(), {}, curve, 24).iterations == 6
+    assert as_chosen(BlockLoraSettings(iterations=9), {}, None, 24).iterations == 9
+    assert as_chosen(ClipAdapterSettings(epochs=10), {}, curve, 24).epochs == 5
+    assert as_chosen(CoOpSettings(batch_size=16), {}, curve, 24).epochs == 3  # two steps an epoch
+    assert (
+        as_chosen(CoOpSettings(batch_size=16), {"kept step": Choice(2, "fixed", "x")}, curve, 24).epochs == 3
+    )

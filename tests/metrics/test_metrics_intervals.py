@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t
 
 from blocklora.core.errors import ConfigError, DataError
-from blocklora.metrics import mcnemar_exact, paired_difference_interval, wilson_interval
+from blocklora.metrics import (
+    cross_validated_interval,
+    mcnemar_exact,
+    paired_difference_interval,
+    wilson_interval,
+)
 
 few = st.integers(0, 40)
 tables = st.tuples(few, few, few, few).filter(any)
@@ -87,3 +93,27 @@ def test_interval_covers_the_true_difference_about_95_times_in_100(truth):
 def test_an_empty_table_is_refused():
     with pytest.raises(DataError, match="0 correct of 0"):
         paired_difference_interval(0, 0, 0, 0)
+
+
+counts_of_folds = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), min_size=2, max_size=8)
+
+
+@given(counts_of_folds, st.integers(1, 200))
+@settings(max_examples=60, deadline=None)
+def test_the_interval_of_folds_is_the_wider_of_two(folds, n_fitted):
+    right, judged = [min(right, n) for right, n in folds], [n for _, n in folds]
+    low, high = cross_validated_interval(right, judged, [n_fitted] * len(folds))
+    k, accuracies = len(folds), [r / n for r, n in zip(right, judged, strict=True)]
+    mean = sum(accuracies) / k
+    variance = sum((accuracy - mean) ** 2 for accuracy in accuracies) / (k - 1)
+    margin = t.ppf(0.975, k - 1) * ((1 / k + sum(judged) / k / n_fitted) * variance) ** 0.5
+    pooled, wilson = sum(right) / sum(judged), wilson_interval(sum(right), sum(judged))
+    assert low == pytest.approx(max(0, min(wilson[0], pooled - margin)))
+    assert high == pytest.approx(min(1, max(wilson[1], pooled + margin)))
+    assert low <= pooled <= high
+
+
+@pytest.mark.parametrize("counts", [([1], [2], [3]), ([1, 0], [1, 0], [3, 3]), ([1, 1], [2, 2], [0, 3])])
+def test_folds_without_images_have_no_interval(counts):
+    with pytest.raises(DataError, match="folds: expected two or more, with images in each"):
+        cross_validated_interval(*counts)

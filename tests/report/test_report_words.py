@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.core.choices import Choice
-from blocklora.metrics import ClassResult, Difference, Evaluation, Reliability
+from blocklora.metrics import ClassResult, Difference, Evaluation, Reliability, evaluate
 from blocklora.report import RunMetrics, words
 
 
@@ -210,6 +212,10 @@ def test_a_choice_in_a_sentence(choice, sentence):
     assert words.choice_sentence(choice) == sentence
 
 
+def of_nothing() -> RunMetrics:
+    return RunMetrics(evaluate([[0.6, 0.4]], [0], ["ant", "bee"]))
+
+
 def test_what_was_fixed_for_one_reason_stands_together():
     choices = {
         "lr": Choice(2e-4, "fixed", "given"),
@@ -217,12 +223,13 @@ def test_what_was_fixed_for_one_reason_stands_together():
         "temperature": Choice(1.5, "validation", n_images=12),
         "r": Choice(2, "fixed", "given"),
     }
-    assert words.chosen(choices, {"old": "a sentence"}) == [
+    metrics = replace(of_nothing(), choices=choices, old_selection={"old": "a sentence"})
+    assert words.chosen(metrics) == [
         ("temperature", "1.5: fitted to 12 validation images"),
         ("given", "lr 0.0002, r 2"),
         ("the published recipe of CLIP-LoRA", "kept_step last"),
         ("old", "a sentence"),
-        *words.SEALED,
+        ("test images", "looked at once, after training had ended; nothing was chosen by them"),
     ]
-    assert words.chosen({}, {}) == []
-    assert words.selection({}, {}) == {}
+    assert words.chosen(of_nothing()) == []
+    assert words.selection(of_nothing()) == {}

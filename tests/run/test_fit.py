@@ -24,6 +24,7 @@ from blocklora.data import index_cache
 from blocklora.methods.adapters import common
 from blocklora.report import metrics_json
 from blocklora.run import fit as runs
+from blocklora.run import fitting
 from blocklora.run.evaluate import evaluate_run
 from blocklora.run.fit import fit_run
 from blocklora.run.transfer import AdaptedTowers
@@ -92,7 +93,7 @@ def test_test_images_are_not_touched_before_training_has_ended(
 ) -> None:
     opened: set[str] = set()
     training_is_over = []
-    real_fit, real_open = runs.fit_classifier, open
+    real_fit, real_open = fitting.fit_classifier, open
 
     def fit(*arguments: Any, **more: Any) -> Any:
         fitted = real_fit(*arguments, **more)
@@ -105,7 +106,7 @@ def test_test_images_are_not_touched_before_training_has_ended(
         return real_open(file, *arguments, **more)
 
     monkeypatch.setattr("builtins.open", watched_open)
-    monkeypatch.setattr(runs, "fit_classifier", fit)
+    monkeypatch.setattr(fitting, "fit_classifier", fit)
     out, _ = fit_run(str(photos), tmp_path / "run", **settings(clip_folder))
     split = read(out / "split.json")
     of = {part: {item["image"] for item in split[part]} for part in ("train", "val", "test")}
@@ -172,7 +173,7 @@ def test_a_failure_before_the_first_checkpoint_frees_the_folder(
 
     (tmp_path / "mine").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(runs, step, fail)
+        patch.setattr(fitting if step == "fit_classifier" else runs, step, fail)
         for name in ("new", "mine"):
             with pytest.raises(error):
                 fit_run(str(photos), tmp_path / name, **settings(clip_folder, method="zero-shot"))

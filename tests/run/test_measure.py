@@ -16,14 +16,15 @@ from blocklora.data import Example
 from blocklora.metrics import answers
 from blocklora.run.fit import fit_run
 from blocklora.run.load import load_run
-from blocklora.run.measure import _mistakes, measure
+from blocklora.run.measure import Heard, figures, measure
 
 
 def test_mistakes_are_the_surest_wrong_answers() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
-    examples = [Example(name, 0, Path(name)) for name in "abcd"]
+    examples = tuple(Example(name, 0, Path(name)) for name in "abcd")
     labels = np.array([1, 1, 0, 0])
-    rows = _mistakes(examples, labels, answers(probabilities, labels, 2), ["x", "y"])
+    heard = Heard(examples, labels, answers(probabilities, labels, 2), labels)
+    rows = figures(heard, ["x", "y"]).mistakes
     assert [(row.image, row.label, row.predicted) for row in rows] == [
         ("a", "y", "x"),
         ("c", "x", "y"),

@@ -11,7 +11,14 @@ from rich.table import Table
 from blocklora.cli.output import OUT
 from blocklora.core.words import count, printable
 from blocklora.data import Unreadable
-from blocklora.report import RunMetrics, added_sentences, measured_sentence, sets_sentence, warnings
+from blocklora.report import (
+    RunMetrics,
+    added_sentences,
+    measured_sentence,
+    sets_sentence,
+    warnings,
+    what_is_shipped,
+)
 
 if TYPE_CHECKING:
     from blocklora.run.demo import DemoResult
@@ -52,6 +59,8 @@ def print_metrics(metrics: RunMetrics, run: Path | None) -> None:
             f"{count(metrics.n_train, 'image')} in {metrics.train_seconds:.0f} s ({metrics.device}, "
             f"{metrics.precision})."
         )
+    for line in what_is_shipped(metrics):
+        OUT.print(line, markup=False, soft_wrap=True)
     for warning in warnings(metrics):
         OUT.print(f"warning: {warning}", markup=False, soft_wrap=True)
     _print_notes(metrics.notes)

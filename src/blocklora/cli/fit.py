@@ -19,8 +19,9 @@ from blocklora.cli.known import (
     check_method,
     check_model,
 )
-from blocklora.cli.options import FitOptions, TransferOptions, takes
+from blocklora.cli.options import FitOptions, RunOptions, TransferOptions
 from blocklora.cli.output import ERR, is_first, print_json
+from blocklora.cli.takes import takes
 from blocklora.core.deadline import in_words, parse_seconds
 from blocklora.core.words import count
 
@@ -32,8 +33,8 @@ _WORTH_SAYING, _TOO_LONG = 60, 1800  # seconds; above the second a time limit is
 _LIMIT = "10m"
 
 
-@takes(FitOptions)
-def fit(options: FitOptions) -> None:
+@takes(RunOptions)
+def fit(options: RunOptions) -> None:
     """Fit a classifier to a few labelled images and write a RUN folder with an honest report."""
     began = time.monotonic()
     _check(options)

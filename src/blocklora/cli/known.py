@@ -76,6 +76,7 @@ OPENAI = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "protocol": ("coop", "clip-lora"),
+    "test": ("cross-validation",),
     "prompts": ("imagenet-7", "imagenet-80"),
     "parametrization": ("blocks", "folded"),
     "towers": ("both", "vision", "text"),

@@ -1,18 +1,16 @@
 """The options that commands share, in the groups in which ``--help`` shows them.
 
-A command whose options are many takes a dataclass of them: ``takes(FitOptions)`` makes its signature. What is a
+A command whose options are many takes a dataclass of them, see ``takes``. What is a
 setting of the method is None here unless it was typed, so that each method keeps its own defaults; ``--help`` shows
 those of block-lora.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -31,12 +29,10 @@ __all__ = [
     "Revision",
     "Root",
     "Run",
+    "RunOptions",
     "TransferOptions",
     "Verbose",
-    "takes",
 ]
-
-_O = TypeVar("_O")
 
 
 def _option(help_: str, panel: str, default: str | bool = False, *names: str, **more: Any) -> Any:
@@ -134,7 +130,7 @@ DataPath = Annotated[
 
 @dataclass(frozen=True)
 class FitOptions:
-    """The options of ``fit``."""
+    """The options of every command that fits."""
 
     data: DataPath
     root: Root = None
@@ -262,6 +258,29 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
+class RunOptions(FitOptions):
+    """The options of ``fit`` alone."""
+
+    test: Annotated[
+        str | None,
+        _choice(
+            "test",
+            "Without a test part: all images take turns as test images, and all are fitted to.",
+            _DATA,
+            "a quarter is held out",
+        ),
+    ] = None
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Afterwards fit what was chosen to all images, test images too, for the classifier in the folder.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
 class TransferOptions(FitOptions):
     """The options of ``cross-dataset`` and ``domain-generalization``."""
 
@@ -272,28 +291,3 @@ class TransferOptions(FitOptions):
             help="Names of the data sets to test on, with commas between them.", rich_help_panel=_DATA
         ),
     ] = ""
-
-
-def takes(options: type[_O]) -> Callable[[Callable[[_O], None]], Callable[..., None]]:
-    """Return a decorator that gives a command the fields of a dataclass as its options."""
-    hints = get_type_hints(options, include_extras=True)
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(options)  # type: ignore[arg-type]
-    ]
-
-    def give(command: Callable[[_O], None]) -> Callable[..., None]:
-        def with_options(**given: Any) -> None:
-            command(options(**given))
-
-        with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
-        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_options.__annotations__ = {}
-        return with_options
-
-    return give

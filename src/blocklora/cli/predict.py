@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blocklora.cli.known import check_run
-from blocklora.cli.options import Debug, Device, Json, Moved, Run, takes
+from blocklora.cli.options import Debug, Device, Json, Moved, Run
 from blocklora.cli.output import ERR, write
+from blocklora.cli.takes import takes
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
 from blocklora.core.shards import Shard

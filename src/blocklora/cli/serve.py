@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from blocklora.cli.known import check_run
-from blocklora.cli.options import Debug, Device, takes
+from blocklora.cli.options import Debug, Device
 from blocklora.cli.output import ERR
+from blocklora.cli.takes import takes
 from blocklora.core.errors import ConfigError
 from blocklora.core.files import user_path
 from blocklora.core.words import count

@@ -23,7 +23,14 @@ from blocklora.data.images import (
     open_image,
     size_in_header,
 )
-from blocklora.data.labelled import LabelledImages, SplitPart, read_labelled, read_split_part, seen_images
+from blocklora.data.labelled import (
+    LabelledImages,
+    SplitPart,
+    fitted_to,
+    read_labelled,
+    read_split_part,
+    seen_images,
+)
 from blocklora.data.literature.benchmarks import (
     BENCHMARKS,
     SHIFTS,
@@ -88,6 +95,7 @@ __all__ = [
     "expected_tree",
     "extended_record",
     "few_shot",
+    "fitted_to",
     "half_of_classes",
     "image_files",
     "image_from_array",

@@ -31,12 +31,13 @@ TEST_SHARE = 0.25
 ENDINGS_IN_A_NOTE = 5
 
 
-def assemble(found: Dataset, *, seed: int) -> Dataset:
+def assemble(found: Dataset, *, seed: int, hold_out: bool = True) -> Dataset:
     """Check a data set and, where there is no test part, hold one out.
 
     Args:
         found: As it was read.
         seed: Chooses the held-out images, by its own generator.
+        hold_out: Whether to; else the test part stays empty.
 
     Returns:
         The data set, every class of which has a training image; more notes are added at the end.
@@ -62,6 +63,8 @@ def assemble(found: Dataset, *, seed: int) -> Dataset:
             "classifier needs two or more: add images of a second class"
         )
     notes = [*found.notes, *label_notes(_counts(found))]
+    if not found.test and not hold_out:
+        return replace(found, notes=tuple(notes))
     if not found.test:
         train, test, more = _hold_out(name, class_names, found.train, seed)
         return replace(found, train=train, test=test, notes=(*notes, *more), held_out=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from blocklora.core.errors import DataError
+from blocklora.core.errors import ConfigError, DataError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, did_you_mean, name_some
 from blocklora.data.added import with_added
@@ -36,6 +36,8 @@ class DataChoice:
         class_names: A file with other words for the classes: one a line or a JSON list, in label order, or a JSON
             object from old names to new ones.
         add: CSV files with labelled images that train beside the shots.
+        test: ``cross-validation`` where all images take turns as test images; None: the test part, or a quarter of the
+            images that is held out for want of one.
     """
 
     data: str
@@ -45,6 +47,7 @@ class DataChoice:
     classes: Half | None = None
     class_names: str | None = None
     add: Sequence[str] = ()
+    test: Literal["cross-validation"] | None = None
 
     def to_json(self) -> Mapping[str, Any]:
         """Return the choice as JSON-ready values, with paths made absolute."""
@@ -55,7 +58,7 @@ class DataChoice:
                     if getattr(self, name) is not None}  # fmt: skip
         own = asdict(self) | here | absolute
         own["add"] = [str(user_path(file).resolve()) for file in self.add]
-        return own if self.add else {name: value for name, value in own.items() if name != "add"}
+        return {name: value for name, value in own.items() if value or name not in ("add", "test")}
 
 
 def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, FewShotSplit]:
@@ -68,9 +71,17 @@ def choose(choice: DataChoice, shots: int | None, seed: int) -> tuple[Dataset, F
 
     Raises:
         DataError: The data cannot be used, or images are missing; the message counts and names them.
-        ConfigError: ``shots`` or the protocol cannot work.
+        ConfigError: ``shots``, the protocol or the test cannot work.
     """
+    if choice.test not in (None, "cross-validation"):
+        raise ConfigError(f"test '{choice.test}': expected cross-validation, or None for the test part.")
     dataset = _whole(choice, seed)
+    if choice.test and dataset.test:
+        raise DataError(
+            f"{dataset.name}: has a test part of {count(len(dataset.test), 'image')}, which measures what is shipped; "
+            "cross-validation is for data without one: leave --test out, or name the folder of the training images "
+            "alone"
+        )
     if not dataset.train:
         raise DataError(
             f"{dataset.name}: this data set is for testing only: train on imagenet, as 'blocklora "
@@ -104,7 +115,7 @@ def choose_test(choice: DataChoice, seed: int) -> Dataset:
 
 def _whole(choice: DataChoice, seed: int) -> Dataset:
     """Load a data set, with its classes in the words that are asked for."""
-    dataset = load_dataset(choice.data, seed=seed, root=choice.root)
+    dataset = load_dataset(choice.data, seed=seed, root=choice.root, hold_out=choice.test is None)
     if choice.class_names:
         return renamed(dataset, user_path(choice.class_names))
     known = (

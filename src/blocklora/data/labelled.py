@@ -25,7 +25,7 @@ from blocklora.data.record import content_digests
 from blocklora.data.sampling import half_of_classes
 from blocklora.data.types import Dataset, Example, FewShotSplit, Source, Unreadable
 
-__all__ = ["LabelledImages", "SplitPart", "read_labelled", "read_split_part", "seen_images"]
+__all__ = ["LabelledImages", "SplitPart", "fitted_to", "read_labelled", "read_split_part", "seen_images"]
 
 
 @dataclass(frozen=True)
@@ -146,22 +146,22 @@ def seen_images(
     record: Mapping[str, Any],
     examples: Sequence[Example],
     choice: DataChoice,
-    parts: Sequence[str] = ("train", "val"),
+    more: Sequence[str] = (),
 ) -> dict[int, str]:
-    """Tell which images a run trained on or validated on, by content.
+    """Tell which images a run trained on or validated on, by content, or fitted its classifier to afterwards.
 
     Args:
         record: What the run's split.json holds.
         examples: Labelled images, of any data.
         choice: The run's data, which is read where the record is an old one without hashes.
-        parts: Those of the run that are looked through.
+        more: Parts of the run that are looked through as well.
 
     Returns:
         For each such image its place in ``examples``, and the name of the run's image that has the same content.
         An image that cannot be read is none of them.
     """
     seen: dict[str, str] = {}
-    for part in parts:
+    for part in dict.fromkeys(("train", "val", *fitted_to(record), *more)):
         items = _items(record, part)
         if all("sha256" in item for item in items):
             seen |= {item["sha256"]: item["image"] for item in items}
@@ -169,6 +169,11 @@ def seen_images(
             old = read_split_part(record, part, choice).images
             seen |= dict(zip(_digests(old), (example.image for example in old), strict=True))
     return {place: seen[digest] for place, digest in enumerate(_digests(examples)) if digest in seen}
+
+
+def fitted_to(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the parts that a run's classifier was fitted to, from its split.json: ``train``, unless it says more."""
+    return tuple(record.get("fitted_to", ("train",)))
 
 
 def _items(record: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:

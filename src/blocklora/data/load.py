@@ -23,7 +23,9 @@ __all__ = ["load_dataset", "read_dataset"]
 _KINDS = "a folder of class folders, a CSV or Parquet table, or one of the bundled tasks"
 
 
-def load_dataset(data: str | Path, *, seed: int = 0, root: str | Path | None = None) -> Dataset:
+def load_dataset(
+    data: str | Path, *, seed: int = 0, root: str | Path | None = None, hold_out: bool = True
+) -> Dataset:
     """Load a folder of class folders, a CSV or Parquet table, a data set by name, or a bundled task.
 
     Args:
@@ -31,6 +33,7 @@ def load_dataset(data: str | Path, *, seed: int = 0, root: str | Path | None = N
             ``root`` a name from ``BENCHMARKS``. A path that exists wins over a bundled name.
         root: The folder that holds the folders of the data sets.
         seed: Chooses the test images that are held out where the data has no test split; nothing else.
+        hold_out: Whether test images are held out where the data has no test split.
 
     Returns:
         The data set; its ``notes`` say what was decided on the way.
@@ -39,7 +42,7 @@ def load_dataset(data: str | Path, *, seed: int = 0, root: str | Path | None = N
         DataError: If there is no such path or task, or it cannot be used; the message says what to change.
     """
     found = read_dataset(data, root)
-    return found if root is not None else assemble(found, seed=seed)
+    return found if root is not None else assemble(found, seed=seed, hold_out=hold_out)
 
 
 def read_dataset(data: str | Path, root: str | Path | None = None, *, training: bool = True) -> Dataset:

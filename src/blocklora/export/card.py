@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blocklora.classifier import ClassifierRecord, model_card
-from blocklora.report import read_metrics
+from blocklora.data import fitted_to
+from blocklora.report import read_metrics, what_is_shipped
 from blocklora.report.words import calibration_sentence, chosen, percent, percent_range, run_sentence, scores
 from blocklora.run.folder import METRICS, SPLIT, read_json
 
@@ -47,13 +48,15 @@ def _measured(path: Path) -> list[tuple[str, str]]:
         for score in scores(metrics)
     ]
     table = "\n".join(["| | accuracy | 95% interval |", "|---|---|---|", *rows])
-    text = f"{run_sentence(metrics)}\n\n{table}\n\n{calibration_sentence(metrics)}"
-    how = "\n".join(f"- {name}: {words}" for name, words in chosen(metrics.choices, metrics.old_selection))
+    shipped = what_is_shipped(metrics)
+    text = "\n\n".join([run_sentence(metrics), table, *shipped, calibration_sentence(metrics)])
+    how = "\n".join(f"- {name}: {words}" for name, words in chosen(metrics))
     return [("Measured", text), *([("How it was chosen", how)] if how else [])]
 
 
 def _images_a_class(path: Path) -> Mapping[int, int] | None:
-    """Return how many training images each class has."""
+    """Return how many images of each class the classifier was fitted to."""
     if not path.is_file():
         return None
-    return Counter(item["label"] for item in read_json(path)["train"])
+    record = read_json(path)
+    return Counter(item["label"] for part in fitted_to(record) for item in record[part])

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from blocklora.classifier import encode
 from blocklora.core.errors import ConfigError, RunError
-from blocklora.data import Example, load_dataset, open_image
+from blocklora.data import Example, fitted_to, load_dataset, open_image
 from blocklora.export.facts import Facts
-from blocklora.run.folder import CONFIG, SPLIT, part_images
+from blocklora.run.folder import CONFIG, SPLIT, part_images, read_json
 from blocklora.run.load import LoadedRun
 
 __all__ = [
@@ -111,9 +111,14 @@ class Agreement:
 
 
 def images_to_check(run: Path) -> CheckImages:
-    """Return a run's validation images; or else its training images; or else, where they are gone, bundled ones."""
+    """Return a run's validation images; or else its training images; or else, where they are gone, bundled ones.
+
+    Validation images that the classifier was fitted to as well are training images.
+    """
     if (run / SPLIT).is_file() and (run / CONFIG).is_file():
-        for part, source in (("val", "validation"), ("train", "training")):
+        learned = fitted_to(read_json(run / SPLIT))
+        for part in ("val", "train"):
+            source = "training" if part in learned else "validation"
             found = part_images(run, part)
             if found:
                 return CheckImages(source, _spread(found))

@@ -10,7 +10,7 @@ from blocklora.methods.config import (
     fit_config,
     model_defaults,
 )
-from blocklora.methods.fitting import Fit, fit_classifier
+from blocklora.methods.fitting import Fit, fit_again, fit_classifier
 from blocklora.methods.method import EngineUse, FitResult, Job, Method, Task, last_step
 from blocklora.methods.new_class import check_extends, with_new_class
 from blocklora.methods.prepare import Prepared, prepare, prepared_for
@@ -35,6 +35,7 @@ __all__ = [
     "check_parameters",
     "check_shares",
     "find_method",
+    "fit_again",
     "fit_classifier",
     "fit_config",
     "last_step",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,18 +23,20 @@ from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
+from blocklora.data import Example
 from blocklora.methods.answers import CROSS_VALIDATED, HeldOut, OutOfFold
 from blocklora.methods.bank import FeatureBank
 from blocklora.methods.config import FitConfig
 from blocklora.methods.evidence import gather_evidence, judged
-from blocklora.methods.method import FitResult, Job, OnPart, Task
+from blocklora.methods.method import FitResult, Job, Method, OnPart, Task
 from blocklora.methods.prepare import Prepared
+from blocklora.methods.settings import as_chosen
 from blocklora.methods.table import find_method
 from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
 from blocklora.training import Checkpoint, OnExpected, OnStep
 
-__all__ = ["Fit", "fit_classifier", "self_judged"]
+__all__ = ["Fit", "fit_again", "fit_classifier", "self_judged"]
 
 _MOST_LOGITS = 1 << 25  # that set the temperature, of images by classes: one number needs no more
 _EVERY = "one of every {} validation images, as the classes are many"
@@ -52,6 +54,7 @@ class Fit:
         seconds: How long it took, features included, also those that the store had from before.
         compute: Where it was fitted, and may predict.
         images_at_once: How many images go through the image tower at a time when it predicts.
+        again: Fits the same to the images of another job, choosing nothing anew.
     """
 
     classifier: Classifier
@@ -60,6 +63,7 @@ class Fit:
     seconds: float
     compute: Compute
     images_at_once: int
+    again: Callable[[Job], FitResult]
 
 
 def fit_classifier(
@@ -119,7 +123,8 @@ def fit_classifier(
         result = method.fit(job, settings)
         seconds = _seconds(result, time.monotonic() + store.seconds_spared - began)
         result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
-        return _finished(prepared, config, result, compute, store, seconds)
+        again = result.again or _same(method, settings, result, len(task.train))
+        return _finished(prepared, config, result, compute, store, seconds, again)
 
 
 def _finished(
@@ -129,6 +134,7 @@ def _finished(
     compute: Compute,
     store: FeatureStore,
     seconds: float,
+    again: Callable[[Job], FitResult],
 ) -> Fit:
     """Let the ensemble of prompts predict, and the classifier judge itself."""
     classifier = result.classifier
@@ -144,6 +150,7 @@ def _finished(
         seconds=seconds,
         compute=compute,
         images_at_once=size,
+        again=again,
     )
 
 
@@ -169,6 +176,54 @@ def self_judged(
     classifier = classifier.with_temperature(temperature)
     evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
     return replace(classifier, evidence=evidence), choice
+
+
+def fit_again(
+    fit: Fit,
+    prepared: Prepared,
+    config: FitConfig,
+    train: Sequence[Example],
+    *,
+    store: FeatureStore = NOTHING_KEPT,
+    resources: Resources | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> Fit:
+    """Fit what was fitted once more, to other images of the same classes, with every value that was chosen.
+
+    The temperature stays that of the first fit. Nothing is kept of held-out images, as none are left: neither sets of
+    classes nor unknown images can be promised.
+
+    Args:
+        fit: The first fit.
+        prepared: What it was fitted to.
+        config: How it was fitted.
+        train: Readable images to fit to; none validates.
+        store: Where features of the frozen model are kept.
+        resources: Cores and memory to use; None: all that this process may use.
+        checkpoint: Where the state of training is kept; not that of the first fit.
+        on_step: Called with the progress of training.
+    """
+    task, compute, size = replace(prepared.task, train=tuple(train), val=()), fit.compute, fit.images_at_once
+    with compute.training():
+        engine: Engine = getattr(config.settings, "engine", "auto")
+        given = (store, resources, checkpoint, on_step, engine)
+        job = Job(task, prepared.clip, compute, config.seed, config.method, *given)
+        began = time.monotonic()
+        result = fit.again(job)
+        seconds = _seconds(result, time.monotonic() - began)
+        classifier = result.classifier
+        if config.ensemble and find_method(config.method).prompts == "averaged":
+            classifier = _averaged(classifier, prepared, config.ensemble)
+        classifier = classifier.with_temperature(fit.classifier.temperature)
+        evidence = gather_evidence(classifier, task.train, None, result.features, compute, size, store)
+    return replace(fit, classifier=replace(classifier, evidence=evidence), result=result, seconds=seconds)
+
+
+def _same(method: Method, settings: Any, result: FitResult, n_train: int) -> Callable[[Job], FitResult]:
+    """Return what fits a method with its settings as they were chosen."""
+    chosen = as_chosen(settings, result.choices, result.training, n_train)
+    return lambda job: method.fit(job, chosen)
 
 
 def _seconds(result: FitResult, here: float) -> float:

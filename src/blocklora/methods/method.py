@@ -114,8 +114,7 @@ class Job:
         checkpoint: Where the state is kept; a fit that finds it there goes on from it.
         on_step: Called with the progress of training.
         engine: Which engine computes features, for methods that let one choose.
-        deadline: When everything is to be done; what it keeps back is for the evaluation. None: it takes as long as it
-            takes.
+        deadline: When all is to be done, without what it keeps back for the evaluation; None: there is no limit.
         on_expected: Told before training how many seconds its steps will take.
         forward_seconds: Of one image through the frozen image tower, where ``on_expected`` is to be told; else 0.
         on_part: Told what the progress from now on belongs to, in a few words, by methods that fit several times.
@@ -259,6 +258,7 @@ class FitResult:
         features: Unit features (M, D) of the training images as the classifier sees them, where the method has them.
         out_of_fold: What sets the temperature before everything else, of a method that was judged as a whole.
         candidates: What was tried, for a method that chooses among several; else nothing.
+        again: Fits what was kept to other images, choosing nothing anew; None: the method with its chosen settings.
     """
 
     classifier: Classifier
@@ -271,6 +271,7 @@ class FitResult:
     features: Tensor | None = None
     out_of_fold: OutOfFold | None = None
     candidates: tuple[Candidate, ...] = ()
+    again: Callable[[Job], FitResult] | None = None
 
 
 @dataclass(frozen=True)

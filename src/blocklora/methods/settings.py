@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from blocklora.core.choices import Choice
 from blocklora.core.errors import ConfigError
+from blocklora.training import Curve
 
 __all__ = [
+    "as_chosen",
     "make_settings",
     "need",
     "need_positive",
@@ -64,6 +67,36 @@ def parse_settings(name: str, kind: type[Any], pairs: Sequence[str]) -> dict[str
 def settings_json(settings: Any) -> dict[str, Any]:
     """Return settings as JSON-ready values."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}
+
+
+def as_chosen(settings: Any, choices: Mapping[str, Choice], training: Curve | None, n_train: int) -> Any:
+    """Return settings with every value that a fit chose, so that another fit chooses none of them anew.
+
+    Values that were chosen for a setting of their name are given, and so is the number of steps, or of epochs, that
+    was trained, whatever a recipe or a time limit made it. The kept step is no setting.
+
+    Args:
+        settings: Of the method.
+        choices: Of the fit, by name.
+        training: How it trained; None where it did not.
+        n_train: How many images it trained on.
+    """
+    names = {field.name for field in fields(settings)}
+    given: dict[str, Any] = {name: one.value for name, one in choices.items() if name in names}
+    if training and "iterations" in names:
+        given["iterations"] = len(training.losses)
+    if training and "epochs" in names:
+        given["epochs"] = _epochs(settings, training, n_train)
+    return replace(settings, **given)
+
+
+def _epochs(settings: Any, training: Curve, n_train: int) -> int:
+    """Return how many epochs were trained."""
+    steps, epochs = len(training.losses), settings.epochs
+    if epochs is None:  # it followed from the number of images
+        an_epoch = -(-n_train // min(int(settings.batch_size), n_train))
+        return max(1, steps // an_epoch)
+    return max(1, round(int(epochs) * steps / (training.recipe_steps or steps)))
 
 
 def need(good: bool, name: str, value: object, expected: str) -> None:

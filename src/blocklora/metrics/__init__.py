@@ -36,7 +36,12 @@ from blocklora.metrics.conformal import (
     prediction_sets,
     strangeness,
 )
-from blocklora.metrics.intervals import mcnemar_exact, paired_difference_interval, wilson_interval
+from blocklora.metrics.intervals import (
+    cross_validated_interval,
+    mcnemar_exact,
+    paired_difference_interval,
+    wilson_interval,
+)
 from blocklora.metrics.mixing import mixture_weights
 from blocklora.metrics.paired import PairedAnswers, holm, pair_answers
 from blocklora.metrics.selective import (
@@ -73,6 +78,7 @@ __all__ = [
     "choose_candidate",
     "confusion_counts",
     "confusion_matrix",
+    "cross_validated_interval",
     "evaluate",
     "expected_calibration_error",
     "fewest_images",

@@ -21,7 +21,17 @@ from blocklora.report.metrics_file import (
 from blocklora.report.notes import leak_note, warnings
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
-from blocklora.report.run_metrics import AddedClass, ConfusedPair, HowAdded, Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import (
+    AddedClass,
+    ConfusedPair,
+    CrossValidation,
+    HowAdded,
+    Mistake,
+    PartFiles,
+    RunMetrics,
+    Shipped,
+)
+from blocklora.report.shipped import what_is_shipped
 from blocklora.report.spreadsheets import (
     PredictionRow,
     read_predictions,
@@ -38,6 +48,7 @@ __all__ = [
     "ComparedRun",
     "Comparison",
     "ConfusedPair",
+    "CrossValidation",
     "DisputedImage",
     "HowAdded",
     "Mistake",
@@ -48,6 +59,7 @@ __all__ = [
     "Recipe",
     "RunMetrics",
     "Score",
+    "Shipped",
     "Verdict",
     "added_sentences",
     "alarm_sentence",
@@ -73,6 +85,7 @@ __all__ = [
     "thumbnail",
     "verdict",
     "warnings",
+    "what_is_shipped",
     "write_comparison",
     "write_confusion",
     "write_metrics",

@@ -186,6 +186,10 @@ def _study(found: Unknown | None) -> list[str]:
 
 
 def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
+    if sets is None and metrics.cross_validation:
+        return [
+            "Not measured: every fold would make other sets. The classifier in this folder has its own, if any."
+        ]
     if sets is None:
         return [
             "No image was kept out of training to make sets of classes by, so nothing can be promised about them: fit "

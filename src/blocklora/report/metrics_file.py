@@ -22,7 +22,15 @@ from blocklora.data.types import Unreadable
 from blocklora.findings.finding import Finding
 from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
-from blocklora.report.run_metrics import AddedClass, ConfusedPair, Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import (
+    AddedClass,
+    ConfusedPair,
+    CrossValidation,
+    Mistake,
+    PartFiles,
+    RunMetrics,
+    Shipped,
+)
 from blocklora.report.words import selection
 
 __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]
@@ -30,16 +38,8 @@ __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_met
 FORMAT = 2
 _BUILT = frozenset(
     {
-        "evaluation",
-        "confidence",
-        "mistakes",
-        "confused",
-        "unreadable",
-        "findings",
-        "files",
-        "choices",
-        "candidates",
-        "added_class",
+        *("evaluation", "confidence", "mistakes", "confused", "unreadable", "findings", "files", "choices"),
+        *("candidates", "added_class", "cross_validation", "shipped"),
     }
 )
 _OLD = frozenset({"old_selection", "old_selected_by"})
@@ -63,7 +63,9 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         "choices": {name: choice.to_json() for name, choice in choices.items()},
         "candidates": [candidate.to_json() for candidate in metrics.candidates],
         "added_class": metrics.added_class and metrics.added_class.to_json(),
-        "selection": selection(choices, metrics.old_selection),
+        "cross_validation": metrics.cross_validation and metrics.cross_validation.to_json(),
+        "shipped": metrics.shipped and asdict(metrics.shipped),
+        "selection": selection(metrics),
         "selected_by": {**metrics.old_selected_by, **chosen_by},
         "mistakes": [
             {name: _listed(value) for name, value in asdict(mistake).items()} for mistake in metrics.mistakes
@@ -174,6 +176,10 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
         choices={name: Choice.from_json(row) for name, row in (facts.get("choices") or {}).items()},
         candidates=tuple(Candidate.from_json(row) for row in facts.get("candidates") or ()),
         added_class=AddedClass.from_json(facts["added_class"]) if facts.get("added_class") else None,
+        cross_validation=CrossValidation.from_json(facts["cross_validation"])
+        if facts.get("cross_validation")
+        else None,
+        shipped=Shipped(**facts["shipped"]) if facts.get("shipped") else None,
         old_selection=_not_of(facts, "selection"),
         old_selected_by=_not_of(facts, "selected_by"),
         **plain,

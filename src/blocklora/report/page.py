@@ -12,6 +12,7 @@ from blocklora.report.confused import pair_views
 from blocklora.report.finding_views import kind_views
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
+from blocklora.report.shipped import what_is_shipped
 from blocklora.report.suggestions import suggestions
 from blocklora.report.tables import OpenImage
 
@@ -51,6 +52,8 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "verdict": words.verdict(metrics),
         "scores": words.scores(metrics),
         "added": words.added_sentences(metrics.added_class) if metrics.added_class else [],
+        "shipped": what_is_shipped(metrics),
+        "interval_method": metrics.cross_validation and metrics.cross_validation.interval_method,
         "untested": notes.untested_note(found),
         "warnings": _other_warnings(metrics),
         "notes": metrics.notes,
@@ -74,7 +77,7 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "not_tried": candidates.candidate_rows([one for one in metrics.candidates if one.log_loss is None]),
         "candidate_plot": candidates.candidate_plot(metrics.candidates),
         "facts": tables.facts(metrics),
-        "chosen": words.chosen(metrics.choices, metrics.old_selection),
+        "chosen": words.chosen(metrics),
         "files": tables.file_lists(metrics.files, shown),
         "versions": metrics.versions,
         "comparison": found.difference and found.difference.method,

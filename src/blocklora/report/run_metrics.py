@@ -12,7 +12,16 @@ from blocklora.data.types import Unreadable
 from blocklora.findings.finding import Finding
 from blocklora.metrics import Confidence, Evaluation, wilson_interval
 
-__all__ = ["AddedClass", "ConfusedPair", "HowAdded", "Mistake", "PartFiles", "RunMetrics"]
+__all__ = [
+    "AddedClass",
+    "ConfusedPair",
+    "CrossValidation",
+    "HowAdded",
+    "Mistake",
+    "PartFiles",
+    "RunMetrics",
+    "Shipped",
+]
 
 HowAdded = Literal["name", "features", "training"]
 
@@ -160,6 +169,52 @@ class PartFiles:
 
 
 @dataclass(frozen=True)
+class CrossValidation:
+    """How cross-validation went, fold by fold.
+
+    Attributes:
+        n_correct: Correct answers of each fold.
+        n_judged: Images that each judged.
+        n_fitted: Images that each was fitted to.
+        seconds: Of all folds.
+        kept: What the fit of each fold kept, of a method that chooses among several; else empty.
+        interval_method: How the interval of the accuracy was computed.
+    """
+
+    n_correct: tuple[int, ...]
+    n_judged: tuple[int, ...]
+    n_fitted: tuple[int, ...]
+    seconds: float
+    kept: tuple[str, ...] = ()
+    interval_method: str = (
+        "the wider of Wilson's interval of all answers and Nadeau and Bengio's over the folds"
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything by name, ready for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> CrossValidation:
+        """Return what ``to_json`` gave."""
+        named: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+        return cls(**named)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The classifier of a RUN folder, where it was fitted anew after the measurement, and was not measured itself.
+
+    Attributes:
+        n_images: Images that it was fitted to, test images among them.
+        seconds: How long that took.
+    """
+
+    n_images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RunMetrics:
     """What metrics.json holds and the report shows. Whatever is not known is None or empty.
 
@@ -197,6 +252,8 @@ class RunMetrics:
         choices: By name, how each setting and the kept step was chosen.
         candidates: What a method tried that chooses among several.
         added_class: What became of the run that a class was added to; None of a run of its own.
+        cross_validation: How it went, where there was no test part; else None.
+        shipped: What is in the RUN folder, where that is not what was measured; else None.
         notes: Whatever else a reader should know, as sentences.
         files: By part, "train", "val" and "test".
         versions: By package.
@@ -236,6 +293,8 @@ class RunMetrics:
     choices: Mapping[str, Choice] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
     added_class: AddedClass | None = None
+    cross_validation: CrossValidation | None = None
+    shipped: Shipped | None = None
     notes: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,9 @@ __all__ = [
     "verdict",
 ]
 
-SEALED = (("test images", "looked at once, after training had ended; nothing was chosen by them"),)
+_TEST = "test images"
+_SEALED = "looked at once, after training had ended; nothing was chosen by them"
+_FOLDS = "each was judged by a fit that neither trained on nor chose anything by the images of its fold"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -179,11 +181,14 @@ def run_sentence(metrics: RunMetrics) -> str:
     classes = count(found.n_classes, "class")
     of = f"the {classes} of {metrics.dataset}" if metrics.dataset else classes
     test = f"tested on {count(found.n_test, 'image')}"
+    if metrics.cross_validation:
+        test = f"tested by cross-validation on {count(found.n_test, 'image')}"
     if metrics.n_train == 0 or metrics.method == "zero-shot":
         return f"{model} was {test} of {of}, without training."
     how = f" with {metrics.method}" if metrics.method else ""
     on = f", on {count(metrics.n_train, 'image')}" if metrics.n_train else ""
-    return f"{model} was adapted{how} to {of}{on}{_details(metrics)}, then {test}."
+    then = "and" if metrics.cross_validation else "then"
+    return f"{model} was adapted{how} to {of}{on}{_details(metrics)}, {then} {test}."
 
 
 def added_sentences(added: AddedClass) -> list[str]:
@@ -246,22 +251,31 @@ def choice_sentence(choice: Choice) -> str:
     return f"{_value(choice.value)}: {_how(choice)}"
 
 
-def chosen(choices: Mapping[str, Choice], old_selection: Mapping[str, str]) -> list[tuple[str, str]]:
+def chosen(metrics: RunMetrics) -> list[tuple[str, str]]:
     """How everything was chosen, as (name, sentence); what was fixed for one reason stands together."""
+    choices = metrics.choices
     lines = [(name, choice_sentence(choice)) for name, choice in choices.items() if choice.by == "validation"]
     fixed: dict[str, list[str]] = {}
     for name, choice in choices.items():
         if choice.by == "fixed":
             fixed.setdefault(choice.reason, []).append(f"{name} {_value(choice.value)}")
     together = [(reason, ", ".join(values)) for reason, values in fixed.items()]
-    known = [*lines, *together, *old_selection.items()]
-    return [(name.replace("_", " "), text) for name, text in [*known, *(SEALED if known else ())]]
+    known = [*lines, *together, *metrics.old_selection.items()]
+    return [
+        (name.replace("_", " "), text) for name, text in [*known, *(_kept_apart(metrics) if known else ())]
+    ]
 
 
-def selection(choices: Mapping[str, Choice], old_selection: Mapping[str, str]) -> dict[str, str]:
+def selection(metrics: RunMetrics) -> dict[str, str]:
     """How everything was chosen, a sentence for each name; empty where nothing is known of it."""
-    known = {**old_selection, **{name: choice_sentence(choice) for name, choice in choices.items()}}
-    return known | dict(SEALED) if known else {}
+    made = {name: choice_sentence(choice) for name, choice in metrics.choices.items()}
+    known = {**metrics.old_selection, **made}
+    return known | dict(_kept_apart(metrics)) if known else {}
+
+
+def _kept_apart(metrics: RunMetrics) -> tuple[tuple[str, str], ...]:
+    """Say that test images chose nothing."""
+    return ((_TEST, _FOLDS if metrics.cross_validation else _SEALED),)
 
 
 def _how(choice: Choice) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,17 @@ from safetensors.torch import load_file
 
 from blocklora.classifier import (
     Classifier,
-    ClassifierRecord,
     at_once,
     read_both_towers,
     write_classifier,
 )
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
-from blocklora.core.errors import DataError, RunError
+from blocklora.core.errors import RunError
 from blocklora.core.files import user_path
 from blocklora.core.fingerprint import numeric_versions, recorded_versions
-from blocklora.core.words import count
 from blocklora.data import (
     DECODING,
-    DataChoice,
     Dataset,
     Example,
     FewShotSplit,
@@ -41,7 +38,6 @@ from blocklora.data import (
     draw_new_class,
     extended_record,
     read_dataset,
-    read_split_part,
 )
 from blocklora.methods import (
     FitConfig,
@@ -51,20 +47,16 @@ from blocklora.methods import (
     prepared_for,
     with_new_class,
 )
-from blocklora.report import AddedClass, HowAdded, PartFiles, RunMetrics, read_metrics
+from blocklora.report import AddedClass, HowAdded, PartFiles, RunMetrics
+from blocklora.run.before import Before, OldRun, read_old_run
 from blocklora.run.fit import claimed, run_in, write_results
+from blocklora.run.fitting import Fitting, Progress
 from blocklora.run.folder import (
-    CONFIG,
-    METRICS,
     PREDICTIONS,
-    SPLIT,
     check_run,
-    data_choice,
     free_folder,
-    read_json,
     start_run,
 )
-from blocklora.run.how import Before, HowRun, Progress
 from blocklora.run.load import LoadedRun
 from blocklora.run.measure import measure
 from blocklora.run.record import config_from_json
@@ -72,33 +64,6 @@ from blocklora.run.record import config_from_json
 __all__ = ["add_class"]
 
 _ADAPTER = Path("adapter") / "adapter_model.safetensors"
-
-
-@dataclass(frozen=True)
-class _Old:
-    """The run that a class is added to: its folder and what stands in it."""
-
-    folder: Path
-    config: Mapping[str, Any]
-    split: Mapping[str, Any]
-    metrics: RunMetrics
-    record: ClassifierRecord
-
-    @property
-    def choice(self) -> DataChoice:
-        """Its data."""
-        return data_choice(self.config)
-
-    def part(self, name: str) -> tuple[Example, ...]:
-        """Return the images of a part, all of which must be there as they were."""
-        found = read_split_part(self.split, name, self.choice)
-        if found.problems:
-            total = len(found.images) + len(found.problems)
-            raise DataError(
-                f"{count(len(found.problems), 'image')} of the {total} images of the part '{name}' of {self.folder} "
-                f"cannot be used: {found.problems[0].reason}."
-            )
-        return found.images
 
 
 def add_class(
@@ -139,7 +104,7 @@ def add_class(
         RunError: The folder is no finished run, its base model has other weights now, or ``out`` is in use.
         ModelError: The base model cannot be loaded.
     """
-    began, old, folder = began or time.monotonic(), _read(user_path(run)), user_path(folder)
+    began, old, folder = began or time.monotonic(), read_old_run(user_path(run)), user_path(folder)
     record = old.record
     name = check_new_name(name, [*record.class_names, *record.found_names])
     config = config_from_json(old.config, device, model, time_limit if train else None)
@@ -157,12 +122,14 @@ def add_class(
     place = _place(old.folder, name, out)
     with claimed(place):
         if train:
-            how = HowRun(resume, progress, deadline=Deadline.of(config.time_limit, began))
-            return place, _trained(place, old, new, config, how)
+            deadline = Deadline.of(config.time_limit, began)
+            return place, _trained(place, old, new, Fitting(config, progress=progress), deadline, resume)
         return place, _extended(place, old, new, config, model, progress)
 
 
-def _trained(out: Path, old: _Old, new: NewClass, config: FitConfig, how: HowRun) -> RunMetrics:
+def _trained(
+    out: Path, old: OldRun, new: NewClass, fitting: Fitting, deadline: Deadline | None, resume: bool
+) -> RunMetrics:
     """Fit again to the old images and the new ones."""
     parts = {part: old.part(part) for part in ("train", "val", "test")}
     split = FewShotSplit(
@@ -174,12 +141,13 @@ def _trained(out: Path, old: _Old, new: NewClass, config: FitConfig, how: HowRun
     if old.record.text_side is not None and (old.folder / _ADAPTER).is_file():
         start = load_file(old.folder / _ADAPTER)
     told = partial(_told, old=old, new=new, how="training")
-    before = Before(_facts(old, new, True), old.config.get("origin", {}).get("model_sha256"), start, told)
-    return run_in(out, old.choice, config, dataset, split, how, before)
+    before = Before(_facts(old, new, True), old.config.get("origin", {}).get("model_sha256"), told)
+    fitting = replace(fitting, start=start)
+    return run_in(out, old.choice, fitting, dataset, split, deadline, resume=resume, before=before)
 
 
 def _extended(
-    out: Path, old: _Old, new: NewClass, config: FitConfig, model: str | None, progress: Progress | None
+    out: Path, old: OldRun, new: NewClass, config: FitConfig, model: str | None, progress: Progress | None
 ) -> RunMetrics:
     """Extend the classifier, measure it, and write the new run."""
     val, test = (*old.part("val"), *new.val), (*old.part("test"), *new.test)
@@ -211,18 +179,7 @@ def _extended(
     return metrics
 
 
-def _read(run: Path) -> _Old:
-    """Read what a finished run says of itself."""
-    record = ClassifierRecord.read(run)
-    if not (run / METRICS).is_file():
-        raise RunError(
-            f"{run}: holds no {METRICS}, so it is no finished RUN folder; name one that 'blocklora fit' has written."
-        )
-    metrics = read_metrics(run / METRICS)
-    return _Old(run, read_json(run / CONFIG), read_json(run / SPLIT), metrics, record)
-
-
-def _dataset(old: _Old, new: NewClass) -> Dataset:
+def _dataset(old: OldRun, new: NewClass) -> Dataset:
     """Return the classes of the new run."""
     found = (*old.record.found_names, new.name) if old.record.found_names else ()
     name = old.metrics.dataset or Path(old.choice.data).name
@@ -239,7 +196,7 @@ def _known(classifier: Classifier, new: NewClass) -> tuple[Example, ...]:
     return (*old, *new.train)
 
 
-def _facts(old: _Old, new: NewClass, trained: bool) -> dict[str, Any]:
+def _facts(old: OldRun, new: NewClass, trained: bool) -> dict[str, Any]:
     """Return what config.json says of where a run came from."""
     return {
         "name": new.name,
@@ -249,7 +206,7 @@ def _facts(old: _Old, new: NewClass, trained: bool) -> dict[str, Any]:
     }
 
 
-def _told(metrics: RunMetrics, old: _Old, new: NewClass, how: HowAdded) -> RunMetrics:
+def _told(metrics: RunMetrics, old: OldRun, new: NewClass, how: HowAdded) -> RunMetrics:
     """Add to the metrics of the new run what became of the old one's."""
     was, now = old.metrics.evaluation, metrics.evaluation
     added = AddedClass.of(new.name, str(old.folder.resolve()), how, len(new.train), was, now)
@@ -259,7 +216,7 @@ def _told(metrics: RunMetrics, old: _Old, new: NewClass, how: HowAdded) -> RunMe
 
 def _metrics(
     measured: RunMetrics,
-    old: _Old,
+    old: OldRun,
     new: NewClass,
     config: FitConfig,
     prepared: Prepared,

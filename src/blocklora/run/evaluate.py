@@ -15,6 +15,7 @@ from blocklora.data import (
     DataChoice,
     Example,
     LabelledImages,
+    fitted_to,
     read_labelled,
     read_split_part,
     seen_images,
@@ -118,6 +119,12 @@ def unseen(run: Path, test: ImagesToMeasure) -> ImagesToMeasure:
 def _own_images(run: Path) -> ImagesToMeasure:
     """Return the run's own test images, by path and content."""
     record, own = read_json(run / SPLIT), data_choice(read_json(run / CONFIG))
+    if own.test or "test" in fitted_to(record):
+        raise DataError(
+            f"{run}: after the measurement its classifier was fitted to all images, the test images among them, so "
+            "they say nothing of it any more. metrics.json has the figures of the measurement; name images that it has "
+            "not seen with --data."
+        )
     part = read_split_part(record, "test", own)
     if part.problems:
         total = len(part.images) + len(part.problems)

@@ -39,7 +39,7 @@ def run_findings(fit: Fit, task: Task, measured: Measured) -> tuple[tuple[Findin
     Args:
         fit: What was fitted; it is not changed.
         task: Its images.
-        measured: The test images, and their features.
+        measured: The test images, and their features; where there are none no test image is looked at.
 
     Returns:
         The findings, the gravest first, and what a reader must know of them, as sentences.
@@ -53,9 +53,9 @@ def run_findings(fit: Fit, task: Task, measured: Measured) -> tuple[tuple[Findin
     kept = [own[place] for place in looked.kept]
     findings, notes = find_faults(_checked(kept, task), looked, _contents(kept), side)
     findings = [one for one in findings if one.kind not in _ELSEWHERE]
-    near = _near_tests(looked.features, measured.base_features.numpy())
-    if len(near):
-        told = _of_tests(fit, task, measured, kept, looked, near)
+    tests = None if measured.base_features is None else measured.base_features.numpy()
+    if tests is not None and len(near := _near_tests(looked.features, tests)):
+        told = _of_tests(fit, task, [measured.images[place] for place in near], tests[near], kept, looked)
         groups = [(one.kind, set(one.images)) for one in told]
         findings = [
             one for one in findings if not any(one.kind == k and set(one.images) < g for k, g in groups)
@@ -77,14 +77,12 @@ def _look(fit: Fit, task: Task) -> Looked:
 def _of_tests(
     fit: Fit,
     task: Task,
-    measured: Measured,
+    tests: Sequence[Example],
+    features: NDArray[np.float32],
     own: Sequence[tuple[str, Example]],
     looked: Looked,
-    near: NDArray[np.int64],
 ) -> list[Finding]:
-    """Return the copies among which there is a test image; ``near`` are the test images in question."""
-    tests = [measured.images[place] for place in near]
-    features = measured.base_features.numpy()[near]
+    """Return the copies among which there is one of these test images (T) with their features (T, D)."""
     found = look_at(_named(tests), fit.classifier.base, fit.compute, known=features)
     items = [*own, *(("test", tests[place]) for place in found.kept)]
     both = _together(looked, found, len(own))

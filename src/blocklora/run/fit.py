@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
 from blocklora.core.deadline import Deadline, in_words
 from blocklora.core.device import reset_peak_memory
-from blocklora.core.errors import ImageError, RunError
+from blocklora.core.errors import ConfigError, ImageError, RunError
 from blocklora.core.files import claim_folder, user_path, write_json
 from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_versions
 from blocklora.core.ranks import ALONE, Ranks
@@ -33,15 +33,7 @@ from blocklora.data import (
     split_record,
     training_record,
 )
-from blocklora.methods import (
-    DEFAULT_PROMPT,
-    Fit,
-    FitConfig,
-    check_shares,
-    fit_classifier,
-    fit_config,
-    prepare,
-)
+from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, check_shares, fit_config, prepare
 from blocklora.report import (
     RunMetrics,
     metrics_from_json,
@@ -50,12 +42,16 @@ from blocklora.report import (
     write_metrics,
     write_report,
 )
+from blocklora.run.before import Before
+from blocklora.run.cross_validation import cross_validated
 from blocklora.run.findings import run_findings
+from blocklora.run.fitting import Fitting, Progress
 from blocklora.run.folder import (
     CHECKPOINT,
     CONFUSION,
     METRICS,
     PREDICTIONS,
+    REFIT,
     REPORT,
     SPLIT,
     check_origin,
@@ -63,9 +59,9 @@ from blocklora.run.folder import (
     free_folder,
     start_run,
 )
-from blocklora.run.how import Before, HowRun, Progress
 from blocklora.run.measure import measure
 from blocklora.run.record import config_json, run_metrics
+from blocklora.run.refit import fit_to_all, kept_back
 from blocklora.training import Checkpoint, OnExpected
 
 __all__ = ["claimed", "fit_run", "run_in", "write_results"]
@@ -81,6 +77,8 @@ def fit_run(
     classes: Half | None = None,
     class_names: str | None = None,
     add: Sequence[str] | None = None,
+    test: Literal["cross-validation"] | None = None,
+    refit: bool = False,
     prompt: str | Sequence[str] | None = None,
     prompts: str | None = None,
     resume: bool = False,
@@ -103,6 +101,10 @@ def fit_run(
         classes: The ``base`` or ``new`` half; None is all.
         class_names: A file with other words for the classes.
         add: CSV files with images and labels that train beside the shots.
+        test: ``cross-validation`` judges by folds of all images, where the data has no test part; the classifier is
+            then fitted to all of them. None: by the test part, or by a quarter that is held out.
+        refit: Whether what was measured is then fitted to training, validation and test images together, for the
+            classifier that is in the folder.
         prompt: The sentence a class name stands in; of several the first trains, and the mean over all predicts. None
             is the data set's own, or "a photo of a {}." with the protocol clip-lora.
         prompts: A published ensemble that predicts: ``imagenet-7`` or ``imagenet-80``.
@@ -119,18 +121,41 @@ def fit_run(
         BlockloraError: Anything about the data, the model, the options or the folder is not as expected.
         KeyboardInterrupt: Ctrl-C; with ``resume`` the run goes on from where it was.
     """
-    began = began or time.monotonic()
-    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()))
+    choice = DataChoice(data, root, protocol, index, classes, class_names, tuple(add or ()), test)
     given, averaged = chosen_templates(prompt, prompts)
     config = fit_config(prompt=given or "{}", ensemble=averaged, **settings)
+    fitting = Fitting(config, store, resources, progress, on_expected, ranks)
+    return _run(out, choice, fitting, given, began or time.monotonic(), refit=refit, resume=resume)
+
+
+def _run(
+    out: Path | None,
+    choice: DataChoice,
+    fitting: Fitting,
+    prompt: str | None,
+    began: float,
+    *,
+    refit: bool,
+    resume: bool,
+) -> tuple[Path, RunMetrics]:
+    """Choose the images, and do the run in its folder; ``prompt`` is None for the data set's own."""
+    config, ranks, several = fitting.config, fitting.ranks, refit or choice.test is not None
     check_shares(config.method, config.settings, config.time_limit, ranks)
+    if ranks.count > 1 and several:
+        raise ConfigError(
+            f"{'test' if choice.test else 'refit'}: several fits, which one process does; start it without torchrun."
+        )
     whole, drawn = choose(choice, config.shots, config.seed)
-    config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
+    usual = DEFAULT_PROMPT if choice.protocol == "clip-lora" else whole.prompt
+    config = replace(config, prompt=prompt or usual)
     folder = user_path(out) if out else _default_out(whole.name, config)
-    deadline = Deadline.of(config.time_limit, began)
-    how = HowRun(resume, progress, store, resources, deadline, on_expected, ranks)
+    limit = config.time_limit
+    if several:  # auto has a limit of its own, which is then for all its fits together
+        limit = limit or getattr(config.settings, "seconds", None)
+    fitting, deadline = replace(fitting, config=config), Deadline.of(limit, began)
     with claimed(folder, ranks):
-        return folder, run_in(folder, choice, config, whole, drawn, how)
+        metrics = run_in(folder, choice, fitting, whole, drawn, deadline, refit=refit, resume=resume)
+    return folder, metrics
 
 
 @contextmanager
@@ -144,63 +169,65 @@ def claimed(folder: Path, ranks: Ranks = ALONE) -> Iterator[None]:
 def run_in(
     out: Path,
     choice: DataChoice,
-    config: FitConfig,
+    fitting: Fitting,
     whole: Dataset,
     drawn: FewShotSplit,
-    how: HowRun,
+    deadline: Deadline | None,
+    *,
+    refit: bool = False,
+    resume: bool = False,
     before: Before | None = None,
 ) -> RunMetrics:
-    """Do a run in its folder, which is claimed: check, prepare, fit, open the seal, measure, write.
+    """Do a run in its folder, which is claimed: check, prepare, fit, open the seal, measure, fit again, write.
 
     Args:
         out: The folder.
         choice: The data, as config.json names it.
-        config: What is to be done.
+        fitting: How fits are done.
         whole: The classes.
         drawn: The images of each part.
-        how: What changes nothing in the result.
+        deadline: When the run is to end; None: it takes as long as it takes.
+        refit: Whether what was measured is then fitted to all images.
+        resume: Whether an unfinished run goes on.
         before: The run that this one goes on from.
     """
-    progress, store, deadline, ranks = how.progress, how.store, how.deadline, how.ranks
+    config, ranks = fitting.config, fitting.ranks
     dataset, split, sealed = seal(whole, drawn)
-    described = config_json(choice, config) | ({"added_class": before.facts} if before else {})
+    described = config_json(choice, config, refit=refit) | ({"added_class": before.facts} if before else {})
     record = training_record(split, dataset.class_names)
-    if finished := ranks.on_first(lambda: _finished(out, described, record, how.resume)):
+    if finished := ranks.on_first(lambda: _finished(out, described, record, resume)):
         return metrics_from_json(finished)
     reset_peak_memory(config.device)
     prepared = prepare(config, dataset, split)
     origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
     _check_before(before, origin)
-    ranks.on_first(lambda: check_origin(out, origin, how.resume))
+    ranks.on_first(lambda: check_origin(out, origin, resume))
     facts = {"config": described, "images": record["training_hash"], "origin": origin}
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
         ranks.on_first(lambda: start_run(out, described, origin, record))
-        fit = fit_classifier(
-            prepared,
-            config,
-            store=store,
-            resources=how.resources,
-            checkpoint=checkpoint,
-            on_step=progress.step if progress else None,
-            deadline=deadline,
-            n_test=len(drawn.test),
-            on_expected=how.on_expected if ranks.count == 1 else None,
-            on_part=progress.part if progress else None,
-            ranks=ranks,
-            start=before.start if before else None,
-        )
-        split = replace(split, test=sealed.open_after_training())
-        measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
-        metrics = run_metrics(measured.metrics, choice, dataset, split, prepared, config, fit)
+        twice = bool(drawn.val) if choice.test else refit
+        predictions, folds = out / PREDICTIONS, None
+        if choice.test:
+            folds = cross_validated(fitting, prepared, dataset.name, checkpoint, deadline, predictions)
+        first = kept_back(deadline, config, drawn) if twice else deadline
+        fit = fitting.times(1 + twice).fit(prepared, checkpoint, first, len(drawn.test))
+        test = sealed.open_after_training()
+        found = folds or measure(fit, dataset.name, test, fitting.progress, fitting.store, predictions)
+        split = replace(split, test=folds.images if folds else test)
+        metrics = run_metrics(found.metrics, choice, dataset, split, prepared, config, fit)
         if ranks.first:
-            findings, notes = run_findings(fit, prepared.task, measured)
+            findings, notes = run_findings(fit, prepared.task, found)
             metrics = replace(metrics, findings=findings, notes=(*metrics.notes, *notes))
+        recorded = split_record(split, dataset.class_names) | record
+        if twice:
+            recorded["fitted_to"] = ["train", "val"] if choice.test else ["train", "val", "test"]
+            last = Checkpoint(out / REFIT, fingerprint(facts | {"test": recorded["hash"]}))
+            fit, metrics = fit_to_all(fitting, fit, prepared, split.test, metrics, last)
         metrics = _told(metrics, deadline, before)
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
-            record = split_record(split, dataset.class_names) | record
-            write_results(out, record, metrics, [*split.train, *split.val, *split.test])
+            write_results(out, recorded, metrics, [*split.train, *split.val, *split.test])
     if ranks.first:
         checkpoint.remove()
     return metrics

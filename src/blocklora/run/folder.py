@@ -27,6 +27,7 @@ __all__ = [
     "CONFUSION",
     "METRICS",
     "PREDICTIONS",
+    "REFIT",
     "REPORT",
     "SPLIT",
     "check_origin",
@@ -40,7 +41,7 @@ __all__ = [
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
 PREDICTIONS, CONFUSION = "predictions.csv", "confusion.csv"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, REFIT = "checkpoint.safetensors", "checkpoint.refit.safetensors"
 _ORIGIN = "origin"  # of config.json: checked by itself, as it is known only when the model is loaded
 
 

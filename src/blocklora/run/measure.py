@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from blocklora.classifier import NOTHING_KEPT, Classifier, FeatureStore, encode
 from blocklora.core.device import Compute
 from blocklora.core.errors import DataError, ImageError
 from blocklora.core.words import count
-from blocklora.data import Example
+from blocklora.data import Example, Unreadable
 from blocklora.metrics import Answers, Evaluation, judge
 from blocklora.report import (
     ConfusedPair,
@@ -30,7 +30,7 @@ from blocklora.report import (
 from blocklora.run.confidence import measure_confidence
 from blocklora.run.explain import reasons_for_files
 
-__all__ = ["EncodeProgress", "Measurable", "Measured", "measure"]
+__all__ = ["EncodeProgress", "Heard", "Measurable", "Measured", "figures", "hear", "measure", "write_heard"]
 
 _MISTAKES, _TOP = 24, 3
 _PAIRS, _OF_A_PAIR = 5, 3
@@ -70,12 +70,31 @@ class Measured:
     Attributes:
         metrics: All metrics.
         images: The images that could be read (M,).
-        base_features: The base model's unit features of them (M, D).
+        base_features: The base model's unit features of them (M, D); None where folds of training images judged.
     """
 
     metrics: RunMetrics
-    images: Sequence[Example]
-    base_features: Tensor
+    images: tuple[Example, ...]
+    base_features: Tensor | None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a classifier said of M readable images.
+
+    Attributes:
+        images: M images.
+        labels: Their true classes (M,).
+        said: The answers.
+        zero_shot: Those of the base model (M,).
+        unreadable: The images that could not be read.
+    """
+
+    images: tuple[Example, ...]
+    labels: NDArray[np.int64]
+    said: Answers
+    zero_shot: NDArray[np.int64]
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def measure(
@@ -99,6 +118,31 @@ def measure(
     Raises:
         DataError: None of the images can be read.
     """
+    heard, features = hear(what, name, test, progress, store)
+    if predictions and what.compute.ranks.first:
+        write_heard(predictions, heard, what.classifier.class_names)
+    mistakes = _explained(what, heard.images, features, _mistakes(heard, what.classifier.class_names))
+    metrics = replace(
+        figures(heard, what.classifier.class_names),
+        temperature=what.classifier.temperature,
+        confidence=measure_confidence(what.classifier, features, heard.said, heard.labels),
+        mistakes=mistakes,
+    )
+    return Measured(metrics, heard.images, features[:, 1])
+
+
+def hear(
+    what: Measurable,
+    name: str,
+    test: Sequence[Example],
+    progress: EncodeProgress | None = None,
+    store: FeatureStore = NOTHING_KEPT,
+) -> tuple[Heard, Tensor]:
+    """Ask a classifier about labelled images; the arguments and errors are those of ``measure``.
+
+    Returns:
+        What it said, and the features (M, 2, D) of the images: adapted, and of the base model.
+    """
     total = len(test)
     encoded = encode(
         what.classifier,
@@ -111,23 +155,30 @@ def measure(
     )
     if not encoded.kept:
         raise DataError(f"{name}: none of the {count(total, 'test image')} can be read.")
-    kept = [test[index] for index in encoded.kept]
+    kept = tuple(test[index] for index in encoded.kept)
     labels = np.array([example.label for example in kept])
     said, zero_shot = _answers(what, encoded.features, labels)
-    names = list(what.classifier.class_names)
-    if predictions and what.compute.ranks.first:
-        images = [example.image for example in kept]
-        write_predictions(predictions, images, labels.tolist(), said, names, zero_shot.tolist())
-    evaluation = judge(said, labels, names, zero_shot)
-    metrics = RunMetrics(
+    return Heard(kept, labels, said, zero_shot, tuple(encoded.unreadable)), encoded.features
+
+
+def figures(heard: Heard, class_names: Sequence[str]) -> RunMetrics:
+    """Return all metrics that need the answers alone."""
+    names = list(class_names)
+    evaluation = judge(heard.said, heard.labels, names, heard.zero_shot)
+    return RunMetrics(
         evaluation=evaluation,
-        temperature=what.classifier.temperature,
-        confidence=measure_confidence(what.classifier, encoded.features, said, labels),
-        mistakes=_explained(what, kept, encoded.features, _mistakes(kept, labels, said, names)),
-        confused=_confused(evaluation, kept, labels, said),
-        unreadable=tuple(encoded.unreadable),
+        mistakes=_mistakes(heard, names),
+        confused=_confused(evaluation, heard),
+        unreadable=heard.unreadable,
     )
-    return Measured(metrics, kept, encoded.features[:, 1])
+
+
+def write_heard(path: Path, heard: Heard, class_names: Sequence[str]) -> None:
+    """Write predictions.csv, one row an image."""
+    images = [example.image for example in heard.images]
+    write_predictions(
+        path, images, heard.labels.tolist(), heard.said, list(class_names), heard.zero_shot.tolist()
+    )
 
 
 def _answers(
@@ -153,19 +204,14 @@ def _answers(
     return Answers(*parts[:4]), parts[4]
 
 
-def _confused(
-    evaluation: Evaluation,
-    examples: Sequence[Example],
-    labels: NDArray[Any],
-    said: Answers,
-) -> tuple[ConfusedPair, ...]:
+def _confused(evaluation: Evaluation, heard: Heard) -> tuple[ConfusedPair, ...]:
     """Return the pairs of classes that were confused most often, each with its most confident mistakes."""
-    pairs = []
+    pairs, said = [], heard.said
     cells = zip(confused_pairs(evaluation), confused_cells(evaluation), strict=True)
     for pair, (label, other, _) in islice(cells, _PAIRS):
-        places = np.flatnonzero((labels == label) & (said.predicted == other))
+        places = np.flatnonzero((heard.labels == label) & (said.predicted == other))
         worst = places[np.argsort(-said.confidence[places], kind="stable")][:_OF_A_PAIR].tolist()
-        pairs.append(replace(pair, mistaken=tuple(examples[place].image for place in worst)))
+        pairs.append(replace(pair, mistaken=tuple(heard.images[place].image for place in worst)))
     return tuple(pairs)
 
 
@@ -188,18 +234,14 @@ def _explained(
     )
 
 
-def _mistakes(
-    examples: Sequence[Example],
-    labels: NDArray[Any],
-    said: Answers,
-    names: Sequence[str],
-) -> tuple[Mistake, ...]:
+def _mistakes(heard: Heard, names: Sequence[str]) -> tuple[Mistake, ...]:
     """Return the wrongly classified images, most confident first."""
+    labels, said = heard.labels, heard.said
     wrong = np.flatnonzero(said.predicted != labels)
     worst = wrong[np.argsort(-said.confidence[wrong], kind="stable")][:_MISTAKES]
     return tuple(
         Mistake(
-            image=examples[place].image,
+            image=heard.images[place].image,
             label=names[labels[place]],
             predicted=names[said.predicted[place]],
             top=tuple(

@@ -20,9 +20,9 @@ __all__ = ["config_from_json", "config_json", "run_metrics"]
 _SHOWN = 2  # training images of a class beside a pair of confused classes
 
 
-def config_json(choice: DataChoice, config: FitConfig) -> dict[str, Any]:
+def config_json(choice: DataChoice, config: FitConfig, *, refit: bool) -> dict[str, Any]:
     """Return every setting of a run, resolved: what config.json holds."""
-    return {**choice.to_json(), **config.to_json()}
+    return {**choice.to_json(), **config.to_json(), **({"refit": True} if refit else {})}
 
 
 def config_from_json(
@@ -95,7 +95,7 @@ def run_metrics(
             *dataset.notes,
             *prepared.notes,
             *fit.result.notes,
-            *_leak_notes(split),
+            *([] if choice.test else _leak_notes(split)),
             *_mirror_notes(dataset, config),
         ),
         unreadable=(*prepared.unreadable, *measured.unreadable),

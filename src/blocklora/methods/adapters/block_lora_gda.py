@@ -25,7 +25,7 @@ from blocklora.methods.frozen.features import labels_of
 from blocklora.methods.held_out.judging import Contender, judged, logits_of, with_bank
 from blocklora.methods.held_out.parts import Part, cut
 from blocklora.methods.held_out.scores import Mixture, mixture, scores
-from blocklora.methods.held_out.together import Fitted, fit_member, together
+from blocklora.methods.held_out.together import Fitted, again, fit_member, together
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need_whole
 
@@ -71,14 +71,17 @@ def fit_with_partner(job: Job, settings: BlockLoraGdaSettings, partner: Contende
         said = [_held_out(blind, one, parts, limit) for one in both]
         fitted = [fit_member(replace(blind, deadline=limit), one) for one in both]
     if not parts:
-        return replace(together(job, fitted, (0.5, 0.5), (1.0, 1.0), None), notes=_unweighed(fitted))
+        result = together(job, fitted, (0.5, 0.5), (1.0, 1.0), None)
+        same = again(len(job.task.train), fitted, (0.5, 0.5), (1.0, 1.0))
+        return replace(result, notes=_unweighed(fitted), again=same)
     labels = torch.cat([labels_of(job.task.train), labels_of(job.task.val)])
     mixed = mixture(said, parts, labels)
     temperatures = [scores(one, parts, labels)[0].temperature for one in said]
     weights = tuple(max(weight, _LEAST_WEIGHT) for weight in mixed.weights)
     weights = tuple(weight / sum(weights) for weight in weights)
     result = together(job, fitted, weights, temperatures, mixed.out_of_fold)
-    return replace(result, choices={**result.choices, **_weighed(both, weights, mixed)})
+    same = again(len(job.task.train), fitted, weights, temperatures)
+    return replace(result, choices={**result.choices, **_weighed(both, weights, mixed)}, again=same)
 
 
 def _held_out(

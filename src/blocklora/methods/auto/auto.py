@@ -34,7 +34,7 @@ from blocklora.methods.frozen.features import labels_of
 from blocklora.methods.held_out.judging import Contender, Record, given_up, judged, with_bank
 from blocklora.methods.held_out.parts import Part, cut
 from blocklora.methods.held_out.scores import Scores, scores
-from blocklora.methods.held_out.together import fit_member, together
+from blocklora.methods.held_out.together import again, fit_member, together
 from blocklora.methods.method import FitResult, Job, Method
 from blocklora.methods.settings import need, need_whole
 from blocklora.training.images import Augment
@@ -92,7 +92,8 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
     members, weights, kept, out_of_fold = _chosen(whole, parts, labels)
     _tell(job, f"{' and '.join(one.contender.method for one in members)}, on all training images")
     fitted = [fit_member(job, one.contender) for one in members]
-    final = together(job, fitted, weights, [one.scores.temperature for one in members], out_of_fold)
+    temperatures = [one.scores.temperature for one in members]
+    final = together(job, fitted, weights, temperatures, out_of_fold)
     by_key = {one.contender.key: weight for one, weight in zip(members, weights, strict=True)}
     silent = [(one, record) for one, record in tried if not record.logits]
     return replace(
@@ -105,6 +106,7 @@ def fit(job: Job, settings: AutoSettings) -> FitResult:
             **facts.choices(members, weights, kept, len(whole), validated=bool(job.task.val)),
         },
         candidates=facts.candidates(heard, silent, plan.left_out, dropped, by_key, kept),
+        again=again(len(job.task.train), fitted, weights, temperatures),
     )
 
 
@@ -182,12 +184,14 @@ def _tell(job: Job, what: str) -> None:
 
 def _unjudged(job: Job) -> FitResult:
     """Fit what is best as far as is published, where no image can judge."""
-    result = proker.fit(job, proker.ProkerSettings())
+    fitted = fit_member(job, Contender("proker", "proker", proker.fit, proker.ProkerSettings()))
+    result = fitted.result
     why = f"{_NOTHING_JUDGES}; it is the best of the methods that take seconds at one image a class"
     return replace(
         result,
         candidates=(Candidate("proker", True, why),),
         notes=(*result.notes, f"auto took proker: {_NOTHING_JUDGES}"),
+        again=again(len(job.task.train), [fitted], (1.0,), (1.0,)),
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from blocklora.classifier import Member, mixture_head
 from blocklora.core.choices import Choice
 from blocklora.methods.answers import OutOfFold
-from blocklora.methods.held_out.judging import Contender, own_temperature
+from blocklora.methods.held_out.judging import Contender, own_temperature, with_bank
 from blocklora.methods.method import FitResult, Job
+from blocklora.methods.settings import as_chosen
 
-__all__ = ["Fitted", "fit_member", "together"]
+__all__ = ["Fitted", "again", "fit_member", "together"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,38 @@ def fit_member(job: Job, contender: Contender) -> Fitted:
     inner = replace(job, checkpoint=checkpoint, on_step=job.on_step if contender.trains_towers else None)
     result = contender.fit(inner, contender.settings)
     return Fitted(contender, result, own_temperature(job, result))
+
+
+def again(
+    n_train: int, fitted: Sequence[Fitted], weights: Sequence[float], temperatures: Sequence[float]
+) -> Callable[[Job], FitResult]:
+    """Return what fits the same to other images: the members, their settings, weights and temperatures stay.
+
+    Args:
+        n_train: How many images the members were fitted to.
+        fitted: The members.
+        weights: As of ``together``, like the next.
+        temperatures: What the logits of each are divided by.
+    """
+    same = [
+        replace(
+            one.contender,
+            settings=as_chosen(one.contender.settings, one.result.choices, one.result.training, n_train),
+        )
+        for one in fitted
+    ]
+    own = [one.temperature for one in fitted]
+
+    def fit(job: Job) -> FitResult:
+        job = with_bank(job)
+        members = [
+            replace(fit_member(job, one), temperature=temperature)
+            for one, temperature in zip(same, own, strict=True)
+        ]
+        result = together(job, members, weights, temperatures, None)
+        return replace(result, classifier=replace(result.classifier, text=None))
+
+    return fit
 
 
 def together(
