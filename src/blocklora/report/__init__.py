@@ -19,19 +19,11 @@ from blocklora.report.metrics_file import (
     write_metrics,
 )
 from blocklora.report.notes import leak_note, warnings
+from blocklora.report.origins import AddedClass, CrossValidation, HowAdded, Shipped
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
-from blocklora.report.run_metrics import (
-    AddedClass,
-    ConfusedPair,
-    CrossValidation,
-    HowAdded,
-    Mistake,
-    PartFiles,
-    RunMetrics,
-    Shipped,
-)
-from blocklora.report.shipped import what_is_shipped
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
+from blocklora.report.shipped import added_sentences, what_is_shipped
 from blocklora.report.spreadsheets import (
     PredictionRow,
     read_predictions,
@@ -40,7 +32,7 @@ from blocklora.report.spreadsheets import (
     written_name,
 )
 from blocklora.report.tables import OpenImage, confused_cells, confused_pairs, thumbnail
-from blocklora.report.words import Score, Verdict, added_sentences, scores, verdict
+from blocklora.report.words import Score, Verdict, scores, verdict
 
 __all__ = [
     "AddedClass",

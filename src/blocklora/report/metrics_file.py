@@ -22,15 +22,8 @@ from blocklora.data.types import Unreadable
 from blocklora.findings.finding import Finding
 from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
-from blocklora.report.run_metrics import (
-    AddedClass,
-    ConfusedPair,
-    CrossValidation,
-    Mistake,
-    PartFiles,
-    RunMetrics,
-    Shipped,
-)
+from blocklora.report.origins import AddedClass, CrossValidation, Shipped
+from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.words import selection
 
 __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]

@@ -12,7 +12,7 @@ from blocklora.report.confused import pair_views
 from blocklora.report.finding_views import kind_views
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
-from blocklora.report.shipped import what_is_shipped
+from blocklora.report.shipped import added_sentences, what_is_shipped
 from blocklora.report.suggestions import suggestions
 from blocklora.report.tables import OpenImage
 
@@ -51,7 +51,7 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "sentence": words.run_sentence(metrics),
         "verdict": words.verdict(metrics),
         "scores": words.scores(metrics),
-        "added": words.added_sentences(metrics.added_class) if metrics.added_class else [],
+        "added": added_sentences(metrics.added_class) if metrics.added_class else [],
         "shipped": what_is_shipped(metrics),
         "interval_method": metrics.cross_validation and metrics.cross_validation.interval_method,
         "untested": notes.untested_note(found),

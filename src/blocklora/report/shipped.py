@@ -1,12 +1,13 @@
-"""What was measured, and what is shipped, where that is not one and the same: sentences for page, console and card."""
+"""What was measured and what is shipped, where that is not one thing; what a class more has changed: sentences."""
 
 from __future__ import annotations
 
 from blocklora.core.words import count
+from blocklora.report.origins import AddedClass
 from blocklora.report.run_metrics import RunMetrics
-from blocklora.report.words import duration, percent
+from blocklora.report.words import duration, percent, percent_range, short_names
 
-__all__ = ["folds_sentence", "shipped_sentence", "what_is_shipped"]
+__all__ = ["added_sentences", "folds_sentence", "shipped_sentence", "what_is_shipped"]
 
 
 def what_is_shipped(metrics: RunMetrics) -> list[str]:
@@ -56,3 +57,26 @@ def shipped_sentence(metrics: RunMetrics) -> str:
         f"{own} Its temperature is that of the first fit. It promises neither sets of classes nor to know unknown "
         "images, which would take images that it has not learned from."
     )
+
+
+def added_sentences(added: AddedClass) -> list[str]:
+    """Where a run with a class more came from, and what became of the classes that were there."""
+    images = count(added.n_images, "image")
+    how = {
+        "name": "by its name, without training",
+        "features": f"by the features of {images}, without training",
+        "training": f"by training on {images} of it and those of the other classes",
+    }[added.how]
+    own = (
+        f"Of {count(added.n_held_out, 'held-out image')} of {added.name}, {percent(added.own)} are recognised (95% "
+        f"interval {percent_range(added.own_interval)})."
+        if added.n_held_out
+        else f"No image of {added.name} was held out, so nobody knows how well it is recognised."
+    )
+    return [
+        f"The class {added.name} was added to {short_names([added.run])[added.run]} {how}.",
+        f"On the {count(added.n_test, 'test image')} of the other classes the accuracy was {percent(added.before)} "
+        f"({percent_range(added.before_interval)}) before, and is {percent(added.after)} "
+        f"({percent_range(added.after_interval)}) now.",
+        own,
+    ]

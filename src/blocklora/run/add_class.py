@@ -49,7 +49,7 @@ from blocklora.methods import (
 )
 from blocklora.report import AddedClass, HowAdded, PartFiles, RunMetrics
 from blocklora.run.before import Before, OldRun, read_old_run
-from blocklora.run.fit import claimed, run_in, write_results
+from blocklora.run.fit import claimed, run_in
 from blocklora.run.fitting import Fitting, Progress
 from blocklora.run.folder import (
     PREDICTIONS,
@@ -60,6 +60,7 @@ from blocklora.run.folder import (
 from blocklora.run.load import LoadedRun
 from blocklora.run.measure import measure
 from blocklora.run.record import config_from_json
+from blocklora.run.results import write_results
 
 __all__ = ["add_class"]
 

@@ -9,38 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
-from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
+from blocklora.classifier import NOTHING_KEPT, FeatureStore
 from blocklora.core.deadline import Deadline, in_words
 from blocklora.core.device import reset_peak_memory
-from blocklora.core.errors import ConfigError, ImageError, RunError
-from blocklora.core.files import claim_folder, user_path, write_json
-from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_versions
+from blocklora.core.errors import ConfigError, RunError
+from blocklora.core.files import claim_folder, user_path
+from blocklora.core.fingerprint import fingerprint, numeric_versions
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import (
     DataChoice,
     Dataset,
-    Example,
     FewShotSplit,
     Half,
     SamplingProtocol,
     choose,
     chosen_templates,
-    open_image,
     seal,
     split_record,
     training_record,
 )
-from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, check_shares, fit_config, prepare
+from blocklora.methods import DEFAULT_PROMPT, Fit, FitConfig, Task, check_shares, fit_config, prepare
 from blocklora.report import (
     RunMetrics,
     metrics_from_json,
     metrics_json,
-    write_confusion,
-    write_metrics,
-    write_report,
 )
 from blocklora.run.before import Before
 from blocklora.run.cross_validation import cross_validated
@@ -48,23 +41,20 @@ from blocklora.run.findings import run_findings
 from blocklora.run.fitting import Fitting, Progress
 from blocklora.run.folder import (
     CHECKPOINT,
-    CONFUSION,
-    METRICS,
     PREDICTIONS,
     REFIT,
-    REPORT,
-    SPLIT,
     check_origin,
     check_run,
     free_folder,
     start_run,
 )
-from blocklora.run.measure import measure
+from blocklora.run.measure import Measured, measure
 from blocklora.run.record import config_json, run_metrics
 from blocklora.run.refit import fit_to_all, kept_back
+from blocklora.run.results import write_fitted, write_results
 from blocklora.training import Checkpoint, OnExpected
 
-__all__ = ["claimed", "fit_run", "run_in", "write_results"]
+__all__ = ["claimed", "fit_run", "run_in"]
 
 
 def fit_run(
@@ -216,9 +206,7 @@ def run_in(
         found = folds or measure(fit, dataset.name, test, fitting.progress, fitting.store, predictions)
         split = replace(split, test=folds.images if folds else test)
         metrics = run_metrics(found.metrics, choice, dataset, split, prepared, config, fit)
-        if ranks.first:
-            findings, notes = run_findings(fit, prepared.task, found)
-            metrics = replace(metrics, findings=findings, notes=(*metrics.notes, *notes))
+        metrics = _with_findings(metrics, fit, prepared.task, found)
         recorded = split_record(split, dataset.class_names) | record
         if twice:
             recorded["fitted_to"] = ["train", "val"] if choice.test else ["train", "val", "test"]
@@ -226,28 +214,11 @@ def run_in(
             fit, metrics = fit_to_all(fitting, fit, prepared, split.test, metrics, last)
         metrics = _told(metrics, deadline, before)
         if ranks.first:
-            _write_classifier(out, fit, dataset, config)
+            write_fitted(out, fit, dataset, config)
             write_results(out, recorded, metrics, [*split.train, *split.val, *split.test])
     if ranks.first:
         checkpoint.remove()
     return metrics
-
-
-def write_results(
-    out: Path, record: Mapping[str, Any], metrics: RunMetrics, images: Sequence[Example]
-) -> None:
-    """Write what makes a RUN folder finished, whose classifier is there.
-
-    Args:
-        out: The folder.
-        record: What split.json is to hold.
-        metrics: Of the run.
-        images: Those that the report may show.
-    """
-    write_json(out / SPLIT, record)
-    write_confusion(out / CONFUSION, metrics.evaluation)
-    _write_report(out / REPORT, metrics, images)
-    write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
 
 
 def _finished(
@@ -271,6 +242,14 @@ def _told(metrics: RunMetrics, deadline: Deadline | None, before: Before | None)
     """Add what a time limit did, and what became of the run that went on."""
     metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
     return before.told(metrics) if before else metrics
+
+
+def _with_findings(metrics: RunMetrics, fit: Fit, task: Task, found: Measured) -> RunMetrics:
+    """Add what is wrong with the images; the first rank looks."""
+    if not fit.compute.ranks.first:
+        return metrics
+    findings, notes = run_findings(fit, task, found)
+    return replace(metrics, findings=findings, notes=(*metrics.notes, *notes))
 
 
 def _late_notes(deadline: Deadline | None) -> tuple[str, ...]:
@@ -299,24 +278,3 @@ def _default_out(name: str, config: FitConfig) -> Path:
     shots = "all" if config.shots is None else f"{config.shots}shot"
     limit = "" if config.time_limit is None else f"-{config.time_limit:g}s"
     return Path("runs") / f"{Path(name).stem}-{config.method}-{shots}-seed{config.seed}{limit}"
-
-
-def _write_classifier(out: Path, fit: Fit, dataset: Dataset, config: FitConfig) -> None:
-    """Write what was learned; its parameters are named as those of ``FewShotClassifier``."""
-    left_out = ("model", "method", "device", "precision", "deterministic")
-    parameters = {name: value for name, value in config.to_json().items() if name not in left_out}
-    labels = list(dataset.class_names)
-    write_classifier(out, fit.classifier, labels, parameters, recorded_versions(), dataset.found_names)
-
-
-def _write_report(path: Path, metrics: RunMetrics, images: Sequence[Example]) -> None:
-    """Write the report, with small copies of some training and test images."""
-    sources = {example.image: example.source for example in images}
-
-    def open_by_name(image: str) -> Image.Image | None:
-        try:
-            return open_image(sources[image])
-        except (KeyError, ImageError):
-            return None
-
-    write_report(metrics, path, open_by_name)
