@@ -6,7 +6,7 @@ Random names, one shot, the bundled model, ``blocklora fit``'s own code in fresh
 are several. Images are random blobs of colour, so the accuracy says nothing; what counts is that the run ends, how, and
 within what memory. Seconds are those of the clock and of this process's CPU: on a machine shared with other work only
 the latter say something. Beside it stand the bytes that the same step would keep without the two passes and without
-logits in parts, counted from shapes. The figures of other numbers of processes stay in the file.
+logits in parts, counted from shapes. The file keeps the figures of other numbers of processes and other layers.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def main() -> None:
             "many_classes.py", f"--here={folder}", *arguments, processes=given.processes
         )
     kept = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
-    write(given.out, kept | {f"{given.processes} processes": circumstances() | result})
+    write(given.out, kept | {f"{given.processes} processes, layers {given.layers}": circumstances() | result})
     print(json.dumps(result, indent=1))
 
 

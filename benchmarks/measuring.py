@@ -69,7 +69,7 @@ def peak_above(step: Callable[[], Any]) -> dict[str, int]:
 
 
 def in_fresh_process(script: str, *arguments: str, processes: int = 1) -> Any:
-    """Run one of these scripts by itself, or in processes of torchrun; return the JSON of its last line; it must exit 0."""
+    """Run one of these scripts by itself, or in processes of torchrun; return the JSON of the last line."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [
         sys.executable, "-W", "ignore", *(launcher if processes > 1 else []), str(_HERE / script), *arguments

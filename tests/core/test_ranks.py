@@ -21,6 +21,7 @@ def test_three_processes_tell_each_other(tmp_path: Path) -> None:
         "collected": [["", 0], ["é", 1], ["éé", 2]],
         "gathered": [[0, 1, 2], [0, 1, 2], [3, 4, 5]],
         "any": [True, False],
+        "most": [1, 2],
         "sum": [3, 3],
         "stopped": "ConfigError",
     }
@@ -31,6 +32,7 @@ def test_one_process_exchanges_nothing() -> None:
     rows = torch.arange(4.0)
     assert ALONE.gather(rows) is rows
     assert ALONE.sum(rows) is rows
+    assert ALONE.most(rows) is rows
     assert ALONE.collect({"a": 1}) == [{"a": 1}]
     assert (ALONE.any(True), ALONE.any(False), ALONE.first) == (True, False, True)
     assert ALONE.on_first(lambda: 7) == 7
