@@ -138,7 +138,7 @@ def softmax_of(
     pair = images[own].requires_grad_(), classes[mine].requires_grad_()
     loss = cross_entropy_sum(*pair, scale, labels[own], at_once=3, shared=shared)
     of_images, of_classes = torch.autograd.grad(3 * loss, pair)
-    return {"loss": loss.detach(), "images": of_images, "classes": of_classes, "mine": mine}
+    return {"loss": loss.detach(), "images": of_images, "classes": of_classes, "mine": mine.clone()}
 
 
 def softmaxes(out: str) -> None:

@@ -55,7 +55,7 @@ class Shared:
         """Return those of the rows (B, ...) that belong to this rank's images (b, ...)."""
         if self.ranks.count == 1:
             return rows
-        return torch.split(rows, self.sizes)[self.ranks.rank]
+        return torch.split(rows, list(self.sizes))[self.ranks.rank]
 
 
 ALL_HERE = Shared(ALONE, (), torch.empty(0))
