@@ -13,17 +13,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-from blocklora.bench.grid import load_grid
-from blocklora.bench.grid import GridRun
+from blocklora.bench.grid import GridRun, load_grid
 from blocklora.data import BENCHMARKS
 from blocklora.run.plan import KNOWN, plan_step
+from blocklora.training.memory.planner import frozen_image_flops
+from vit import workload
 
 GRID = Path(__file__).parents[1] / "examples" / "grids" / "eleven.toml"
 METHOD, MEMORY, RATE = "block-lora", "24GB", 20e12  # operations a second
-PLANNED = ("block-lora", "clip-lora")
-FROZEN = ("zero-shot", "linear-probe", "zero-shot-probe", "tip-adapter", "tip-adapter-f", "clip-adapter", "taskres", "lp++")
+PLANNED = ("block-lora", "block-lora-folded", "block-lora-arms", "clip-lora")
+FROZEN = (
+    "zero-shot",
+    "linear-probe",
+    "zero-shot-probe",
+    "tip-adapter",
+    "tip-adapter-f",
+    "clip-adapter",
+    "taskres",
+    "lp++",
+)
 CPU_SPEED = Path(__file__).parent / "results" / "scaling.json"
 TEST = {"caltech101": 2465, "oxford_pets": 3669, "stanford_cars": 8041, "oxford_flowers": 2463, "food101": 30300,
         "fgvc_aircraft": 3333, "sun397": 19850, "dtd": 1692, "eurosat": 8100, "ucf101": 3783,
@@ -102,26 +113,27 @@ def _known(model: str) -> str:
 def _operations(runs: list[GridRun], *, frozen: bool) -> float:
     """Steps and the test images of every run; or where towers are frozen, of every image one forward for all runs."""
     model = _known(runs[0].model)
-    one = frozen_image_flops(model_shape(_config(model), {"vision": ((), _NONE), "text": ((), _NONE)}, 0))
+    one = frozen_image_flops(workload(model, 1, [8]).model)
     if frozen:
-        drawn = sum(3 * 16 * BENCHMARKS[data].n_classes for data in TEST)  # of 3 seeds; fewer shots are among these
+        drawn = sum(
+            3 * 16 * BENCHMARKS[data].n_classes for data in TEST
+        )  # of 3 seeds; fewer shots are among these
         return one * (sum(TEST.values()) + drawn)
-    return sum(_PER_SHOT * run.shots * _step(model, run) + one * TEST[run.data] for run in runs)
+    return sum(
+        _PER_SHOT * run.shots * _step(model, BENCHMARKS[run.data].n_classes, run.method)
+        + one * TEST[run.data]
+        for run in runs
+    )
 
 
 @cache
-def _step_flops(model: str, classes: int, method: str, folded: bool, dropped: bool) -> float:
-    more = {"parametrization": "folded"} if folded else {"arm_dropout": True} if dropped else {}
+def _step(model: str, classes: int, name: str) -> float:
+    more = {"block-lora-folded": {"parametrization": "folded"}, "block-lora-arms": {"arm_dropout": True}}.get(
+        name, {}
+    )
+    method = "clip-lora" if name == "clip-lora" else "block-lora"
     found = plan_step(model, classes, method=method, memory=MEMORY, device="cuda", precision="bf16", **more)
     return found.chosen.need.flops
-
-
-def _step(model: str, run: GridRun) -> float:
-    options = run.arguments
-    return _step_flops(
-        model, BENCHMARKS[run.data].n_classes, run.method, options.get("parametrization") == "folded",
-        bool(options.get("arm_dropout")),
-    )  # fmt: skip
 
 
 def _time(seconds: float) -> str:
