@@ -1,20 +1,24 @@
 """How often sets of classes made for 90% hold the true class, and how many classes they name.
 
-    python benchmarks/set_coverage.py [--out RESULT.json] [--data NAME ...] [--table]
+    python benchmarks/set_coverage.py [--out RESULT.json] [--data NAME ...] [--mixed] [--table]
 
 Every method of ``METHODS`` is fitted with its defaults and the bundled model to ``SHOTS`` images a class, seeds
 ``SEEDS``, once with validation images that calibrate the sets, and once without, so that the training images do it.
 Sets are measured on the test images, which choose nothing. Where validation images calibrate, mapie makes sets of the
 same probabilities. ``--data`` may name folders. Every figure is written as soon as it is there, and an interrupted call
-goes on. ``--table`` prints the tables of docs/confidence.md from the figures that are there.
+goes on. With ``--mixed`` training and test images are drawn anew from all images together, so that they are alike: what
+is then short of 90% would be a fault; the rest is the work of the data's own split. ``--table`` prints the tables of
+docs/confidence.md from the figures that are there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -28,7 +32,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from blocklora.classifier import Classifier, FeatureStore, class_sets, encode
-from blocklora.data import DataChoice, choose
+from blocklora.data import DataChoice, Dataset, choose, few_shot, load_dataset
 from blocklora.methods import fit_classifier, fit_config, prepare
 from measuring import circumstances, write
 
@@ -60,11 +64,33 @@ class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-le
         return np.asarray(logits.argmax(axis=1))
 
 
+def mixed(dataset: Dataset, seed: int) -> Dataset:
+    """Deal out all images anew: each class has as many test images as before, drawn at random."""
+    rng, parts = random.Random(seed), (dataset.train, dataset.val, dataset.test)
+    tested = Counter(example.label for example in dataset.test)
+    train, test = [], []
+    for label in range(len(dataset.class_names)):
+        own = [example for part in parts for example in part if example.label == label]
+        rng.shuffle(own)
+        test += own[: tested[label]]
+        train += own[tested[label] :]
+    return replace(dataset, train=tuple(train), val=(), test=tuple(test))
+
+
 def measure(
-    data: str, method: str, seed: int, validation: bool, store: FeatureStore, shots: int = SHOTS
+    data: str,
+    method: str,
+    seed: int,
+    validation: bool,
+    store: FeatureStore,
+    shots: int = SHOTS,
+    mix: bool = False,
 ) -> dict[str, Any] | None:
     """Fit, make sets for the test images, and count; None where no image calibrates."""
     dataset, split = choose(DataChoice(data), shots, seed)
+    if mix:
+        dataset = mixed(load_dataset(data, seed=seed), seed)
+        split = few_shot(dataset, shots, seed)
     if not validation:
         split = replace(split, val=())
     config = fit_config(
@@ -85,7 +111,7 @@ def measure(
     encoded = encode(fit.classifier, images, fit.compute, store=store)
     labels = np.array([split.test[index].label for index in encoded.kept])
     run = {
-        "data": Path(data).name,
+        "data": named(data, mix),
         "method": method,
         "seed": seed,
         "how": held_out.how,
@@ -97,6 +123,11 @@ def measure(
     val = encode(fit.classifier, [(e.image, e.source) for e in prepared.task.val], fit.compute, store=store)
     theirs = mapies(fit.classifier, val.features, held_out.labels, encoded.features)
     return run | {f"mapie_{name}": value for name, value in counted(theirs, labels).items()}
+
+
+def named(data: str, mix: bool) -> str:
+    """Return what the table calls a data set."""
+    return Path(data).name + (", mixed" if mix else "")
 
 
 def mapies(classifier: Classifier, val: Any, val_labels: NDArray[np.int64], test: Any) -> NDArray[np.bool_]:
@@ -147,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--data", nargs="+", default=list(DATA))
+    parser.add_argument("--mixed", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     record = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {"runs": []}
@@ -157,9 +189,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder))
         for method, data, seed, validation in product(METHODS, arguments.data, SEEDS, (True, False)):
-            if (Path(data).name, method, seed, validation) in done:
+            if (named(data, arguments.mixed), method, seed, validation) in done:
                 continue
-            if run := measure(data, method, seed, validation, store):
+            if run := measure(data, method, seed, validation, store, mix=arguments.mixed):
                 record["runs"].append(run)
                 write(arguments.out, record | {"coverage": COVERAGE, **circumstances()})
 

@@ -176,7 +176,7 @@ class FewShotClassifier(OnHub, ClassifierMixin, BaseEstimator):  # type: ignore[
     def predict_set(
         self, images: Iterable[ImageLike], coverage: float = 0.9, *, by_class: bool = False
     ) -> list[NDArray[Any]]:
-        """Return for each image the labels that hold the true one so often; docs/confidence.md says what is proven.
+        """Return for each image the labels (n,) that hold the true one so often; docs/confidence.md says the proof.
 
         Raises:
             RunError: No answers to images that were kept out of training are known.

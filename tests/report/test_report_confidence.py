@@ -10,9 +10,18 @@ from PIL import Image
 from scipy.special import softmax
 
 from blocklora.core.choices import Choice
-from blocklora.metrics import UnknownStudy, answers, evaluate, judge_confidence, judge_sets, judge_unknown
+from blocklora.metrics import (
+    Sets,
+    UnknownStudy,
+    answers,
+    evaluate,
+    judge_confidence,
+    judge_sets,
+    judge_unknown,
+    wilson_interval,
+)
 from blocklora.report import Mistake, RunMetrics, metrics_from_json, metrics_json, promise_sentence
-from blocklora.report.confidence import alarm_sentence, confidence_view
+from blocklora.report.confidence import alarm_sentence, confidence_view, measured_sentence
 from blocklora.report.page import render_report
 from blocklora.report.tables import heated
 
@@ -56,6 +65,39 @@ def test_the_page_shows_sets_thresholds_and_calibration() -> None:
         assert text in page
     assert "fell short" not in page
     assert "fell short" in render_report(measured(covered=0.6), lambda _: None)
+
+
+def sets_of(hits: int, n: int, size: int = 3) -> Sets:
+    """Return what n sets come to, of which some hold the true class."""
+    sets = np.zeros((n, 10), dtype=bool)
+    sets[:, 1 : size + 1] = True
+    sets[:hits, 0] = True
+    return judge_sets(sets, np.zeros(n, dtype=np.int64), 0.9, how="folds", n_images=200, guaranteed=0.7)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "said"),
+    [
+        (83, 100, "short"),  # the interval, 74.5 to 89.1%, ends below 90%
+        (86, 100, ""),
+        (168, 200, "short"),
+        (180, 200, ""),
+        (9, 10, ""),
+        (5, 10, "short"),
+        (98, 100, "more"),
+        (100, 100, "more"),
+        (10, 10, ""),
+    ],
+)
+def test_measured_coverage_is_held_against_what_was_asked_for(hits: int, n: int, said: str) -> None:
+    low, high = wilson_interval(hits, n)
+    expected = "short" if high < 0.9 else "more" if low > 0.9 else ""
+    sentence = measured_sentence(sets_of(hits, n))
+    assert ("promise nothing like 90%" in sentence) == (expected == "short")
+    assert ("larger than need be" in sentence) == (expected == "more")
+    assert (sentence == "") == (expected == "")
+    if said:
+        assert expected == said
 
 
 def test_without_held_out_images_nothing_is_promised() -> None:

@@ -20,6 +20,7 @@ from blocklora import FewShotClassifier
 from blocklora.core.errors import DataError
 from blocklora.data import Unreadable
 from blocklora.run.find import find_images
+from blocklora.run.fit import fit_run
 from blocklora.run.load import load_run
 from blocklora.run.predict import Asked, Prediction, predict_images
 
@@ -184,3 +185,37 @@ def test_sets_are_those_of_the_estimator(
     code, _, err = call(capsys, monkeypatch, "predict", run, *arguments)
     assert code == 1
     assert "nothing can be said about sets of classes" in err
+
+
+def test_sets_that_fell_short_on_the_test_images_are_called_so(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out, _ = fit_run(
+        str(photos), tmp_path / "run", model=str(clip_folder), method="zero-shot", shots=4, device="cpu"
+    )
+    asked = ("predict", out, next(photos.glob("*/*.png")), "--coverage", "0.9", "--device", "cpu")
+    for covered, interval, said in ((0.6, [0.5, 0.7], True), (0.88, [0.8, 0.93], False)):
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        metrics["confidence"]["sets"] |= {"covered": covered, "covered_interval": interval}
+        (out / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        code, _, err = call(capsys, monkeypatch, *asked)
+        assert code == 0
+        assert ("promise nothing like 90%" in " ".join(err.split())) == said
+
+
+def test_a_tower_without_heat_maps_is_told(
+    clip_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out, _ = fit_run(
+        str(photos), tmp_path / "run", model=str(clip_folder), method="maple", shots=1, epochs=1, device="cpu"
+    )
+    image = next(photos.glob("*/*.png"))
+    code, said, err = call(
+        capsys, monkeypatch, "predict", out, image, "--explain", "--json", "--device", "cpu"
+    )
+    why = "the image tower of maple reads learned vectors beside the patches"
+    assert (code, f"note: There are no heat maps: {why}." in err) == (0, True)
+    (answer,) = json.loads(said)["predictions"]
+    assert (answer["reasons"]["heat_map"], answer["reasons"]["why_no_heat_map"]) == (None, why)

@@ -123,7 +123,7 @@ class BlockLoraLinear(nn.Module, BaseTunerLayer):
         return Folded(A, fold(B), self.scaling[adapter], weight)
 
     def write(self, adapter: str, A: Tensor, B: Tensor) -> None:
-        """Set an adapter's factors to the given ones, of at most its rank; the rest becomes zero."""
+        """Set an adapter's factors to A (k, d_in) and B (..., d_out, k), k at most its own; the rest becomes zero."""
         k = A.shape[0]
         with torch.no_grad():
             self.blocklora_A[adapter].zero_()[:k] = A

@@ -38,7 +38,7 @@ class PartRows(NamedTuple):
     ranges: tuple[tuple[int, int], ...]
 
     def of(self, matrix: Tensor) -> Tensor:
-        """Return these rows of the larger matrix."""
+        """Return these rows (rows, d) of the larger matrix."""
         return torch.cat([matrix[first:last] for first, last in self.ranges])
 
 
@@ -84,7 +84,7 @@ def _draw_words(count: int, device: torch.device, generator: torch.Generator) ->
 def dropout_masks(
     like: Tensor, p: float, generator: torch.Generator, rows: PartRows | None = None
 ) -> Iterator[Tensor]:
-    """Draw independent dropout masks, one after another, without end; see ``dropout_mask``.
+    """Draw independent dropout masks of the shape of ``like``, without end; see ``dropout_mask``.
 
     Where p is 1/4, 1/2 or 3/4, two random bits are enough for a value. So one byte for each value serves four masks,
     and eight values are decided at a time, in one 64-bit word. Devices that draw no such words take ``dropout_mask``.

@@ -12,6 +12,7 @@ from blocklora.classifier.heads import CONDITIONAL, HEADS, MIXTURE, Head, Member
 from blocklora.classifier.hub import OnHub, hub_use, push_folder
 from blocklora.classifier.other_classes import (
     mean_features,
+    one_class_more,
     other_classes,
     shared_class_features,
     template_features,
@@ -62,6 +63,7 @@ __all__ = [
     "mixture_head",
     "model_card",
     "nearest_images",
+    "one_class_more",
     "other_classes",
     "portions",
     "prompt_tokens",

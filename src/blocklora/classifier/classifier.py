@@ -108,7 +108,7 @@ class Classifier:
         return image_features(self._tower, pixel_values, engine=self.engine)
 
     def zero_shot_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Return what ``adapted_image_features`` gives for the base model."""
+        """Return the base model's unit features (B, D) of pixel values (B, 3, side, side)."""
         return image_features(self.base.model, pixel_values, engine=self.engine)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Classifier:
     def of_other_classes(
         self, class_names: Sequence[str], prompts: Sequence[str], head: Head, zero_shot_features: Tensor
     ) -> Classifier:
-        """Return a classifier of other classes on the same towers; it knows no images of these."""
+        """Return a classifier of other classes, of features (N, D), on the same towers; it knows no images of them."""
         return replace(
             self,
             class_names=tuple(class_names),

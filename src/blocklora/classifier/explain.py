@@ -44,7 +44,7 @@ def explain(classifier: Classifier, features: Tensor) -> list[Explanation]:
 
     Args:
         classifier: What answers.
-        features: Image features, as ``Classifier.logits`` takes them, M >= 1.
+        features: Image features (M, D), as ``Classifier.logits`` takes them, M >= 1.
 
     Raises:
         RunError: The classifier keeps no training images.

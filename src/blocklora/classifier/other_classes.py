@@ -15,13 +15,14 @@ from torch import Tensor
 
 from blocklora.classifier.changes import TextChange
 from blocklora.classifier.class_prompts import ClassPrompts, prompt_tokens
+from blocklora.classifier.classifier import Classifier
 from blocklora.classifier.heads import CONDITIONAL, Head
 from blocklora.clip import Clip, Engine, class_features, tokenize, with_weights
 from blocklora.core.errors import ConfigError
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.data import prompts
 
-__all__ = ["mean_features", "other_classes", "shared_class_features", "template_features"]
+__all__ = ["mean_features", "one_class_more", "other_classes", "shared_class_features", "template_features"]
 
 
 @torch.no_grad()
@@ -67,6 +68,32 @@ def other_classes(
     else:
         features = template_features(model, clip, class_names, templates, engine=engine)
     return replace(head, tensors={**head.tensors, "class_features": features})
+
+
+@torch.no_grad()
+def one_class_more(classifier: Classifier, clip: Clip, name: str, templates: Sequence[str]) -> Classifier:
+    """Return a classifier that knows one class more by its name; what it says of the others' logits stays.
+
+    Args:
+        classifier: On both towers.
+        clip: The base model, both towers of it.
+        name: Of the new class, which is the last one.
+        templates: Sentences with one ``{}`` that the run's class names stand in; the first is written down.
+
+    Raises:
+        ConfigError: The method learned the classes that it saw and knows no others.
+    """
+    head, names = classifier.head, (*classifier.class_names, name)
+    model = clip.model if classifier.adapter is None else classifier.adapter.get_base_model()
+    wanted = names if head.kind == CONDITIONAL else (name,)
+    found = other_classes(head, classifier.text, model, clip, wanted, templates, engine=classifier.engine)
+    if head.kind != CONDITIONAL:
+        both = torch.cat([head.tensors["class_features"], found.tensors["class_features"]])  # (N + 1, D)
+        found = replace(head, tensors={**head.tensors, "class_features": both})
+    plain = template_features(clip.model, clip, [name], templates, engine=classifier.engine)
+    prompt = prompts([name], templates[0])[0]
+    zero_shot = torch.cat([classifier.zero_shot_features, plain])
+    return classifier.of_other_classes(names, (*classifier.prompts, prompt), found, zero_shot)
 
 
 def template_features(

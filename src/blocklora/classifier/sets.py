@@ -85,8 +85,8 @@ def held_out_answers(classifier: Classifier) -> HeldOutAnswers:
         raise RunError(
             "this classifier keeps no answers to images that were kept out of training, so nothing can be said about "
             "sets of classes: fit it again with validation images (a folder 'validation' beside 'train'), or without "
-            "them by a method that judges each training image by a fit that has not seen it: linear-probe, gda, "
-            "prototypes or proker, with two images a class or more."
+            "them by a method that judges each training image by a fit that has not seen it: auto, linear-probe, "
+            "gda, prototypes, proker or block-lora-gda, with two images a class or more."
         )
     return found
 

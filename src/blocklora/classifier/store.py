@@ -52,7 +52,7 @@ class FeatureStore:
         return self.folder is not None
 
     def recall(self, facts: Mapping[str, Any] | None) -> Tensor | None:
-        """Return the features that were kept for these facts; None where there are none, or no whole ones."""
+        """Return the features (R, D) that were kept for these facts; None where there are none, or no whole ones."""
         path = self._path(facts)
         if path is None:
             return None

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from blocklora.cli.add_class import add_class
 from blocklora.cli.bench import bench, tables
 from blocklora.cli.check import check
 from blocklora.cli.compare import compare
@@ -41,7 +42,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, check, fit, evaluate, predict, suggest, compare, serve, export, push, datasets):
+for command in (
+    demo,
+    check,
+    fit,
+    evaluate,
+    predict,
+    suggest,
+    add_class,
+    compare,
+    serve,
+    export,
+    push,
+    datasets,
+):
     app.command(rich_help_panel=_START)(command)
 for command in (plan, bench, tables, base_to_new, cross_dataset, domain_generalization):
     app.command(rich_help_panel=_MORE)(command)

@@ -11,7 +11,7 @@ from rich.table import Table
 from blocklora.cli.output import OUT
 from blocklora.core.words import count, printable
 from blocklora.data import Unreadable
-from blocklora.report import RunMetrics, sets_sentence, warnings
+from blocklora.report import RunMetrics, added_sentences, measured_sentence, sets_sentence, warnings
 
 if TYPE_CHECKING:
     from blocklora.run.demo import DemoResult
@@ -41,8 +41,11 @@ def print_metrics(metrics: RunMetrics, run: Path | None) -> None:
         f"{count(found.n_test, 'test image')}, {count(found.n_classes, 'class')}; expected "
         f"calibration error {found.ece:.1%}."
     )
+    for sentence in added_sentences(metrics.added_class) if metrics.added_class else ():
+        OUT.print(printable(sentence), markup=False, soft_wrap=True)
     if metrics.confidence and metrics.confidence.sets:
-        OUT.print(sets_sentence(metrics.confidence.sets), markup=False, soft_wrap=True)
+        said = (sets_sentence(metrics.confidence.sets), measured_sentence(metrics.confidence.sets))
+        OUT.print(" ".join(said).strip(), markup=False, soft_wrap=True)
     if metrics.trainable_parameters is not None and metrics.n_train is not None:
         OUT.print(
             f"Trained {metrics.trainable_parameters:,} of {metrics.total_parameters:,} parameters on "

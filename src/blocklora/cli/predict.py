@@ -213,17 +213,12 @@ def _say_answers(options: PredictOptions) -> None:
     if found.repeated:
         ERR.print(f"note: {count(found.repeated, 'image')} named more than once, and answered once.")
     from blocklora.cli.progress import RunProgress
-    from blocklora.run.confidence import alarm_note, promise_of
     from blocklora.run.load import load_run
-    from blocklora.run.predict import Prediction, predict_images
+    from blocklora.run.predict import Prediction, notes_on, predict_images
 
     run, as_json = options.run, options.as_json
     loaded = load_run(run, device=options.device, model=options.model)
-    if options.coverage is not None:
-        note = promise_of(loaded.classifier, options.coverage)
-        ERR.print(f"note: {note}", markup=False, soft_wrap=True)
-    if options.unknown:
-        note = alarm_note(loaded.classifier, options.false_alarms)
+    for note in notes_on(run, loaded.classifier, _asked(options, top_k=5)):
         ERR.print(f"note: {note}", markup=False, soft_wrap=True)
     answers = _JsonAnswers(run, loaded.classifier.base.model_id) if as_json else _TextAnswers()
     bad = list(found.without)
@@ -295,5 +290,6 @@ def _asked_for(answer: Prediction) -> dict[str, Any]:
                 for name, label, value in answer.reasons.nearest
             ],
             "heat_map": answer.reasons.heat,
+            "why_no_heat_map": answer.reasons.why_no_heat,
         }
     return more | ({"label": "unknown"} if answer.unknown else {})

@@ -37,7 +37,7 @@ def text_tower_hash(model: nn.Module) -> str:
 
 
 def model_hash(image_tower: str, text_tower: str, logit_scale: Tensor) -> str:
-    """Return one SHA-256 of a whole model, made of the hashes of its towers and its logit scale."""
+    """Return one SHA-256 of a whole model, made of the hashes of its towers and its logit scale, a scalar."""
     return hashlib.sha256(f"{image_tower} {text_tower} {float(logit_scale)!r}".encode()).hexdigest()
 
 

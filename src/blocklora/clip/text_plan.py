@@ -100,7 +100,7 @@ def prompt_lengths(tokens: Tensor, eos_token_id: int) -> Tensor:
 def text_plans(
     tokens: Tensor, eos_token_id: int, *, chunk: int, share: bool
 ) -> list[tuple[Tensor, TextPlan]]:
-    """Cut many prompts into passes of at most ``chunk``, prompts of similar length together.
+    """Cut prompts, token ids (N, L), into passes of at most ``chunk``, prompts of similar length together.
 
     Returns:
         For each pass the indices of its prompts, and its plan.

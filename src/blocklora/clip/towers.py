@@ -67,7 +67,7 @@ class Towers(Protocol):
         ...
 
     def texts(self, one_pass: Any, *, seed: int = 0, keep: Keep = "all") -> Tensor:
-        """Unit features of the prompts of one pass, in the order of its indices."""
+        """Unit features (n, D) of the n prompts of one pass, in the order of its indices."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from blocklora.core.errors import ConfigError
 
-__all__ = ["Choice", "ChosenBy", "Scalar", "ScoreName"]
+__all__ = ["Choice", "ChosenBy", "Scalar", "ScoreName", "last_step"]
 
 ChosenBy = Literal["fixed", "validation"]
 ScoreName = Literal["accuracy", "log loss"]
@@ -80,3 +80,11 @@ class Choice:
             )
         value = facts["value"]
         return cls(**{**facts, "value": tuple(value) if isinstance(value, list) else value})
+
+
+def last_step(steps: int, recipe: str) -> dict[str, Choice]:
+    """Return the choices of a method that chooses nothing: the last step is kept, and ``recipe`` names the settings."""
+    return {
+        "kept step": Choice(steps, "fixed", "the last step"),
+        "settings": Choice("as published or given", "fixed", f"the published recipe of {recipe}, or given"),
+    }

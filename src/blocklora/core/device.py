@@ -136,7 +136,7 @@ class Compute:
             yield
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        """Add a loss's gradients, scaled where the precision asks for it."""
+        """Add the gradients of a loss, a scalar, scaled where the precision asks for it."""
         torch.autograd.backward(self.scaler.scale(loss), retain_graph=retain_graph)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:

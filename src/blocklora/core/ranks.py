@@ -44,7 +44,7 @@ class Ranks:
         return n * self.rank // self.count, n * (self.rank + 1) // self.count
 
     def sum(self, value: Tensor) -> Tensor:
-        """Add up a tensor over the ranks, in place; every rank gets the same bits."""
+        """Add up a tensor of any shape over the ranks, in place; every rank gets the same bits."""
         if self.count > 1:
             _exchange(dist.all_reduce, value)
         return value

@@ -34,9 +34,11 @@ from blocklora.data.literature.benchmarks import (
 )
 from blocklora.data.literature.inventory import Inventory, expected_tree, inventory
 from blocklora.data.load import load_dataset, read_dataset
-from blocklora.data.prompts import ENSEMBLES, ensemble, prompts
+from blocklora.data.new_class import NewClass, check_new_name, draw_new_class
+from blocklora.data.prompts import ENSEMBLES, chosen_templates, ensemble, prompts
 from blocklora.data.record import (
     content_digests,
+    extended_record,
     leaks,
     readable,
     split_record,
@@ -65,6 +67,7 @@ __all__ = [
     "ImageLike",
     "Inventory",
     "LabelledImages",
+    "NewClass",
     "SamplingProtocol",
     "SealedTest",
     "Source",
@@ -73,13 +76,17 @@ __all__ = [
     "bundled_names",
     "check_images",
     "check_labels",
+    "check_new_name",
     "choose",
     "choose_test",
+    "chosen_templates",
     "content_digests",
     "cut_long_side",
     "dataset_from_lists",
+    "draw_new_class",
     "ensemble",
     "expected_tree",
+    "extended_record",
     "few_shot",
     "half_of_classes",
     "image_files",

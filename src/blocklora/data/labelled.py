@@ -142,20 +142,26 @@ def read_split_part(record: Mapping[str, Any], part: str, choice: DataChoice) ->
     return SplitPart(tuple(images), tuple(problems), notes if unchecked else ())
 
 
-def seen_images(record: Mapping[str, Any], examples: Sequence[Example], choice: DataChoice) -> dict[int, str]:
+def seen_images(
+    record: Mapping[str, Any],
+    examples: Sequence[Example],
+    choice: DataChoice,
+    parts: Sequence[str] = ("train", "val"),
+) -> dict[int, str]:
     """Tell which images a run trained on or validated on, by content.
 
     Args:
         record: What the run's split.json holds.
         examples: Labelled images, of any data.
         choice: The run's data, which is read where the record is an old one without hashes.
+        parts: Those of the run that are looked through.
 
     Returns:
         For each such image its place in ``examples``, and the name of the run's image that has the same content.
         An image that cannot be read is none of them.
     """
     seen: dict[str, str] = {}
-    for part in ("train", "val"):
+    for part in parts:
         items = _items(record, part)
         if all("sha256" in item for item in items):
             seen |= {item["sha256"]: item["image"] for item in items}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blocklora.core.errors import ConfigError
 
-__all__ = ["ENSEMBLES", "ensemble", "prompts"]
+__all__ = ["ENSEMBLES", "chosen_templates", "ensemble", "prompts"]
 
 ENSEMBLES = ("imagenet-7", "imagenet-80")
 _FOLDER = Path(__file__).resolve().parent.parent / "assets" / "prompts"
@@ -54,3 +54,20 @@ def ensemble(name: str) -> tuple[str, ...]:
     if name not in ENSEMBLES:
         raise ConfigError(f"prompts '{name}': expected one of {', '.join(ENSEMBLES)}")
     return tuple((_FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def chosen_templates(
+    prompt: str | Sequence[str] | None, prompts: str | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the template that trains (None is the data set's own) and those that predict (none: that one).
+
+    Raises:
+        ConfigError: Several templates and a published ensemble are both asked for, or there is no such ensemble.
+    """
+    given = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
+    if prompts and len(given) > 1:
+        raise ConfigError(
+            f"prompts '{prompts}': expected no more than one prompt beside it, not {len(given)}."
+        )
+    averaged = ensemble(prompts) if prompts else given if len(given) > 1 else ()
+    return next(iter(given), None), averaged

@@ -21,6 +21,7 @@ from blocklora.data.types import Example, FewShotSplit, Source, Unreadable
 
 __all__ = [
     "content_digests",
+    "extended_record",
     "leaks",
     "readable",
     "split_record",
@@ -88,26 +89,64 @@ def training_record(split: FewShotSplit, class_names: Sequence[str]) -> dict[str
     return _record(_seen(split), class_names, "training_hash")
 
 
+def extended_record(
+    record: Mapping[str, Any], more: Mapping[str, Sequence[Example]], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Add images to what a finished run's split.json holds; the images that are there need not be.
+
+    Args:
+        record: What it holds, with all three parts.
+        more: By part, the images to add.
+        class_names: In label order, those of the added images among them.
+
+    Returns:
+        What ``split_record`` and ``training_record`` return for all images together.
+
+    Raises:
+        ImageError: If an added file can no longer be read.
+    """
+    rows = {
+        part: [*record[part], *_rows(more.get(part, ()), class_names)] for part in ("train", "val", "test")
+    }
+    seen = {part: rows[part] for part in ("train", "val")}
+    return {
+        **rows,
+        "folder": record.get("folder"),
+        "hash": _hash(rows, class_names),
+        "training_hash": _hash(seen, class_names),
+    }
+
+
 def _record(
     parts: Iterable[tuple[str, Sequence[Example]]], class_names: Sequence[str], name: str
 ) -> dict[str, Any]:
-    rows: dict[str, list[Mapping[str, str | int]]] = {}
-    folder: str | None = None
+    listed = list(parts)
+    rows = {part: _rows(examples, class_names) for part, examples in listed}
+    folders = (_folder(example) for _, examples in listed for example in examples)
+    folder = next((folder for folder in folders if folder), None)
+    return {**rows, "folder": folder, name: _hash(rows, class_names)}
+
+
+def _rows(examples: Sequence[Example], class_names: Sequence[str]) -> list[Mapping[str, str | int]]:
+    """Return what split.json holds of each image."""
+    return [
+        {
+            "image": example.image,
+            "label": example.label,
+            "class_name": class_names[example.label],
+            "sha256": digest,
+        }
+        for example, digest in zip(examples, _digests(examples), strict=True)
+    ]
+
+
+def _hash(rows: Mapping[str, Sequence[Mapping[str, Any]]], class_names: Sequence[str]) -> str:
+    """Return the SHA-256 over class names, parts, image names, labels and contents."""
     total = hashlib.sha256(_line(list(class_names)))
-    for part, examples in parts:
-        rows[part] = []
-        for example, digest in zip(examples, _digests(examples), strict=True):
-            rows[part].append(
-                {
-                    "image": example.image,
-                    "label": example.label,
-                    "class_name": class_names[example.label],
-                    "sha256": digest,
-                }
-            )
-            total.update(_line([part, example.image, example.label, digest]))
-            folder = folder or _folder(example)
-    return {**rows, "folder": folder, name: total.hexdigest()}
+    for part, items in rows.items():
+        for item in items:
+            total.update(_line([part, item["image"], item["label"], item.get("sha256", "")]))
+    return total.hexdigest()
 
 
 def _folder(example: Example) -> str | None:

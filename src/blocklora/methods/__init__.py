@@ -12,7 +12,8 @@ from blocklora.methods.config import (
 )
 from blocklora.methods.fitting import Fit, fit_classifier
 from blocklora.methods.method import EngineUse, FitResult, Job, Method, Task, last_step
-from blocklora.methods.prepare import Prepared, prepare
+from blocklora.methods.new_class import check_extends, with_new_class
+from blocklora.methods.prepare import Prepared, prepare, prepared_for
 from blocklora.methods.settings import make_settings, parse_settings, settings_json
 from blocklora.methods.table import METHODS, check_shares, find_method
 
@@ -30,6 +31,7 @@ __all__ = [
     "Method",
     "Prepared",
     "Task",
+    "check_extends",
     "check_parameters",
     "check_shares",
     "find_method",
@@ -40,5 +42,7 @@ __all__ = [
     "model_defaults",
     "parse_settings",
     "prepare",
+    "prepared_for",
     "settings_json",
+    "with_new_class",
 ]

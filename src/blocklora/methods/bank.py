@@ -25,6 +25,10 @@ class FeatureBank:
         self._places = [{id(example): place for place, example in enumerate(group)} for group in self._groups]
         self._kept: dict[tuple[int, Hashable], Tensor] = {}
 
+    def keep(self, number: int, key: Hashable, features: Tensor) -> None:
+        """Take features (V, M, D) of a whole group that are known already."""
+        self._kept[number, key] = features
+
     def of(
         self,
         examples: Sequence[Example],

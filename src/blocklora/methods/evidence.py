@@ -26,9 +26,9 @@ from blocklora.data import Example
 from blocklora.methods.answers import HeldOut
 from blocklora.metrics import UnknownStudy, strangeness, study_unknown, unlikeness
 from blocklora.metrics.conformal import SCORES
-from blocklora.metrics.unknown import TOGETHER
+from blocklora.metrics.unknown import ANY_COSINE, TOGETHER
 
-__all__ = ["gather_evidence", "judged"]
+__all__ = ["gather_evidence", "judged", "kept_images"]
 
 _ROWS = 1024  # held-out images at a time
 
@@ -71,29 +71,40 @@ def gather_evidence(
         features, kept = encoded.features, encoded.kept
         if features.ndim == 3:  # the adapted ones, of a classifier that reads both
             features = features[:, 0]
-    training = KnownImages(
-        features.to(torch.float16),
-        np.array([train[index].label for index in kept], dtype=np.int64),
-        tuple(train[index].image for index in kept),
-    )
+    training = kept_images(features, [train[index] for index in kept])
     if held_out is None:
         return Evidence(training=training)
     answers, study = _judge(classifier, held_out, training)
     return Evidence(answers, training, study)
 
 
+def kept_images(features: Tensor, train: Sequence[Example]) -> KnownImages:
+    """Return what is kept of training images and their unit features (M, D)."""
+    labels = np.array([example.label for example in train], dtype=np.int64)
+    return KnownImages(features.to(torch.float16), labels, tuple(example.image for example in train))
+
+
 def _judge(
     classifier: Classifier, held_out: HeldOut, training: KnownImages
 ) -> tuple[HeldOutAnswers, UnknownStudy | None]:
-    """Return what of the held-out images is kept, a few numbers each, and how well unknown things are found."""
+    """Return what of the held-out images is kept, a few numbers each, and how well unknown things are found.
+
+    Nothing is known of the latter where fits with adapted towers of their own held training images out.
+    """
     temperature, labels = classifier.temperature, held_out.labels
-    own = (
-        training.features.float()
-    )  # of frozen methods, which alone hold training images out, also the base model's
+    own = training.features.float()  # of a tower that was not adapted also the base model's
     features = torch.stack([own, own], dim=1) if held_out.features is None else held_out.features  # (n, 2, D)
     nearest = _nearest(features[:, 0], held_out, training, len(classifier.class_names))  # (n, N)
     cosines = (features[:, 1] @ classifier.zero_shot_features.T).numpy()  # (n, N)
-    scores = unlikeness(held_out.logits, cosines, nearest.max(axis=1), temperature)
+    # The fits that held training images out had adapted towers of their own, which are not kept. This one has learned
+    # from these images, so how near they are to others in it tells nothing of new ones.
+    learned = held_out.features is None and not classifier.is_base
+    scores = unlikeness(
+        held_out.logits,
+        cosines,
+        np.full(len(labels), ANY_COSINE) if learned else nearest.max(axis=1),
+        temperature,
+    )
     shares = softmax(held_out.logits / temperature, axis=1)  # (n, N)
     rows = np.arange(len(labels))
     answers = HeldOutAnswers(
@@ -106,6 +117,8 @@ def _judge(
         fold=held_out.fold,
         heads=held_out.heads,
     )
+    if learned:
+        return answers, None
     return answers, study_unknown(held_out.logits, cosines, nearest, labels, temperature)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from blocklora.classifier import (
     NOTHING_KEPT,
@@ -23,16 +24,17 @@ from blocklora.core.device import Compute
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.methods.answers import CROSS_VALIDATED, HeldOut, OutOfFold
+from blocklora.methods.bank import FeatureBank
 from blocklora.methods.config import FitConfig
 from blocklora.methods.evidence import gather_evidence, judged
-from blocklora.methods.method import FitResult, Job, OnPart
+from blocklora.methods.method import FitResult, Job, OnPart, Task
 from blocklora.methods.prepare import Prepared
 from blocklora.methods.table import find_method
 from blocklora.methods.timing import passes_in_time, said_of_the_limit, with_reserve
 from blocklora.metrics import fit_temperature
 from blocklora.training import Checkpoint, OnExpected, OnStep
 
-__all__ = ["Fit", "fit_classifier"]
+__all__ = ["Fit", "fit_classifier", "self_judged"]
 
 _MOST_LOGITS = 1 << 25  # that set the temperature, of images by classes: one number needs no more
 _EVERY = "one of every {} validation images, as the classes are many"
@@ -73,6 +75,8 @@ def fit_classifier(
     on_expected: OnExpected | None = None,
     on_part: OnPart | None = None,
     ranks: Ranks = ALONE,
+    bank: FeatureBank | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Fit:
     """Fit to the training images; the validation images choose where a method says so, and set the temperature.
 
@@ -88,37 +92,83 @@ def fit_classifier(
         on_expected: Told before training how many seconds it and the evaluation are expected to take.
         on_part: Told what the progress from now on belongs to, by methods that fit several times.
         ranks: The processes that share the work; all of them get the same.
+        bank: Features that are known already.
+        start: An adapter that training goes on from; see ``Job``.
     """
     method, task, clip = find_method(config.method), prepared.task, prepared.clip
     compute = Compute(config.device, config.precision, deterministic=config.deterministic, ranks=ranks)
     with compute.training():
         torch.nn.Module.to(clip.model, compute.device)
         engine: Engine = getattr(config.settings, "engine", "auto")
-        given = (store, resources, checkpoint, on_step, engine, deadline, on_expected, 0.0, on_part)
+        given = (
+            store,
+            resources,
+            checkpoint,
+            on_step,
+            engine,
+            deadline,
+            on_expected,
+            0.0,
+            on_part,
+            bank,
+            start,
+        )
         job = with_reserve(Job(task, clip, compute, config.seed, config.method, *given), n_test)
         settings = passes_in_time(job, config.settings)
         began = time.monotonic() + store.seconds_spared
         result = method.fit(job, settings)
         seconds = _seconds(result, time.monotonic() + store.seconds_spared - began)
         result = said_of_the_limit(result, deadline, _passes(settings, config.settings))
-        classifier = result.classifier
-        if config.ensemble and method.prompts == "averaged":
-            classifier = _averaged(classifier, prepared, config.ensemble)
-        size = _at_once(compute.device, result, config.settings)
-        every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS)) if task.val else None
-        held_out = judged(classifier, task.val[::every], compute, size, store) if every else result.held_out
-        temperature, choice = _temperature(result.out_of_fold or held_out, every)
-        classifier = classifier.with_temperature(temperature)
-        evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
-    not_calibrated = () if result.out_of_fold or held_out else (_NOT_CALIBRATED,)
+        return _finished(prepared, config, result, compute, store, seconds)
+
+
+def _finished(
+    prepared: Prepared,
+    config: FitConfig,
+    result: FitResult,
+    compute: Compute,
+    store: FeatureStore,
+    seconds: float,
+) -> Fit:
+    """Let the ensemble of prompts predict, and the classifier judge itself."""
+    classifier = result.classifier
+    if config.ensemble and find_method(config.method).prompts == "averaged":
+        classifier = _averaged(classifier, prepared, config.ensemble)
+    size = _at_once(compute.device, result, config.settings)
+    classifier, choice = self_judged(classifier, prepared.task, result, compute, size, store)
+    not_calibrated = () if choice.by == "validation" else (_NOT_CALIBRATED,)
     return Fit(
-        classifier=replace(classifier, evidence=evidence),
+        classifier=classifier,
         result=replace(result, notes=(*result.notes, *not_calibrated)),
         choices={**result.choices, "temperature": choice},
         seconds=seconds,
         compute=compute,
         images_at_once=size,
     )
+
+
+def self_judged(
+    classifier: Classifier, task: Task, result: FitResult, compute: Compute, size: int, store: FeatureStore
+) -> tuple[Classifier, Choice]:
+    """Give a classifier its temperature and what it judges itself by.
+
+    Args:
+        classifier: On the device.
+        task: Its classes and images; where ``result`` has features of the training images they are not opened.
+        result: What the method did, and what it said of images that it held out.
+        compute: Where to compute.
+        size: How many images are encoded at a time.
+        store: Where features of the frozen model are kept.
+
+    Returns:
+        The classifier, and how the temperature was chosen.
+    """
+    every = max(1, -(-len(task.val) * len(task.class_names) // _MOST_LOGITS)) if task.val else None
+    held_out = judged(classifier, task.val[::every], compute, size, store) if every else result.held_out
+    temperature, choice = _temperature(result.out_of_fold or held_out, every)
+    classifier = classifier.with_temperature(temperature)
+    evidence = gather_evidence(classifier, task.train, held_out, result.features, compute, size, store)
+    return replace(classifier, evidence=evidence), choice
 
 
 def _seconds(result: FitResult, here: float) -> float:

@@ -26,7 +26,7 @@ from blocklora.classifier import (
 )
 from blocklora.clip import Clip, Engine
 from blocklora.core.candidates import Candidate
-from blocklora.core.choices import Choice
+from blocklora.core.choices import Choice, last_step
 from blocklora.core.deadline import Deadline
 from blocklora.core.device import Compute
 from blocklora.core.resources import Resources
@@ -120,6 +120,8 @@ class Job:
         forward_seconds: Of one image through the frozen image tower, where ``on_expected`` is to be told; else 0.
         on_part: Told what the progress from now on belongs to, in a few words, by methods that fit several times.
         bank: Features in memory, where a method is fitted to several parts of the same images.
+        start: Weights of an adapter of the same settings, by PEFT's names, that training goes on from; None: it starts
+            anew. Methods without an adapter do not read it.
     """
 
     task: Task
@@ -137,6 +139,7 @@ class Job:
     forward_seconds: float = 0.0
     on_part: OnPart | None = None
     bank: FeatureBank | None = None
+    start: Mapping[str, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -281,6 +284,8 @@ class Method:
         prompts: What it makes of several prompts a class.
         families: The ``model_type`` of every model it works on; None: all.
         shares: Whether several processes can share its training.
+        refits: Whether it is fitted to the plain features of the training images and nothing else, in seconds, so that
+            features that were kept do.
     """
 
     fit: Callable[[Job, Any], FitResult]
@@ -289,11 +294,4 @@ class Method:
     prompts: PromptUse = "one"
     families: Sequence[str] | None = None
     shares: bool = False
-
-
-def last_step(steps: int, recipe: str) -> dict[str, Choice]:
-    """Return the choices of a method that chooses nothing: the last step is kept, and ``recipe`` names the settings."""
-    return {
-        "kept step": Choice(steps, "fixed", "the last step"),
-        "settings": Choice("as published or given", "fixed", f"the published recipe of {recipe}, or given"),
-    }
+    refits: bool = False

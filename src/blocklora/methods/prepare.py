@@ -16,7 +16,7 @@ from blocklora.methods.config import FitConfig
 from blocklora.methods.method import Task
 from blocklora.methods.table import METHODS, find_method
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "prepared_for"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,35 @@ def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepare
     train, bad_train = readable(split.train, copies.open)
     val, bad_val = readable(split.val, copies.open)
     _check_classes(dataset, train, bad_train)
-    sentences = tuple(prompts(dataset.class_names, config.prompt))
-    written = [prompts(dataset.class_names, template) for template in config.ensemble]
+    prompts(dataset.class_names, config.prompt)  # a wrong one is found before the model is loaded
     clip = load_clip(config.model, config.revision)
     _check_family(config.method, clip)
+    notes = (*split.notes, *copies.notes(train, val, dataset.class_names))
+    return prepared_for(clip, config, dataset, train, val, notes, (*bad_train, *bad_val))
+
+
+def prepared_for(
+    clip: Clip,
+    config: FitConfig,
+    dataset: Dataset,
+    train: Sequence[Example],
+    val: Sequence[Example],
+    notes: Sequence[str],
+    unreadable: Sequence[Unreadable],
+) -> Prepared:
+    """Make the prompts of a task whose images and model are known.
+
+    Args:
+        clip: The model.
+        config: What is to be done.
+        dataset: The classes.
+        train: Training images.
+        val: Validation images.
+        notes: What was decided so far.
+        unreadable: What could not be read.
+    """
+    sentences = tuple(prompts(dataset.class_names, config.prompt))
+    written = [prompts(dataset.class_names, template) for template in config.ensemble]
     tokens, cut = tokenize(sentences, clip.tokenizer, clip.context_length)
     task = Task(
         class_names=dataset.class_names,
@@ -72,12 +97,11 @@ def prepare(config: FitConfig, dataset: Dataset, split: FewShotSplit) -> Prepare
         ensemble=tuple(tokenize(several, clip.tokenizer, clip.context_length)[0] for several in written),
     )
     notes = (
-        *split.notes,
-        *copies.notes(train, val, dataset.class_names),
+        *notes,
         *_same_prompt_notes(dataset.class_names, tokens),
         *_cut_notes(cut, clip.context_length),
     )
-    return Prepared(clip, task, notes, (*bad_train, *bad_val))
+    return Prepared(clip, task, notes, tuple(unreadable))
 
 
 def _check_classes(dataset: Dataset, train: Sequence[Example], bad: Sequence[Unreadable]) -> None:

@@ -19,6 +19,9 @@ __all__ = ["FALSE_ALARMS", "UnknownStudy", "known_p_values", "study_unknown", "t
 
 FALSE_ALARMS = 0.05  # of known images, how many may be called unknown where nothing else is asked for
 TOGETHER = ("softmax", "nearest")  # the scores that are used, together
+ANY_COSINE = (
+    2.0  # above every cosine: among known images of this value no image is near, so ``nearest`` ranks none
+)
 MOST_GROUPS = 5  # of classes, each of which plays the unknown once
 
 

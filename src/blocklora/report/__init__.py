@@ -10,7 +10,7 @@ from blocklora.report.comparison import (
     run_words,
 )
 from blocklora.report.comparison_page import check_comparison_page, shown_images, write_comparison
-from blocklora.report.confidence import alarm_sentence, promise_sentence, sets_sentence
+from blocklora.report.confidence import alarm_sentence, measured_sentence, promise_sentence, sets_sentence
 from blocklora.report.metrics_file import (
     json_text,
     metrics_from_json,
@@ -21,7 +21,7 @@ from blocklora.report.metrics_file import (
 from blocklora.report.notes import leak_note, warnings
 from blocklora.report.page import write_report
 from blocklora.report.published import PublishedTable, Recipe, published_recipes, published_table
-from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import AddedClass, ConfusedPair, HowAdded, Mistake, PartFiles, RunMetrics
 from blocklora.report.spreadsheets import (
     PredictionRow,
     read_predictions,
@@ -30,14 +30,16 @@ from blocklora.report.spreadsheets import (
     written_name,
 )
 from blocklora.report.tables import OpenImage, confused_cells, confused_pairs
-from blocklora.report.words import Score, Verdict, scores, verdict
+from blocklora.report.words import Score, Verdict, added_sentences, scores, verdict
 
 __all__ = [
+    "AddedClass",
     "ComparedPair",
     "ComparedRun",
     "Comparison",
     "ConfusedPair",
     "DisputedImage",
+    "HowAdded",
     "Mistake",
     "OpenImage",
     "PartFiles",
@@ -47,6 +49,7 @@ __all__ = [
     "RunMetrics",
     "Score",
     "Verdict",
+    "added_sentences",
     "alarm_sentence",
     "check_comparison_page",
     "compared_sentence",
@@ -54,6 +57,7 @@ __all__ = [
     "confused_pairs",
     "json_text",
     "leak_note",
+    "measured_sentence",
     "metrics_from_json",
     "metrics_json",
     "pair_verdict",

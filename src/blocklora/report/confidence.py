@@ -12,7 +12,14 @@ from blocklora.report.figures import risk_coverage_curve
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.words import count, join, percent, percent_range
 
-__all__ = ["ConfidenceView", "alarm_sentence", "confidence_view", "promise_sentence", "sets_sentence"]
+__all__ = [
+    "ConfidenceView",
+    "alarm_sentence",
+    "confidence_view",
+    "measured_sentence",
+    "promise_sentence",
+    "sets_sentence",
+]
 
 _UNKNOWN_WORDS = {
     "softmax": "top probability",
@@ -66,6 +73,27 @@ def sets_sentence(sets: Sets) -> str:
     )
 
 
+def measured_sentence(sets: Sets) -> str:
+    """What the test images say against sets of classes: that they fell short, or are larger than need be; else nothing.
+
+    Both only where the whole interval of what was measured is on one side of what was asked for.
+    """
+    wanted, covered = percent(sets.coverage, 0), percent(sets.covered)
+    low, high = sets.covered_interval
+    if high < sets.coverage:
+        return (
+            f"On the test images sets fell short: {covered} ({percent_range(sets.covered_interval)}), not {wanted}. "
+            "These images are not like those that made the sets, and on them the sets of this run promise nothing "
+            f"like {wanted}."
+        )
+    if low > sets.coverage and sets.mean_size > 1:
+        return (
+            f"On the test images sets held more than the {wanted} that were asked for, so they are larger than need "
+            "be: where few images make them they err to that side, and where these are harder than the test images."
+        )
+    return ""
+
+
 def promise_sentence(
     how: str, n_images: int, coverage: float, proven: float | None, chosen: Sequence[str] = ()
 ) -> str:
@@ -86,8 +114,8 @@ def promise_sentence(
         )
     if how == "leave-one-out":
         said = (
-            f"The sets are calibrated on {count(n_images, 'training image')}, each left out once. Nothing is proven: "
-            "what was measured is all there is to rely on."
+            f"The sets are calibrated on {count(n_images, 'training image')}, each judged by a fit without it. Nothing "
+            "is proven: what was measured is all there is to rely on."
         )
     elif how == "folds":
         said = (
@@ -150,8 +178,8 @@ def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
     if sets is None:
         return [
             "No image was kept out of training to make sets of classes by, so nothing can be promised about them: fit "
-            "with validation images, or by linear-probe, gda, prototypes or proker, which judge each training image by "
-            "a fit that has not seen it."
+            "with validation images, or by auto, linear-probe, gda, prototypes, proker or block-lora-gda, which judge "
+            "each training image by a fit that has not seen it."
         ]
     chosen = [
         name.replace("_", " ")
@@ -162,11 +190,7 @@ def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
         sets_sentence(sets),
         promise_sentence(sets.how, sets.n_images, sets.coverage, sets.guaranteed, chosen),
     ]
-    if sets.covered_interval[1] < sets.coverage:
-        lines.append(
-            "On the test images they fell short of what was asked for: these are not like the images that made the "
-            "sets, so do not rely on them."
-        )
+    lines += [sentence for sentence in (measured_sentence(sets),) if sentence]
     if sets.worst_class:
         place, covered, n = sets.worst_class
         name = metrics.evaluation.per_class[place].class_name

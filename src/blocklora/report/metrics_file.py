@@ -21,14 +21,24 @@ from blocklora.core.files import write_bytes
 from blocklora.data.types import Unreadable
 from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
-from blocklora.report.run_metrics import ConfusedPair, Mistake, PartFiles, RunMetrics
+from blocklora.report.run_metrics import AddedClass, ConfusedPair, Mistake, PartFiles, RunMetrics
 from blocklora.report.words import selection
 
 __all__ = ["FORMAT", "json_text", "metrics_from_json", "metrics_json", "read_metrics", "write_metrics"]
 
 FORMAT = 2
 _BUILT = frozenset(
-    {"evaluation", "confidence", "mistakes", "confused", "unreadable", "files", "choices", "candidates"}
+    {
+        "evaluation",
+        "confidence",
+        "mistakes",
+        "confused",
+        "unreadable",
+        "files",
+        "choices",
+        "candidates",
+        "added_class",
+    }
 )
 _OLD = frozenset({"old_selection", "old_selected_by"})
 _PLAIN = tuple(f.name for f in fields(RunMetrics) if f.name not in _BUILT | _OLD)
@@ -50,6 +60,7 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         "history": [{key: _finite(value) for key, value in point.items()} for point in metrics.history],
         "choices": {name: choice.to_json() for name, choice in choices.items()},
         "candidates": [candidate.to_json() for candidate in metrics.candidates],
+        "added_class": metrics.added_class and metrics.added_class.to_json(),
         "selection": selection(choices, metrics.old_selection),
         "selected_by": {**metrics.old_selected_by, **chosen_by},
         "mistakes": [
@@ -153,6 +164,7 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
         },
         choices={name: Choice.from_json(row) for name, row in (facts.get("choices") or {}).items()},
         candidates=tuple(Candidate.from_json(row) for row in facts.get("candidates") or ()),
+        added_class=AddedClass.from_json(facts["added_class"]) if facts.get("added_class") else None,
         old_selection=_not_of(facts, "selection"),
         old_selected_by=_not_of(facts, "selected_by"),
         **plain,

@@ -47,6 +47,7 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "sentence": words.run_sentence(metrics),
         "verdict": words.verdict(metrics),
         "scores": words.scores(metrics),
+        "added": words.added_sentences(metrics.added_class) if metrics.added_class else [],
         "untested": notes.untested_note(found),
         "warnings": _other_warnings(metrics),
         "notes": metrics.notes,

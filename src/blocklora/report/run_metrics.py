@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
-from blocklora.metrics import Confidence, Evaluation
+from blocklora.metrics import Confidence, Evaluation, wilson_interval
 
-__all__ = ["ConfusedPair", "Mistake", "PartFiles", "RunMetrics"]
+__all__ = ["AddedClass", "ConfusedPair", "HowAdded", "Mistake", "PartFiles", "RunMetrics"]
+
+HowAdded = Literal["name", "features", "training"]
 
 MOST_PATHS = 500  # of each part; split.json has all
 
@@ -78,6 +80,72 @@ class ConfusedPair:
 
 
 @dataclass(frozen=True)
+class AddedClass:
+    """The class that a run has and the run that it was made of has not. Intervals are 95%, Wilson.
+
+    Attributes:
+        name: Of the class.
+        run: The RUN folder that it was added to.
+        how: ``training`` went on; or without any the class was added by its ``name``, or by ``features`` of its images.
+        n_images: Its images that the run has beside those held out; by its name alone nothing is learned from them.
+        before: The old run's accuracy on its test images.
+        before_interval: Of it.
+        after: The accuracy on the test images of the same classes, among all classes.
+        after_interval: Of it.
+        n_test: How many test images these are.
+        own: The accuracy on the held-out images of the new class; None where there are none.
+        own_interval: Of it.
+        n_held_out: How many there are.
+    """
+
+    name: str
+    run: str
+    how: HowAdded
+    n_images: int
+    before: float
+    before_interval: tuple[float, float]
+    after: float
+    after_interval: tuple[float, float]
+    n_test: int
+    own: float | None = None
+    own_interval: tuple[float, float] | None = None
+    n_held_out: int = 0
+
+    @classmethod
+    def of(
+        cls, name: str, run: str, how: HowAdded, n_images: int, old: Evaluation, new: Evaluation
+    ) -> AddedClass:
+        """Compare what two runs say of the old classes' test images; the new class is the last one of the new run."""
+        *others, own = new.per_class
+        n_test = sum(row.n_test for row in others)
+        n_correct = sum(n for label, predicted, n in new.confusion_counts if label == predicted < len(others))
+        return cls(
+            name,
+            run,
+            how,
+            n_images,
+            old.accuracy,
+            old.accuracy_interval,
+            n_correct / n_test,
+            wilson_interval(n_correct, n_test),
+            n_test,
+            own.accuracy,
+            own.accuracy_interval,
+            own.n_test,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything by name, ready for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> AddedClass:
+        """Return what ``to_json`` gave."""
+        named: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+        return cls(**named)
+
+
+@dataclass(frozen=True)
 class PartFiles:
     """The images of a part: how many, and the names of the first ones; split.json has all."""
 
@@ -126,6 +194,7 @@ class RunMetrics:
         history: ``step``, ``loss`` and ``lr`` of points of the training.
         choices: By name, how each setting and the kept step was chosen.
         candidates: What a method tried that chooses among several.
+        added_class: What became of the run that a class was added to; None of a run of its own.
         notes: Whatever else a reader should know, as sentences.
         files: By part, "train", "val" and "test".
         versions: By package.
@@ -163,6 +232,7 @@ class RunMetrics:
     history: Sequence[Mapping[str, float | None]] = ()
     choices: Mapping[str, Choice] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
+    added_class: AddedClass | None = None
     notes: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -9,11 +9,12 @@ from typing import Literal
 
 from blocklora.core.choices import Choice, Scalar
 from blocklora.metrics import Reliability
-from blocklora.report.run_metrics import RunMetrics
+from blocklora.report.run_metrics import AddedClass, RunMetrics
 
 __all__ = [
     "Score",
     "Verdict",
+    "added_sentences",
     "calibration_sentence",
     "choice_sentence",
     "chosen",
@@ -183,6 +184,29 @@ def run_sentence(metrics: RunMetrics) -> str:
     how = f" with {metrics.method}" if metrics.method else ""
     on = f", on {count(metrics.n_train, 'image')}" if metrics.n_train else ""
     return f"{model} was adapted{how} to {of}{on}{_details(metrics)}, then {test}."
+
+
+def added_sentences(added: AddedClass) -> list[str]:
+    """Where a run with a class more came from, and what became of the classes that were there."""
+    images = count(added.n_images, "image")
+    how = {
+        "name": "by its name, without training",
+        "features": f"by the features of {images}, without training",
+        "training": f"by training on {images} of it and those of the other classes",
+    }[added.how]
+    own = (
+        f"Of {count(added.n_held_out, 'held-out image')} of {added.name}, {percent(added.own)} are recognised (95% "
+        f"interval {percent_range(added.own_interval)})."
+        if added.n_held_out
+        else f"No image of {added.name} was held out, so nobody knows how well it is recognised."
+    )
+    return [
+        f"The class {added.name} was added to {short_names([added.run])[added.run]} {how}.",
+        f"On the {count(added.n_test, 'test image')} of the other classes the accuracy was {percent(added.before)} "
+        f"({percent_range(added.before_interval)}) before, and is {percent(added.after)} "
+        f"({percent_range(added.after_interval)}) now.",
+        own,
+    ]
 
 
 def _details(metrics: RunMetrics) -> str:

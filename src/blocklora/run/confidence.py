@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,9 +11,10 @@ from torch import Tensor
 from blocklora.classifier import Classifier, chance_known, class_sets, held_out_answers, proven_coverage
 from blocklora.core.errors import ConfigError
 from blocklora.metrics import Answers, Confidence, judge_confidence, judge_sets, judge_unknown
-from blocklora.report import alarm_sentence, promise_sentence
+from blocklora.report import alarm_sentence, measured_sentence, promise_sentence, read_metrics
+from blocklora.run.folder import METRICS
 
-__all__ = ["COVERAGE", "alarm_note", "measure_confidence", "promise_of"]
+__all__ = ["COVERAGE", "alarm_note", "measure_confidence", "measured_note", "promise_of"]
 
 COVERAGE = 0.9  # of the sets of classes that are measured; any other is chosen when predicting
 
@@ -59,6 +61,20 @@ def promise_of(classifier: Classifier, coverage: float) -> str:
     held_out = held_out_answers(classifier)
     proven = proven_coverage(held_out, coverage)
     return promise_sentence(held_out.how, len(held_out.labels), coverage, proven)
+
+
+def measured_note(run: Path) -> str:
+    """Say that the sets of a run fell short on its test images; nothing where they did not, or nobody knows.
+
+    Args:
+        run: A RUN folder, or any other with a classifier.
+    """
+    if not (run / METRICS).is_file():
+        return ""
+    found = read_metrics(run / METRICS).confidence
+    if found is None or found.sets is None or found.sets.covered_interval[1] >= found.sets.coverage:
+        return ""
+    return measured_sentence(found.sets)
 
 
 def alarm_note(classifier: Classifier, rate: float) -> str:

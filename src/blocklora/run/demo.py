@@ -17,8 +17,9 @@ import numpy as np
 from blocklora.clip import TINY
 from blocklora.core.errors import RunError
 from blocklora.report import RunMetrics
-from blocklora.run.fit import Progress, fit_run
+from blocklora.run.fit import fit_run
 from blocklora.run.folder import CONFIG
+from blocklora.run.how import Progress
 
 __all__ = ["SETTINGS", "DemoProgress", "DemoResult", "SeedResult", "run_demo"]
 

@@ -30,11 +30,13 @@ class Reasons:
         nearest: Names of the nearest training images, their class names and cosines, the nearest first.
         heat: Rows of patches, from the top left: in [-1, 1], how much each speaks for the answer rather than the other
             classes. They cover the square that the model sees, the middle of the image. None where there are none.
+        why_no_heat: Why there are none; None where there are.
     """
 
     evidence: tuple[tuple[str, float], ...]
     nearest: tuple[tuple[str, str, float], ...]
     heat: tuple[tuple[float, ...], ...] | None
+    why_no_heat: str | None = None
 
 
 def reasons(
@@ -57,7 +59,8 @@ def reasons(
     names = classifier.class_names
     labels = classifier.logits(features).argmax(dim=1).numpy()
     heats: list[tuple[tuple[float, ...], ...] | None] = [None] * len(sources)
-    if not why_no_heat_map(classifier):
+    why = why_no_heat_map(classifier)
+    if not why:
         for start in range(0, len(sources), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             heats[part] = _heats(classifier, sources[part], labels[part], compute)
@@ -66,6 +69,7 @@ def reasons(
             evidence=tuple((names[c], value) for c, value in found.evidence),
             nearest=tuple((name, names[c], cosine) for name, c, cosine in found.nearest),
             heat=heat,
+            why_no_heat=why,
         )
         for found, heat in zip(explain(classifier, features), heats, strict=True)
     ]

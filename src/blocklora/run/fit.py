@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore, write_classifier
 from blocklora.core.deadline import Deadline, in_words
 from blocklora.core.device import reset_peak_memory
-from blocklora.core.errors import ConfigError, ImageError
+from blocklora.core.errors import ImageError, RunError
 from blocklora.core.files import claim_folder, user_path, write_json
 from blocklora.core.fingerprint import fingerprint, numeric_versions, recorded_versions
 from blocklora.core.ranks import ALONE, Ranks
@@ -27,7 +27,7 @@ from blocklora.data import (
     Half,
     SamplingProtocol,
     choose,
-    ensemble,
+    chosen_templates,
     open_image,
     seal,
     split_record,
@@ -54,27 +54,12 @@ from blocklora.run.folder import (
     free_folder,
     start_run,
 )
+from blocklora.run.how import Before, HowRun, Progress
 from blocklora.run.measure import measure
 from blocklora.run.record import config_json, run_metrics
 from blocklora.training import Checkpoint, OnExpected
 
-__all__ = ["Progress", "chosen_templates", "fit_run"]
-
-
-class Progress(Protocol):
-    """A progress callback."""
-
-    def step(self, step: int, total: int, loss: float, lr: float) -> None:
-        """A training step is done."""
-        ...
-
-    def part(self, name: str) -> None:
-        """What follows belongs to a part of the run of this name."""
-        ...
-
-    def encoded(self, done: int, total: int) -> None:
-        """Test images have been encoded."""
-        ...
+__all__ = ["claimed", "fit_run", "run_in", "write_results"]
 
 
 def fit_run(
@@ -133,42 +118,51 @@ def fit_run(
     whole, drawn = choose(choice, config.shots, config.seed)
     config = replace(config, prompt=given or (DEFAULT_PROMPT if protocol == "clip-lora" else whole.prompt))
     folder = user_path(out) if out else _default_out(whole.name, config)
-    how = (resume, progress, store, resources, Deadline.of(config.time_limit, began), on_expected, ranks)
-    with _claimed(folder, ranks):
-        return folder, _run_in(folder, choice, config, whole, drawn, *how)
+    deadline = Deadline.of(config.time_limit, began)
+    how = HowRun(resume, progress, store, resources, deadline, on_expected, ranks)
+    with claimed(folder, ranks):
+        return folder, run_in(folder, choice, config, whole, drawn, how)
 
 
 @contextmanager
-def _claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+def claimed(folder: Path, ranks: Ranks = ALONE) -> Iterator[None]:
     """Let the first rank claim the folder, for all."""
     with ExitStack() as stack:
         ranks.on_first(lambda: str(stack.enter_context(claim_folder(folder))))
         yield
 
 
-def _run_in(
+def run_in(
     out: Path,
     choice: DataChoice,
     config: FitConfig,
     whole: Dataset,
     drawn: FewShotSplit,
-    resume: bool,
-    progress: Progress | None,
-    store: FeatureStore,
-    resources: Resources | None,
-    deadline: Deadline | None,
-    on_expected: OnExpected | None,
-    ranks: Ranks,
+    how: HowRun,
+    before: Before | None = None,
 ) -> RunMetrics:
-    """Do the run in its folder: check, prepare, fit, open the seal, measure, write."""
+    """Do a run in its folder, which is claimed: check, prepare, fit, open the seal, measure, write.
+
+    Args:
+        out: The folder.
+        choice: The data, as config.json names it.
+        config: What is to be done.
+        whole: The classes.
+        drawn: The images of each part.
+        how: What changes nothing in the result.
+        before: The run that this one goes on from.
+    """
+    progress, store, deadline, ranks = how.progress, how.store, how.deadline, how.ranks
     dataset, split, sealed = seal(whole, drawn)
-    described, record = config_json(choice, config), training_record(split, dataset.class_names)
-    if finished := ranks.on_first(lambda: _finished(out, described, record, resume)):
+    described = config_json(choice, config) | ({"added_class": before.facts} if before else {})
+    record = training_record(split, dataset.class_names)
+    if finished := ranks.on_first(lambda: _finished(out, described, record, how.resume)):
         return metrics_from_json(finished)
     reset_peak_memory(config.device)
     prepared = prepare(config, dataset, split)
     origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
-    ranks.on_first(lambda: check_origin(out, origin, resume))
+    _check_before(before, origin)
+    ranks.on_first(lambda: check_origin(out, origin, how.resume))
     facts = {"config": described, "images": record["training_hash"], "origin": origin}
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
@@ -177,27 +171,43 @@ def _run_in(
             prepared,
             config,
             store=store,
-            resources=resources,
+            resources=how.resources,
             checkpoint=checkpoint,
             on_step=progress.step if progress else None,
             deadline=deadline,
             n_test=len(drawn.test),
-            on_expected=on_expected if ranks.count == 1 else None,
+            on_expected=how.on_expected if ranks.count == 1 else None,
             on_part=progress.part if progress else None,
             ranks=ranks,
+            start=before.start if before else None,
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
         metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
-        metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
+        metrics = _told(metrics, deadline, before)
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
-            write_json(out / SPLIT, split_record(split, dataset.class_names) | record)
-            _write_report(out / REPORT, metrics, [*split.train, *split.test])
-            write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
+            record = split_record(split, dataset.class_names) | record
+            write_results(out, record, metrics, [*split.train, *split.test])
     if ranks.first:
         checkpoint.remove()
     return metrics
+
+
+def write_results(
+    out: Path, record: Mapping[str, Any], metrics: RunMetrics, images: Sequence[Example]
+) -> None:
+    """Write what makes a RUN folder finished, whose classifier is there.
+
+    Args:
+        out: The folder.
+        record: What split.json is to hold.
+        metrics: Of the run.
+        images: Those that the report may show.
+    """
+    write_json(out / SPLIT, record)
+    _write_report(out / REPORT, metrics, images)
+    write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
 
 
 def _finished(
@@ -206,6 +216,21 @@ def _finished(
     """Return the metrics of a run that is finished, as metrics.json holds them; see ``check_run``."""
     found = check_run(out, described, record, resume)
     return metrics_json(found) if found else None
+
+
+def _check_before(before: Before | None, origin: Mapping[str, Any]) -> None:
+    """Raise where the base model has other weights than the run's that goes on."""
+    if before and before.model_sha256 not in (None, origin["model_sha256"]):
+        raise RunError(
+            f"{before.facts['run']}: its base model has other weights now; bring the old ones back, or name the place "
+            "with --model."
+        )
+
+
+def _told(metrics: RunMetrics, deadline: Deadline | None, before: Before | None) -> RunMetrics:
+    """Add what a time limit did, and what became of the run that went on."""
+    metrics = replace(metrics, notes=(*metrics.notes, *_late_notes(deadline)))
+    return before.told(metrics) if before else metrics
 
 
 def _late_notes(deadline: Deadline | None) -> tuple[str, ...]:
@@ -227,23 +252,6 @@ def _freed_on_failure(out: Path, checkpoint: Checkpoint) -> Iterator[None]:
             checkpoint.remove()
             free_folder(out)
         raise
-
-
-def chosen_templates(
-    prompt: str | Sequence[str] | None, prompts: str | None
-) -> tuple[str | None, tuple[str, ...]]:
-    """Return the template that trains (None is the data set's own) and those that predict (none: that one).
-
-    Raises:
-        ConfigError: Several templates and a published ensemble are both asked for, or there is no such ensemble.
-    """
-    given = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
-    if prompts and len(given) > 1:
-        raise ConfigError(
-            f"prompts '{prompts}': expected no more than one prompt beside it, not {len(given)}."
-        )
-    averaged = ensemble(prompts) if prompts else given if len(given) > 1 else ()
-    return next(iter(given), None), averaged
 
 
 def _default_out(name: str, config: FitConfig) -> Path:

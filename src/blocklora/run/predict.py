@@ -14,14 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blocklora.classifier import Encoded, chance_known, class_sets, encode_batches
+from blocklora.classifier import (
+    Classifier,
+    Encoded,
+    chance_known,
+    class_sets,
+    encode_batches,
+    why_no_heat_map,
+)
 from blocklora.core.words import printable
 from blocklora.data import Source, Unreadable
 from blocklora.metrics import top_classes
+from blocklora.run.confidence import alarm_note, measured_note, promise_of
 from blocklora.run.explain import Reasons, reasons
 from blocklora.run.load import LoadedRun
 
-__all__ = ["Asked", "Portion", "Prediction", "answers", "predict_images", "predict_portions"]
+__all__ = ["Asked", "Portion", "Prediction", "answers", "notes_on", "predict_images", "predict_portions"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,28 @@ class Portion:
 
     answers: list[Prediction | Unreadable]
     encoded: Encoded
+
+
+def notes_on(folder: Path, classifier: Classifier, asked: Asked) -> list[str]:
+    """Say what the answers are worth that are asked for.
+
+    Args:
+        folder: Of the run.
+        classifier: What answers.
+        asked: What is asked for.
+
+    Raises:
+        ConfigError: A share is out of range.
+        RunError: The classifier keeps no answers to held-out images.
+    """
+    notes = []
+    if asked.coverage is not None:
+        notes += [promise_of(classifier, asked.coverage), measured_note(folder)]
+    if asked.false_alarms is not None:
+        notes.append(alarm_note(classifier, asked.false_alarms))
+    if asked.explain and (why := why_no_heat_map(classifier)):
+        notes.append(f"There are no heat maps: {why}.")
+    return [note for note in notes if note]
 
 
 def predict_images(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from blocklora.core.choices import Choice
-from blocklora.core.device import peak_memory_bytes
+from blocklora.core.device import peak_memory_bytes, resolve_device, usable_precision
 from blocklora.core.fingerprint import recorded_versions
 from blocklora.data import DECODING, DataChoice, Dataset, FewShotSplit, leaks
-from blocklora.methods import Fit, FitConfig, Prepared, model_defaults, settings_json
+from blocklora.methods import Fit, FitConfig, Prepared, fit_config, model_defaults, settings_json
 from blocklora.report import ConfusedPair, PartFiles, RunMetrics, confused_cells, leak_note
 
-__all__ = ["config_json", "run_metrics"]
+__all__ = ["config_from_json", "config_json", "run_metrics"]
 
 _SHOWN = 2  # training images of a class beside a pair of confused classes
 
@@ -22,6 +23,29 @@ _SHOWN = 2  # training images of a class beside a pair of confused classes
 def config_json(choice: DataChoice, config: FitConfig) -> dict[str, Any]:
     """Return every setting of a run, resolved: what config.json holds."""
     return {**choice.to_json(), **config.to_json()}
+
+
+def config_from_json(
+    facts: Mapping[str, Any], device: str, model: str | None, time_limit: str | float | None
+) -> FitConfig:
+    """Return the settings of a run again, for this machine.
+
+    Args:
+        facts: What its config.json holds.
+        device: Where to compute; the precision is the run's own, where the device has it.
+        model: Where the base model is now, if it has moved.
+        time_limit: A new one; that of the run does not count.
+
+    Raises:
+        ConfigError: A setting is not known, or cannot work here.
+    """
+    beside = {field.name for field in fields(DataChoice)} | {"origin", "added_class", "time_limit"}
+    given = {name: value for name, value in facts.items() if name not in beside}
+    where = resolve_device(device)
+    given |= {"device": str(where), "precision": usable_precision(str(given["precision"]), where)}
+    if model:
+        given |= {"model": model, "revision": None}
+    return fit_config(**given, time_limit=time_limit)
 
 
 def run_metrics(

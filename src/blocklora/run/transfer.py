@@ -23,14 +23,16 @@ from blocklora.data import (
     Example,
     LabelledImages,
     choose_test,
+    chosen_templates,
     known_benchmark,
     read_labelled,
 )
 from blocklora.methods import DEFAULT_PROMPT, METHODS, find_method
 from blocklora.report import RunMetrics, metrics_json
 from blocklora.run.evaluate import ImagesToMeasure, measure_again, unseen
-from blocklora.run.fit import Progress, chosen_templates, fit_run
+from blocklora.run.fit import fit_run
 from blocklora.run.folder import CONFIG, data_choice, read_json
+from blocklora.run.how import Progress
 from blocklora.run.load import LoadedRun, load_towers
 
 __all__ = ["AdaptedTowers", "base_to_new", "cross_dataset", "domain_generalization"]

@@ -93,7 +93,7 @@ class TrainingImages:
         return step // -(-len(self._examples) // self.batch_size)
 
     def all_pixels(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield the pixel values of all images in their order, ``batch_size`` at a time, without augmentation.
+        """Yield the pixel values (b, 3, side, side) of all images in order, b <= ``batch_size``, without augmentation.
 
         Of several ranks each is given its share of the images.
         """

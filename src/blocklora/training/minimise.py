@@ -122,7 +122,7 @@ def minimise(
     """Minimise a loss by an optimizer; the caller's settings and handlers are afterwards as before.
 
     Args:
-        gradients: Given the step, inputs and labels on the device; fills ``.grad`` and returns the loss.
+        gradients: Given the step, B inputs and labels (B,) on the device; fills ``.grad``, returns the loss, a scalar.
         optimizer: Over the trainable tensors.
         factors: On the learning rate: one, or one for every parameter group.
         batches: What every step is given.

@@ -49,6 +49,24 @@ def test_one_of_a_low_loss_but_far_less_right_is_not_kept() -> None:
     assert best_of([calm, right]) is right
 
 
+def test_one_that_fewer_images_judged_must_be_clearly_better() -> None:
+    whole = judged("whole", noisy(4, 0.8))
+    half = PARTS[0].judged[: N // 2]
+    values = np.exp(-whole.scores.losses)
+
+    def of_half(key: str, of_truth: np.ndarray) -> Judged:
+        logs = torch.from_numpy(np.log(np.stack([of_truth, 1 - of_truth], axis=1)))[: N // 2]
+        rows = torch.where((LABELS == 0)[: N // 2, None], logs, logs.flip(1))
+        found = scores({0: rows}, [Part((), (), half)], LABELS)[0]
+        return Judged(
+            Contender(key, key, lambda job, settings: None, None), Record({0: rows}, {0: 1.0}), found
+        )  # type: ignore[arg-type,return-value]
+
+    same, better = of_half("same", values), of_half("better", np.full(N, 0.97))
+    assert best_of([whole, same]) is whole
+    assert best_of([whole, better]) is better
+
+
 def test_two_that_know_different_things_are_mixed() -> None:
     half = np.arange(N) < N // 2
     one = judged("one", np.where(half, 0.99, 0.3))

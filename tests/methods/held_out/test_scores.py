@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blocklora.methods.held_out.parts import Part
-from blocklora.methods.held_out.scores import difference, mixture, scores
+from blocklora.methods.held_out.scores import Scores, difference, mixture, scores
 
 LABELS = torch.tensor([0, 1, 2, 0])
 PARTS = [
@@ -73,9 +73,14 @@ def test_a_mixture_is_on_the_parts_that_judged_all_of_it() -> None:
     np.testing.assert_allclose(np.exp(found.out_of_fold.logits).sum(axis=1), 1.0)
 
 
-def test_a_difference_has_the_standard_error_of_its_mean() -> None:
-    one, other = np.array([1.0, 2.0, 4.0]), np.array([0.0, 2.0, 1.0])
-    gap, error = difference(one, other)
+def test_a_difference_is_on_the_shared_images_and_has_the_standard_error_of_its_mean() -> None:
+    one = Scores(np.array([1, 3, 4, 7]), np.array([1.0, 2.0, 4.0, 9.0]), np.array([1.0, 0.0, 1.0, 0.5]), 1.0)
+    other = Scores(
+        np.array([0, 1, 3, 4]), np.array([9.0, 0.0, 2.0, 1.0]), np.array([0.0, 0.0, 0.0, 1.0]), 1.0
+    )
+    gap, error = difference(one, other, "losses")
     assert gap == pytest.approx(4 / 3)
     assert error == pytest.approx(np.std([1, 0, 3], ddof=1) / math.sqrt(3))
-    assert difference(one[:1], other[:1]) == (1.0, 0.0)
+    assert difference(one, other, "correct")[0] == pytest.approx(1 / 3)
+    alone = Scores(np.array([7]), np.array([8.0]), np.array([0.0]), 1.0)
+    assert difference(one, alone, "losses") == (1.0, 0.0)

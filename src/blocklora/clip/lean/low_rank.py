@@ -104,7 +104,7 @@ def low_rank(layers: Sequence[nn.Module], dtype: torch.dtype, training: bool) ->
 
 
 def masks(x: Tensor, dropouts: Sequence[float], seed: Seed) -> Iterator[Tensor | None]:
-    """Yield each term's mask (None: nothing is dropped), the same for the same seed; callers may write over a mask."""
+    """Yield each term's mask, of any shape, that of x (None: nothing is dropped); callers may write over a mask."""
     value, rows = (seed, None) if isinstance(seed, int) else (seed.value, seed.rows)
     generator = torch.Generator(x.device).manual_seed(value)
     draws = {dropout: dropout_masks(x, dropout, generator, rows) for dropout in set(dropouts)}

@@ -143,7 +143,7 @@ def _factors(low: LowRank | None) -> tuple[Tensor | None, Tensor | None]:
 def normed(
     x: Tensor, norm: nn.LayerNorm | None, times: float = 1.0
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """``times`` LayerNorm of x, and x's mean and reciprocal deviation; x itself where there is none."""
+    """``times`` LayerNorm of x (..., d), and x's mean and reciprocal deviation; x itself where there is none."""
     if norm is None:
         return x, None, None
     weight, bias = (norm.weight * times).to(x.dtype), (norm.bias * times).to(x.dtype)

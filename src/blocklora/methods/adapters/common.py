@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
 from blocklora.adapter import param_groups
 from blocklora.classifier import TextChange, shared_class_features
@@ -47,7 +47,7 @@ def fit_adapter(
         view: Where the adapter is put; None is a view that shares all weights with the model.
         recipe: Whose settings these are.
     """
-    adapter = _with_adapter(view or shared_view(job.clip.model), config, job.seed)
+    adapter = _with_adapter(view or shared_view(job.clip.model), config, job)
     base = adapter.get_base_model()
     towers = make_towers(
         base,
@@ -113,11 +113,14 @@ def _tell(job: Job, memory: MemoryPlan, steps: int, views: FixedViews | None) ->
     return None
 
 
-def _with_adapter(model: Any, config: PeftConfig, seed: int) -> Any:
-    """Return a PEFT model whose adapter starts from ``seed``; torch's own random state is left alone."""
+def _with_adapter(model: Any, config: PeftConfig, job: Job) -> Any:
+    """Return a PEFT model whose adapter starts from the job's seed, or from another; torch's random state stays."""
     with torch.random.fork_rng(devices=[]):  # PEFT fills adapters on the CPU and moves them then
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(job.seed)
         with warnings.catch_warnings():
             # transformers renamed gradient checkpointing; PEFT still asks for it by the old name.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            return get_peft_model(model, config)
+            adapter = get_peft_model(model, config)
+    if job.start:
+        set_peft_model_state_dict(adapter, dict(job.start))
+    return adapter

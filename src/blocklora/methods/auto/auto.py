@@ -135,7 +135,9 @@ def _judge(
     shared = {"iterations": plan.steps, "augment": settings.augment, "memory_limit": settings.memory_limit}
     others = adapters(list(plan.adapters), shared)
     late = _over(lambda: -deadline.left(), -_LAST_START * deadline.seconds)
-    records, out = halved(job, others, parts, labels, give_up=late)
+    records, out = halved(
+        job, others, parts, labels, give_up=late, short=lambda seconds: deadline.left() < 2 * seconds
+    )
     return tried + [(one, records[one.key]) for one in others], dropped | out
 
 

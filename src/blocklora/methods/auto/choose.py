@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from blocklora.classifier.heads import MOST_MEMBERS
@@ -34,19 +33,26 @@ def best_of(judged: Sequence[Judged]) -> Judged:
     """Return the contender to keep.
 
     Of those whose accuracy is within one standard error of the highest it is the one of the lowest log loss; or an
-    earlier one, which is cheaper, that is as accurate and whose log loss is within one standard error of that. Standard
-    errors are those of differences on the same images.
+    earlier one, which is cheaper, that is as accurate and whose log loss is within one standard error of that. One that
+    the time let fewer images judge takes its place where it is better by more than one standard error. Standard errors
+    are those of differences on the same images.
 
     Args:
         judged: One or more, the cheapest first.
     """
-    most_accurate = max(judged, key=lambda one: (one.scores.accuracy, -one.scores.log_loss))
-    near = [one for one in judged if _as_accurate(one, most_accurate)]
+    most = max(len(one.scores.images) for one in judged)
+    whole = [one for one in judged if len(one.scores.images) == most]
+    most_accurate = max(whole, key=lambda one: (one.scores.accuracy, -one.scores.log_loss))
+    near = [one for one in whole if _as_accurate(one, most_accurate)]
     best = min(near, key=lambda one: one.scores.log_loss)
     for one in near:
-        gap, error = difference(one.scores.losses, best.scores.losses)
+        gap, error = difference(one.scores, best.scores, "losses")
         if one is best or (one.scores.accuracy >= best.scores.accuracy and gap <= error):
-            return one
+            best = one
+            break
+    for one in judged:
+        if one not in whole and _better(one.scores, best.scores):
+            best = one
     return best
 
 
@@ -57,7 +63,8 @@ def best_mixture(
 
     It grows from the best one by the member that lowers the log loss most, up to three, of which one may change the
     image tower. It must be no less accurate than the best one alone, and its log loss lower by more than one standard
-    error of the difference on the same images; and so must each member more, against the mixture without it.
+    error of the difference on the same images; and so must each member more, against the mixture without it. The
+    labels (M + V,) are those of training images, then validation images.
     """
     members, kept = [best], None
     before = best.scores
@@ -70,7 +77,7 @@ def best_mixture(
         ]
         if not found:
             break
-        new, other = min(found, key=lambda pair: pair[0].scores.log_loss)
+        new, other = min(found, key=lambda pair: difference(pair[0].scores, before, "losses"))
         if not _better(new.scores, before) or not _better(new.scores, best.scores):
             break
         if min(new.weights) < _LEAST_WEIGHT:
@@ -81,18 +88,18 @@ def best_mixture(
 
 def why_not(one: Judged, kept: Scores) -> str:
     """Say in a few words why a contender was passed over."""
-    gap, error = difference(one.scores.losses, kept.losses)
-    right, _ = difference(one.scores.correct, kept.correct)
+    gap, error = difference(one.scores, kept, "losses")
+    right, _ = difference(one.scores, kept, "correct")
     return f"log loss {gap:+.3f} ± {error:.3f}, accuracy {100 * right:+.1f} points against what was kept"
 
 
 def _as_accurate(one: Judged, most: Judged) -> bool:
-    gap, error = difference(most.scores.correct, one.scores.correct)
+    gap, error = difference(most.scores, one.scores, "correct")
     return gap <= error
 
 
 def _better(new: Scores, old: Scores) -> bool:
     """Return whether a log loss is lower by more than a standard error on the same images, at no cost in accuracy."""
-    shared = np.isin(old.images, new.images)
-    gap, error = difference(old.losses[shared], new.losses)
-    return gap > error and new.accuracy >= float(old.correct[shared].mean())
+    gap, error = difference(old, new, "losses")
+    right, _ = difference(new, old, "correct")
+    return gap > error and right >= 0

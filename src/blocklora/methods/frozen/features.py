@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from blocklora.classifier import frozen_facts, in_halves
-from blocklora.clip import crop_size, image_features, pixels, random_crop, text_embeddings
+from blocklora.clip import Clip, crop_size, image_features, pixels, random_crop, text_embeddings
 from blocklora.core.seeds import Stream, generator
 from blocklora.core.threads import read_ahead
 from blocklora.data import Example, open_for_model, open_image
+from blocklora.methods.bank import FeatureBank
 from blocklora.methods.method import Job
 from blocklora.methods.settings import need_share, need_whole
 from blocklora.training.images import Augment, TrainingImages
@@ -26,6 +27,7 @@ from blocklora.training.images import Augment, TrainingImages
 __all__ = [
     "FeatureSettings",
     "accuracy",
+    "bank_of",
     "class_embeddings",
     "frozen_features",
     "labels_of",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _AT_ONCE = 64  # views that the image tower sees at a time
+_SMALLEST = 0.5  # crop, as a share of the image's area
 _LARGER = 4  # images that are cropped are decoded at no less than so many times S
 
 
@@ -50,7 +53,7 @@ class FeatureSettings:
     """
 
     passes: int = 10
-    smallest_crop: float = 0.5
+    smallest_crop: float = _SMALLEST
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ def frozen_features(
     *,
     augment: Augment = "none",
     passes: int = 1,
-    smallest: float = 0.5,
+    smallest: float = _SMALLEST,
 ) -> Tensor:
     """Run the frozen image tower over images, once for every augmented pass; the job's store keeps the result.
 
@@ -99,11 +102,10 @@ def frozen_features(
         Unit features (V, M, D), float32 on the CPU.
     """
     if job.bank:
-        kind = (job.clip.sha256, augment, smallest)
         alone = replace(job, bank=None)
         known = job.bank.of(
             examples,
-            kind,
+            (job.clip.sha256, augment, smallest),
             passes,
             lambda group: frozen_features(alone, group, augment=augment, passes=passes, smallest=smallest),
         )
@@ -120,6 +122,13 @@ def frozen_features(
         features = _compute(job, examples, augment, passes, smallest)
         job.store.keep(facts, features, time.monotonic() - began)
     return features
+
+
+def bank_of(clip: Clip, train: Sequence[Example], val: Sequence[Example], features: Tensor) -> FeatureBank:
+    """Return a bank in which the features of the plain training images (M, D) are known already."""
+    bank = FeatureBank(train, val)
+    bank.keep(0, (clip.sha256, "none", _SMALLEST), features[None])
+    return bank
 
 
 def _compute(job: Job, examples: Sequence[Example], augment: Augment, passes: int, smallest: float) -> Tensor:

@@ -132,4 +132,4 @@ def _whitened(within: Tensor, around_all: Tensor, means: Tensor) -> Tensor:
     return torch.zeros_like(means)  # all images look the same, and tell nothing
 
 
-METHOD = Method(fit, GdaSettings, prompts="trained with")
+METHOD = Method(fit, GdaSettings, prompts="trained with", refits=True)

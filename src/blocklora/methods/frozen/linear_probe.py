@@ -107,4 +107,4 @@ def _probe(features: Tensor, labels: Tensor, c: float, iterations: int) -> Head:
     return Head("linear", tensors)
 
 
-METHOD = Method(fit, LinearProbeSettings)
+METHOD = Method(fit, LinearProbeSettings, refits=True)

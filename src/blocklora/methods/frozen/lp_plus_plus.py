@@ -129,7 +129,7 @@ def start(
 
 
 def step_sizes(features: Tensor, class_features: Tensor) -> tuple[float, float]:
-    """Return the learning rates of the weights and of alpha; see ``start`` for the arguments."""
+    """Return the learning rates of the weights and of alpha for features (M, D) and those of classes (N, D)."""
     n = len(features)
     exact = features.detach().cpu().double()
     largest = float(torch.linalg.eigvalsh(exact.T @ exact)[-1])  # of the D x D matrix F'F

@@ -137,4 +137,4 @@ def _chosen(
     return beta, ridge, found | choices, held_out
 
 
-METHOD = Method(fit, ProkerSettings, prompts="trained with")
+METHOD = Method(fit, ProkerSettings, prompts="trained with", refits=True)

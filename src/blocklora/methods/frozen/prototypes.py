@@ -93,4 +93,4 @@ def mixed(features: Tensor, labels: Tensor, texts: Tensor, weight: float) -> Ten
     return F.normalize(weight * F.normalize(means, dim=-1) + (1 - weight) * texts, dim=-1)
 
 
-METHOD = Method(fit, PrototypesSettings, prompts="trained with")
+METHOD = Method(fit, PrototypesSettings, prompts="trained with", refits=True)

@@ -75,7 +75,7 @@ def fit(job: Job, settings: TipAdapterSettings) -> FitResult:
 
 
 def cache_head(tensors: Mapping[str, Tensor], scale: float, chosen: Mapping[str, Choice]) -> Head:
-    """Return the head of a cache with the alpha and beta that were chosen."""
+    """Return the head of a cache of M features (M, D), with the alpha and beta that were chosen."""
     numbers = {name: _number(one) for name, one in chosen.items()}
     return Head("cache", tensors, {"scale": scale} | numbers)
 

@@ -77,6 +77,7 @@ def judged(
     parts: Sequence[Part],
     numbers: Sequence[int],
     *,
+    known: Record | None = None,
     give_up: Callable[[], str] = str,
     deadline: Deadline | None = None,
 ) -> Record:
@@ -90,11 +91,12 @@ def judged(
         contender: What is fitted.
         parts: All of them.
         numbers: The parts that are asked for.
+        known: What an earlier call returned; None: what the checkpoint knows.
         give_up: Returns why there is to be an end; empty where it may go on.
         deadline: When the fit to a part is to be done; None: it takes as long as it takes.
     """
     keep = job.checkpoint.part(f"held-out-{contender.key}") if job.checkpoint else None
-    record = _recalled(keep.kept() if keep else None)
+    record = known or _recalled(keep.kept() if keep else None)
     for number in numbers:
         if number in record.logits or record.given_up:
             continue

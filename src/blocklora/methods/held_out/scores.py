@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def scores(logits: Mapping[int, Tensor], parts: Sequence[Part], labels: Tensor) 
     Args:
         logits: By the number of a part (m, N).
         parts: All of them.
-        labels: Of training images, then validation images.
+        labels: Of M training images, then V validation images (M + V,).
 
     Returns:
         The scores, and the rows that they are of.
@@ -104,9 +105,10 @@ def mixture(members: Sequence[Mapping[int, Tensor]], parts: Sequence[Part], labe
     return Mixture(tuple(weights.tolist()), found, _out_of_fold(logs, truth, places, parts))
 
 
-def difference(one: _Floats, other: _Floats) -> tuple[float, float]:
-    """Return the mean of ``one`` less ``other``, image by image (I,), and the standard error of that mean."""
-    gap = one - other
+def difference(one: Scores, other: Scores, of: Literal["losses", "correct"]) -> tuple[float, float]:
+    """Return the mean of ``one`` less ``other`` on the images that both have, and its standard error."""
+    _, mine, theirs = np.intersect1d(one.images, other.images, assume_unique=True, return_indices=True)
+    gap = getattr(one, of)[mine] - getattr(other, of)[theirs]
     error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else 0.0
     return float(gap.mean()), error
 

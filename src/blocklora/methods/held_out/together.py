@@ -52,7 +52,7 @@ def together(
         weights: Of the probabilities of each.
         temperatures: What the logits of each are divided by, after the temperature that its fit found for itself.
         out_of_fold: What they said together of images that they were fitted without; it sets the temperature of the
-            whole, and where the image tower is the base model's own it is what the classifier judges its answers by.
+            whole, and without validation images the classifier judges its answers by it.
     """
     if len(fitted) == 1:
         (one,) = fitted
@@ -78,12 +78,8 @@ def together(
 
 
 def _with_answers(job: Job, result: FitResult, out_of_fold: OutOfFold | None) -> FitResult:
-    """Return a result with what was said of held-out images.
-
-    Features of an adapted tower are not those that the fits of the parts had, so they prove nothing of held-out images.
-    """
-    frozen = result.classifier.is_base
-    held_out = out_of_fold.of_training(len(job.task.train)) if out_of_fold and frozen else None
+    """Return a result with what was said of held-out images."""
+    held_out = out_of_fold.of_training(len(job.task.train)) if out_of_fold else None
     return replace(result, out_of_fold=out_of_fold, held_out=held_out)
 
 

@@ -62,7 +62,7 @@ def start_context(job: Job, words: str, n_context: int) -> tuple[ClassPrompts, T
 
 
 def random_vectors(*shape: int, seed: int, place: int) -> Tensor:
-    """Return normally distributed values with a standard deviation of 0.02, from (seed, place)."""
+    """Return normal values of any shape with a standard deviation of 0.02, from (seed, place)."""
     generator = torch.Generator().manual_seed(torch_seed(seed, Stream.PROMPT_START, place))
     return torch.randn(*shape, generator=generator) * _STD
 

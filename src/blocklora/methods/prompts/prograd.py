@@ -63,7 +63,7 @@ def aligned(gradient: Tensor, general: Tensor, weight: float) -> Tensor:
     """Take away what of a gradient points against a general direction (Zhu et al., 2023, eq. 4).
 
     Args:
-        gradient: Of the task's loss.
+        gradient: Of the task's loss, of any shape.
         general: Of the divergence from zero-shot, of the same shape.
         weight: How many times the conflicting part is taken away.
     """

@@ -19,11 +19,11 @@ def add_gradients(parameters: Sequence[nn.Parameter], loss: Tensor, ranks: Ranks
 
     Args:
         parameters: The trainable ones, in the same order on every rank.
-        loss: This rank's part of the loss.
+        loss: This rank's part of the loss, a scalar.
         ranks: The processes.
 
     Returns:
-        The loss.
+        The loss, a scalar.
     """
     if ranks.count == 1:
         return loss
