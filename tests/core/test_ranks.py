@@ -50,3 +50,10 @@ def test_a_launcher_that_does_not_say_which_is_which_is_refused(monkeypatch: pyt
     with pytest.raises(ConfigError, match=r"2 processes were started, but .RANK. is missing.*torchrun"):
         with joined_ranks("cpu"):
             pass
+
+
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE 'two': expected a number of processes"):
+        with joined_ranks("cpu"):
+            pass

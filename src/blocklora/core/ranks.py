@@ -134,6 +134,10 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     Raises:
         ConfigError: There are more ranks than GPUs, or a launcher started processes without saying which is which.
     """
+    if not (told := os.environ.get("WORLD_SIZE", "1")).isdecimal():
+        raise ConfigError(
+            f"WORLD_SIZE '{told}': expected a number of processes; unset it, or start with torchrun."
+        )
     if started_ranks() == 1:
         yield ALONE
         return
