@@ -25,7 +25,7 @@ from PIL import Image
 
 from blocklora.data import Example, load_dataset, open_image
 from blocklora.explore.check import check_data
-from blocklora.explore.finding import Finding
+from blocklora.findings.finding import Finding
 from measuring import circumstances, write
 
 RESULT = Path(__file__).parent / "results" / "check_faults.json"

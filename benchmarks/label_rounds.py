@@ -25,7 +25,7 @@ from blocklora.clip import load_image_tower
 from blocklora.core.device import Compute
 from blocklora.data import load_dataset
 from blocklora.explore.choosing import FEW, choose_images, doubt
-from blocklora.explore.looking import look_at
+from blocklora.findings.looking import look_at
 from blocklora.methods.frozen.gda import discriminant
 from measuring import circumstances, write
 

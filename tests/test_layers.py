@@ -25,7 +25,7 @@ ORDER = [
     {"clip"},
     {"training"},
     {"classifier"},
-    {"methods"},
+    {"findings", "methods"},
     {"estimator", "report"},
     {"run"},
     {"bench", "explore", "export", "serve"},

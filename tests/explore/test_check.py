@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from blocklora.core.errors import DataError
 from blocklora.explore.check import CheckResult, check_data
 from blocklora.explore.check_page import COLUMNS, page_path, write_check_csv, write_check_page
-from blocklora.explore.finding import KINDS, Finding
+from blocklora.findings.finding import KINDS, Finding
 
 WRONG = 20
 
@@ -68,7 +68,7 @@ def test_most_wrong_labels_are_among_the_first_tenth(planted):
     first = of_kind(result, "label")[0]
     assert re.fullmatch(r"\S+: labelled '\d' \(\d+%\), looks like '\d' \(\d+%\), as \S+ is", first.message)
     assert first.actions == ("look", "keep")
-    assert first.suggested == result.images[first.images[1]][0]
+    assert first.suggested == first.labels[1]
 
 
 def test_copies_leaks_and_conflicts_are_named(planted):
@@ -138,7 +138,8 @@ def test_the_page_is_one_file_that_shows_images_and_runs_nothing_foreign(planted
 
 
 def test_a_formula_in_a_name_does_not_run(tmp_path):
-    result = CheckResult("x", "m", {}, 1, (Finding("blank", ("=1+1.png",), 1.0, "one colour"),), (), {}, {})
+    blank = Finding("blank", ("=1+1.png",), 1.0, "one colour", labels=("a",), parts=("train",))
+    result = CheckResult("x", "m", {}, 1, (blank,), (), {})
     write_check_csv(result, tmp_path / "f.csv")
     (row,) = csv.DictReader(io.StringIO((tmp_path / "f.csv").read_text(encoding="utf-8")))
     assert row["image"] == "'=1+1.png"

@@ -11,7 +11,7 @@ from blocklora.core.device import Compute
 from blocklora.data import load_dataset
 from blocklora.explore import choosing
 from blocklora.explore.choosing import FEW, choose_images, doubt
-from blocklora.explore.looking import look_at
+from blocklora.findings.looking import look_at
 from blocklora.methods.frozen.gda import discriminant
 
 SEEDS, ROUNDS = 5, 5

@@ -38,12 +38,12 @@ runpy.run_path(script, run_name="__main__")
 TORCHLESS = "blocklora,torch,transformers,peft,onnx,scipy,sklearn"
 
 
-def answers(folder: Path, images: list[Path], without: str) -> list[dict[str, Any]]:
+def answers(folder: Path, images: list[Path], without: str, code: int = 0) -> list[dict[str, Any]]:
     """Return the lines that predict.py of a folder prints, where some packages cannot be imported."""
     command = [sys.executable, "-c", ALONE, without, (folder / "predict.py").as_posix(), *map(str, images)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -99,6 +99,32 @@ def test_predict_answers_as_the_run_does_with_torch(format_: str, exported: Call
     found = json.loads((exported(format_) / "export.json").read_text(encoding="utf-8"))["check"]
     assert (found["images"], found["top_1"]) == (8, 1.0)
     assert found["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("format_", "without"),
+    [("onnx", TORCHLESS), ("numpy", TORCHLESS), ("hf", "blocklora,peft"), ("lora", "blocklora")],
+)
+def test_an_image_that_cannot_be_read_is_a_line_with_an_error_and_the_others_are_answered(
+    format_: str, without: str, exported: Callable[..., Path], odd_images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "no.png").write_bytes(b"no image")
+    (tmp_path / "cut.jpg").write_bytes(odd_images[0].read_bytes()[:700])
+    bad = [tmp_path / "gone.png", tmp_path / "no.png", tmp_path / "cut.jpg", tmp_path]
+    found = answers(exported(format_), [*bad, odd_images[0]], without, code=1)
+    assert [answer["image"] for answer in found] == [*map(str, bad), str(odd_images[0])]
+    assert [sorted(answer) for answer in found] == [["error", "image"]] * 4 + [
+        ["image", "label", "probability"]
+    ]
+    assert "No such file" in found[0]["error"]
+    assert "cannot identify image file" in found[1]["error"]
+
+
+def test_without_images_a_script_says_how_it_is_used(exported: Callable[..., Path]) -> None:
+    command = [sys.executable, str(exported("numpy") / "predict.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Classify images: python predict.py IMAGE...")
 
 
 def test_a_script_that_needs_blocklora_is_noticed(

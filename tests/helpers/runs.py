@@ -12,7 +12,7 @@ ALIKE = ("class_features.safetensors", "adapter/adapter_model.safetensors")
 
 def settings(model: Path | str, **more: Any) -> dict[str, Any]:
     """Return arguments of ``fit_run`` for a run of a second."""
-    untrained = more.get("method") in ("zero-shot", "tip-adapter", "linear-probe")
+    untrained = more.get("method") in ("zero-shot", "tip-adapter", "linear-probe", "gda")
     trained = {} if untrained else {"iterations": 4, "lr": 1e-2}
     return {"model": str(model), "shots": 4, "seed": 1, "device": "cpu"} | trained | more
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from PIL import Image
 
 from blocklora.data import open_for_model
 from blocklora.serve.app import create_app
-from blocklora.serve.backend import Answer, BackendFacts
+from blocklora.serve.backend import Answer, BackendFacts, NearImage, Why
 from blocklora.serve.metrics import Metrics
 from blocklora.serve.service import Service
 from blocklora.serve.settings import Limits
@@ -27,8 +28,8 @@ from blocklora.serve.settings import Limits
 class Brightness:
     """A backend of two classes; ``gate`` holds its batches up, ``sizes`` are theirs."""
 
-    def __init__(self) -> None:
-        self.facts = BackendFacts(("dark", "light"), "brightness", "numpy")
+    def __init__(self, explains: bool = False) -> None:
+        self.facts = BackendFacts(("dark", "light"), "brightness", "numpy", explains=explains)
         self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
         self.prepared = threading.Semaphore(0)
@@ -52,6 +53,12 @@ class Brightness:
         light = pixel_values.mean(axis=(1, 2, 3)).astype(np.float64)
         return [Answer(row, **self.more) for row in np.stack([1 - light, light], axis=1)]
 
+    def explain(self, pixel_values: NDArray[np.float32]) -> list[Why]:
+        """Return the same for every image: the left half speaks for the answer, the right one against it."""
+        small = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+        near = (NearImage("day/1.png", "light", 0.9, small), NearImage("night/1.png", "dark", 0.1, None))
+        return [Why((("light", 1.5), ("dark", -1.5)), near, ((1.0, -1.0), (1.0, -1.0))) for _ in pixel_values]
+
 
 def png(grey: int = 255, side: int = 8, **more: Any) -> bytes:
     """Return a PNG of one grey value."""
@@ -66,10 +73,10 @@ def encoded(image: Image.Image, kind: str, **more: Any) -> bytes:
 
 
 class Small:
-    """An application on two such classifiers, ``lamp`` and ``moon``, with its log."""
+    """An application on two such classifiers, ``lamp``, which says why, and ``moon``, with its log."""
 
     def __init__(self, token: str | None = None, **limits: Any) -> None:
-        self.backend = Brightness()
+        self.backend = Brightness(explains=True)
         self.log: list[dict[str, Any]] = []
         self.service = Service(
             {"lamp": self.backend, "moon": Brightness()}, replace(Limits(), **limits), Metrics()

@@ -26,7 +26,9 @@ from blocklora.report.page import render_report
 from blocklora.report.tables import heated
 
 
-def measured(how: str = "validation", n_images: int = 40, covered: float = 1.0) -> RunMetrics:
+def measured(
+    how: str = "validation", n_images: int = 40, covered: float = 1.0, right: float = 0.8
+) -> RunMetrics:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 90)
     logits = rng.normal(size=(90, 3))
@@ -34,7 +36,7 @@ def measured(how: str = "validation", n_images: int = 40, covered: float = 1.0) 
     sets = np.ones((90, 3), dtype=bool)
     sets[rng.random(90) > covered] = False
     found = judge_sets(sets, labels, 0.9, how=how, n_images=n_images, guaranteed=0.9)
-    held_out = (rng.random(n_images), rng.random(n_images) > 0.2)
+    held_out = (rng.random(n_images), rng.random(n_images) > 1 - right)
     shares, warm = (softmax(logits / temperature, axis=1) for temperature in (1.0, 1.5))
     return replace(
         RunMetrics(evaluate(shares, labels, ["cat", "dog", "owl"])),
@@ -60,9 +62,13 @@ def test_the_page_shows_sets_thresholds_and_calibration() -> None:
         "calibrated on 40 validation images",
         "The same images chose c",
         "Brier score",
-        "Least probability",
+        "For an accuracy of 80%, 90%, 95% or 99% no probability is high enough to be certain.",
     ):
         assert text in page
+    assert "Least probability" not in page
+    sure = render_report(measured(right=1.0), lambda _: None)
+    assert "Least probability" in sure
+    assert "For an accuracy of 95% or 99% no probability" in sure
     assert "fell short" not in page
     assert "fell short" in render_report(measured(covered=0.6), lambda _: None)
 
@@ -121,7 +127,8 @@ def test_unknown_things_are_told_with_what_their_scores_are_worth() -> None:
         "12% of their 40 held-out images are found",
         "zero-shot (MCM) 0.55",
         "may be found less often",
-        "little better than guessing",
+        "little better than by guessing",
+        "How well they are found</summary>",
     ):
         assert text in page
     assert "nothing is called unknown" in alarm_sentence("validation", 18, 0.05)

@@ -170,7 +170,7 @@ def test_every_class_has_its_row_and_the_confusion_its_cells():
     for row in metrics.evaluation.per_class:
         assert shown[row.class_name] == pytest.approx(100 * row.accuracy, abs=0.051)
     assert list(shown.values()) == sorted(shown.values())  # the worst first
-    matrix = text[text.index('class="matrix"') :]
+    matrix = text[text.index('class="matrix') :]
     cells = re.findall(r"<td[^>]*>(\d+|·)</td>", matrix[: matrix.index("</table>")])
     assert [int(cell.replace("·", "0")) for cell in cells] == np.ravel(
         confusion_matrix(metrics.evaluation.confusion_counts, 4)
@@ -185,7 +185,12 @@ def test_with_an_evaluation_alone_the_page_is_whole():
     assert "img" not in page.tags
     for heading in ("most confident mistakes", "How it learned", "chosen", "files"):
         assert heading not in page.text
-    assert "Nothing was noticed while fitting." in page.text
+    assert "Nothing was noticed." in page.text
+
+
+def test_short_names_stand_upright_over_the_matrix():
+    assert 'class="matrix upright"' in render_report(measured(names=["a", "bcd", "9"]), photo)
+    assert 'class="matrix"' in render_report(measured(names=["a", "bcde", "9"]), photo)
 
 
 def test_the_questions_come_in_a_persons_order():
@@ -353,7 +358,8 @@ def test_nothing_is_loaded_from_elsewhere():
         loads = {"src", "href", "action", "data", "poster", "srcset", "background", "xlink:href"}
         addresses = [value for name, value in page.attributes if name in loads]
         assert addresses
-        assert all(value.startswith("data:image/") for value in addresses)
+        elsewhere = {value for value in addresses if not value.startswith("data:image/")}
+        assert elsewhere == {"confusion.csv", "predictions.csv"}  # links to what stands beside it
         assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
         assert not re.search(r"url\(|@import|https?:", text)
         assert "default-src 'none'" in text

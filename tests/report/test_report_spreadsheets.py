@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.core.errors import DataError, RunError
-from blocklora.metrics import Answers, answers, evaluate
+from blocklora.metrics import Answers, answers, confusion_matrix, evaluate
 from blocklora.report import PredictionRow, read_predictions, write_confusion, write_predictions, written_name
 
 NAMES = ["cat", 'a "big", dog', "owl"]
@@ -54,11 +54,30 @@ def test_lengths_that_do_not_fit_are_refused(images, labels, names, before, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_full_matrix(tmp_path):
+def test_the_confusion_matrix_has_a_row_for_each_cell_above_0(tmp_path):
     write_confusion(tmp_path / "confusion.csv", evaluate(PROBABILITIES, [0, 2], NAMES))
-    header, *rows = read(tmp_path / "confusion.csv")
-    assert header == ["true class", *NAMES]
-    assert rows == [["cat", "1", "0", "0"], [NAMES[1], "0", "0", "0"], ["owl", "0", "1", "0"]]
+    assert read(tmp_path / "confusion.csv") == [
+        ["label", "predicted", "count"],
+        ["cat", "cat", "1"],
+        ["owl", NAMES[1], "1"],
+    ]
+
+
+def test_the_confusion_matrix_counts_every_image_and_is_small_with_many_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, answers = rng.integers(0, 2000, 3000), rng.integers(0, 2000, 3000)
+    labels[:1000], answers[:1000] = 7, 9
+    names = [f"class {n}" for n in range(2000)]
+    found = evaluate(np.eye(2000)[answers], labels, names)
+    write_confusion(tmp_path / "confusion.csv", found)
+    _, *rows = read(tmp_path / "confusion.csv")
+    matrix = np.zeros((2000, 2000), int)
+    for label, predicted, n in rows:
+        matrix[names.index(label), names.index(predicted)] = int(n)
+    np.testing.assert_array_equal(matrix, confusion_matrix(found.confusion_counts, 2000))
+    assert matrix.sum() == 3000
+    assert matrix[7, 9] >= 1000
+    assert len(rows) <= 3000
 
 
 def test_files_are_whole_or_not_there(tmp_path, monkeypatch):

@@ -48,8 +48,8 @@ class Stop(Log):
 
 def test_the_folder_holds_what_is_promised(run: Path, photos: Path) -> None:
     assert names(run) == [
-        "adapter", "class_features.safetensors", "classifier.json", "config.json", "evidence.safetensors",
-        "metrics.json", "predictions.csv", "report.html", "split.json",
+        "adapter", "class_features.safetensors", "classifier.json", "config.json", "confusion.csv",
+        "evidence.safetensors", "metrics.json", "predictions.csv", "report.html", "split.json",
     ]  # fmt: skip
     metrics, config, split = read(run / "metrics.json"), read(run / "config.json"), read(run / "split.json")
     assert metrics.keys() >= PROMISED_METRICS

@@ -86,6 +86,7 @@ def test_a_freed_folder_keeps_what_is_not_ours(started: Path) -> None:
         "adapter/adapter_config.json",
         "classifier.json",
         "predictions.csv",
+        "confusion.csv",
         "report.html",
         "mine.txt",
     ):

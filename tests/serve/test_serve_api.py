@@ -96,11 +96,27 @@ def test_sets_and_unknown_images_are_told_where_they_are_judged() -> None:
         assert (answer["set"], answer["unknown"]) == (["light", "dark"], False)
 
 
+def test_reasons_are_given_where_they_are_asked_for(client: TestClient) -> None:
+    answer = send(client, png(), png(0), params={"explain": True}).json()["predictions"]
+    assert [one["label"] for one in answer] == ["light", "dark"]
+    for one in answer:
+        assert one["reasons"]["evidence"][0] == {"label": "light", "above_mean": 1.5}
+        assert one["reasons"]["heat_map"] == [[1.0, -1.0], [1.0, -1.0]]
+        first, second = one["reasons"]["nearest"]
+        assert first.pop("thumbnail").startswith("data:image/png;base64,")
+        assert first == {"image": "day/1.png", "label": "light", "cosine": 0.9}
+        assert second == {"image": "night/1.png", "label": "dark", "cosine": 0.1}
+    assert "reasons" not in send(client, png()).json()["predictions"][0]
+    check_error(send(client, png(), params={"explain": True, "model": "moon"}), 422, "moon", "--explain")
+    check_error(send(client, png(), params={"explain": "why"}), 422, "query.explain")
+
+
 def test_models_are_listed_with_what_is_refused(client: TestClient) -> None:
     answer = client.get("/v1/models").json()
     assert [model["name"] for model in answer["models"]] == ["lamp", "moon"]
     assert answer["models"][0] == {
-        "name": "lamp", "method": "brightness", "platform": "numpy", "notes": [], "classes": ["dark", "light"],
+        "name": "lamp", "method": "brightness", "platform": "numpy", "notes": [], "explains": True,
+        "classes": ["dark", "light"],
     }  # fmt: skip
     assert answer["limits"] == {"max_images": 4, "max_body": 50_000, "max_pixels": 1000}
 

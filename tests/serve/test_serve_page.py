@@ -146,18 +146,57 @@ def test_what_a_richer_answer_has_is_shown(page: Page, address: str) -> None:
     page.until("models.length")
     page.run("""(() => {
         add([new File([], 'a.png')]);
-        const image = 'data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=';
         const top = [{ label: 'cat', probability: 0.6 }, { label: 'dog', probability: 0.4 }];
-        const nearest = [{ label: 'a cat', image }];
         window.card = document.querySelector('article').parentElement;
-        show({ card, answer: { label: 'cat', probability: 0.6, top, set: ['cat', 'dog'], heat_map: image, nearest } });
+        show({ card, answer: { label: 'cat', probability: 0.6, top, set: ['cat', 'dog'] } });
     })()""")
     assert "It is one of: cat, dog." in page.text(".more")
-    assert page.run("card.querySelector('.heat').hidden || card.querySelector('.nearest').hidden") is False
-    assert page.text(".nearest li") == "a cat"
     page.run("show({ card, answer: { label: 'cat', probability: 0.6, top: [], unknown: true } })")
     assert page.text(".answer") == "none of the classes"
     assert page.text(".more") == "The nearest class is cat."
+
+
+@in_browser
+def test_reasons_are_shown_on_request(page: Page, address: str, tmp_path: Path) -> None:
+    grey = tmp_path / "grey.png"
+    grey.write_bytes(png(128, side=20))
+    page.open(address, width=390)
+    page.until("models.length")
+    page.run("document.querySelector('#choose').focus()")
+    page.press("Enter")
+    page.choose(grey)
+    page.until("document.querySelector('article:not([aria-busy]) .top li')")
+    assert page.run("document.querySelector('.reasons').hidden")
+    page.run("document.querySelector('.why').focus()")
+    page.press("Enter")
+    page.until("!document.querySelector('.reasons').hidden")
+    assert page.run("document.activeElement.getAttribute('aria-expanded')") == "true"
+    assert page.run("[...document.querySelectorAll('.nearest li')].map(one => one.innerText)") == [
+        "light",
+        "dark\nnight/1.png",
+    ]
+    assert page.run("document.querySelector('.nearest img').alt") == "day/1.png"
+    page.until("document.querySelector('.nearest img').naturalWidth === 8")
+    assert page.run("document.querySelectorAll('.nearest img').length") == 1
+    assert page.text(".heat figcaption") == "Red speaks for light, blue against it."
+    assert "grey.png" in page.run("document.querySelector('.heat canvas').getAttribute('aria-label')")
+    assert page.text("#status") == "grey.png: most like training images of light, dark"
+    row = page.run(
+        "[...document.querySelector('.heat canvas').getContext('2d').getImageData(0, 99, 224, 1).data]"
+    )
+    left, right = row[80:84], row[800:804]  # red, green, blue, opacity
+    assert left[0] > left[2] + 50
+    assert right[2] > right[0] + 50
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    page.press("Enter")
+    page.until("document.querySelector('.reasons').hidden")
+    page.run("document.querySelector('#model').value = 'moon'")
+    page.run("document.querySelector('#choose').focus()")
+    page.press("Enter")
+    page.choose(grey)
+    page.until("document.querySelectorAll('article:not([aria-busy])').length === 2")
+    assert page.run("document.querySelector('.why').hidden")
+    assert page.complaints() == []
 
 
 @in_browser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from onnx_folder import write_onnx_folder
 from small_service import Small, listening, png
 
+from blocklora import FewShotClassifier
 from blocklora.core.errors import BlockloraError, ConfigError
 from blocklora.run.load import load_run
 from blocklora.run.predict import Asked, Prediction, predict_images
 from blocklora.serve.server import load_backends, make_app, serve
 from blocklora.serve.settings import Limits, Settings
+from blocklora.serve.torch_backend import TorchBackend
 
 PREDICT = "/v1/predict"
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
@@ -72,6 +76,52 @@ def test_sets_and_unknown_images_are_those_of_predict(served_run: Path, files: l
     assert [(one["set"], one["unknown"]) for one in found] == [(one.set, one.unknown) for one in expected]
     with pytest.raises(ConfigError, match="an exported folder makes no sets"):
         load_backends(Settings((served_run,), backend="onnx", coverage=0.9))
+
+
+def test_reasons_are_those_of_predict(served_run: Path, files: list[Path]) -> None:
+    run = load_run(served_run, device="cpu")
+    expected = [
+        one.reasons for one in predict_images(run, files, Asked(explain=True)) if isinstance(one, Prediction)
+    ]
+    with TestClient(make_app(Settings((served_run,), device="cpu", explain=True))) as client:
+        sent = [("images", (file.name, file.read_bytes())) for file in files]
+        found = client.post(PREDICT, files=sent, params={"explain": True}).json()["predictions"]
+        assert client.get("/v1/models").json()["models"][0]["explains"] is True
+    for one, other in zip(found, expected, strict=True):
+        why = one["reasons"]
+        assert other is not None
+        assert [part["label"] for part in why["evidence"]] == [label for label, _ in other.evidence]
+        assert [(near["image"], near["label"]) for near in why["nearest"]] == [
+            near[:2] for near in other.nearest
+        ]
+        assert np.asarray(why["heat_map"]) == pytest.approx(np.asarray(other.heat), abs=0.011)
+        for near in why["nearest"]:
+            assert near["thumbnail"].startswith("data:image/")
+    with pytest.raises(ConfigError, match="does not say why"):
+        load_backends(Settings((served_run,), backend="onnx", explain=True))
+
+
+def test_training_images_that_are_gone_or_never_known_are_names_alone(
+    served_run: Path, photos: Path, files: list[Path], clip_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(served_run, tmp_path / "moved")
+    split = json.loads((tmp_path / "moved" / "split.json").read_text(encoding="utf-8"))
+    (tmp_path / "moved" / "split.json").write_text(
+        json.dumps(split | {"folder": str(tmp_path)}), encoding="utf-8"
+    )
+    config = json.loads((tmp_path / "moved" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "moved" / "config.json").write_text(
+        json.dumps(config | {"data": str(tmp_path / "gone")}), encoding="utf-8"
+    )
+    saved = FewShotClassifier(model=str(clip_folder), method="linear-probe", device="cpu")
+    some = sorted(photos.glob("*/[0-3].png"))
+    saved.fit(some, [file.parent.name for file in some]).save(tmp_path / "saved")
+    for name in ("moved", "saved"):
+        backend = TorchBackend(tmp_path / name, device="cpu", explain=True)
+        (why,) = backend.explain(np.stack([backend.prepare(files[0].read_bytes(), "x")]))
+        assert all(near.thumbnail is None for near in why.nearest)
+        assert str(photos) not in str(why.nearest)
+        assert all(near.image.endswith(".png") for near in why.nearest)
 
 
 def test_32_threads_on_one_classifier_get_the_bits_of_one(served_run: Path, files: list[Path]) -> None:

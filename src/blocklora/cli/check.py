@@ -18,7 +18,7 @@ from blocklora.core.words import did_you_mean, printable
 
 if TYPE_CHECKING:
     from blocklora.explore.check import CheckResult
-    from blocklora.explore.finding import Finding
+    from blocklora.findings.finding import Finding
 
 __all__ = ["check"]
 
@@ -93,7 +93,7 @@ def _kinds(words: str | None) -> set[str]:
     """
     if words is None:
         return set()
-    from blocklora.explore.finding import KINDS
+    from blocklora.findings.finding import KINDS
 
     plurals = {f"{kind}s": kind for kind in KINDS}
     groups = {"any": set(KINDS), "duplicates": {"exact-duplicate", "near-duplicate"}}
@@ -112,7 +112,7 @@ def _kinds(words: str | None) -> set[str]:
 def _print(result: CheckResult, page: Path | None, csv: Path | None) -> None:
     """Print how many of each kind there are, what to do, and the worst of each."""
     from blocklora.explore.check_page import sentence
-    from blocklora.explore.finding import KINDS
+    from blocklora.findings.finding import KINDS
 
     _line(f"{sentence(result)}.")
     for note in result.notes:

@@ -75,6 +75,12 @@ class ServeOptions:
         float,
         typer.Option(help="Of images of the classes, how many --unknown may call unknown.", metavar="SHARE"),
     ] = 0.05
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Say why, if a request asks; that shows the training images that are nearest."
+        ),
+    ] = False
     workers: Annotated[int, typer.Option(help="Processes side by side.", min=1, rich_help_panel=_MACHINE)] = 1
     device: Device = "auto"
     max_batch: Annotated[int, _limit("Images that are computed at a time.")] = 32
@@ -117,6 +123,7 @@ def serve(options: ServeOptions) -> None:
         device=options.device,
         coverage=options.coverage,
         false_alarms=options.false_alarms if options.unknown else None,
+        explain=options.explain,
         token=token,
         workers=options.workers,
         limits=limits,

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -16,36 +13,14 @@ from blocklora.core.files import write_text
 from blocklora.core.words import count
 from blocklora.data import open_image
 from blocklora.explore.check import CheckResult
-from blocklora.explore.finding import KINDS, Finding
+from blocklora.report.finding_views import kind_views
 from blocklora.report.html import check_page, render, write_page
-from blocklora.report.tables import Thumbnail, thumbnail
-from blocklora.report.words import short_names
 
 __all__ = ["page_path", "sentence", "write_check_csv", "write_check_page"]
 
 COLUMNS = ("kind", "image", "label", "split", "action", "suggested_label", "score", "others", "message")
-_SHOWN, _SIDE_BY_SIDE = 24, 4  # findings of a kind, and images of a finding
+_SHOWN = 24  # findings of a kind
 _SMALL = 320  # pixels that a thumbnail is made from
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """One image of a finding: the name to show, its label and split, what to do with it, and its thumbnail."""
-
-    name: str
-    label: str
-    split: str
-    action: str
-    thumbnail: Thumbnail | None
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One finding as the page shows it."""
-
-    what: str
-    images: Sequence[_Shown]
-    more: int
 
 
 def page_path(out: Path) -> Path:
@@ -85,22 +60,6 @@ def write_check_page(result: CheckResult, out: Path) -> None:
         except (KeyError, ImageError):
             return None
 
-    kinds: dict[str, list[Finding]] = defaultdict(list)
-    for finding in result.findings:
-        kinds[finding.kind].append(finding)
-    shown = {kind: found[:_SHOWN] for kind, found in kinds.items()}
-    listed = {image for found in shown.values() for one in found for image in one.images[:_SIDE_BY_SIDE]}
-    small = {image: thumbnail(image, open_by_name) for image in sorted(listed)}
-    names = short_names(sorted(listed))
-
-    def row(finding: Finding) -> _Row:
-        actions = finding.actions or ("",) * len(finding.images)
-        pairs = zip(finding.images[:_SIDE_BY_SIDE], actions, strict=False)
-        images = [
-            _Shown(names[image], *result.images[image], action, small[image]) for image, action in pairs
-        ]
-        return _Row(finding.what, images, len(finding.images) - len(images))
-
     write_page(
         out,
         render(
@@ -109,10 +68,7 @@ def write_check_page(result: CheckResult, out: Path) -> None:
             title=f"{result.name}: {count(len(result.findings), 'finding')}",
             sentence=sentence(result),
             notes=result.notes,
-            sections=[
-                (kind, KINDS[kind], len(kinds[kind]), [row(one) for one in found])
-                for kind, found in shown.items()
-            ],
+            kinds=kind_views(result.findings, open_by_name, _SHOWN),
         ),
     )
 
@@ -128,7 +84,7 @@ def write_check_csv(result: CheckResult, path: Path) -> None:
     writer.writerow(COLUMNS)
     for one in result.findings:
         for place, image in enumerate(one.images or ("",)):
-            label, split = result.images.get(image, ("", ""))
+            label, split = (one.labels[place], one.parts[place]) if image else ("", "")
             action = one.actions[place] if one.actions else "look"
             others = "; ".join(other for other in one.images if other != image)
             suggested = (one.suggested or "") if place == 0 else ""

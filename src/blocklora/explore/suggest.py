@@ -18,14 +18,14 @@ from blocklora.classifier import encode
 from blocklora.core.errors import ConfigError, DataError
 from blocklora.core.files import user_path
 from blocklora.core.words import count, printable
-from blocklora.data import Example, content_digests, read_split_part
+from blocklora.data import content_digests
 from blocklora.explore.choosing import FEW, choose_images, doubt
-from blocklora.explore.duplicates import exact_groups, near_groups
-from blocklora.explore.looking import Looked, look_at
-from blocklora.explore.neighbours import nearest
-from blocklora.explore.quality import blank
+from blocklora.findings.duplicates import exact_groups, near_groups
+from blocklora.findings.looking import Looked, look_at
+from blocklora.findings.neighbours import nearest
+from blocklora.findings.quality import blank
 from blocklora.run.find import find_images
-from blocklora.run.folder import CONFIG, SPLIT, data_choice, read_json
+from blocklora.run.folder import SPLIT, part_images, read_json
 from blocklora.run.load import LoadedRun, load_run
 
 __all__ = ["Suggested", "Suggestion", "suggest_images"]
@@ -99,7 +99,7 @@ def suggest_images(
     loaded = load_run(run, device=device, model=model)
     record = read_json(user_path(run) / SPLIT)
     files = [Path(path).absolute() for path in find_images(folders).files]
-    labelled = _labelled(user_path(run), record)
+    labelled = part_images(user_path(run), "train")
     named = [
         *((one.image, one.source) for one in labelled),
         *((printable(str(file)), file) for file in files),
@@ -144,11 +144,6 @@ def _chosen(
         )
         for place, gain in zip(chosen, added, strict=True)
     )
-
-
-def _labelled(run: Path, record: dict[str, Any]) -> tuple[Example, ...]:
-    """Return the run's training images that are still there."""
-    return read_split_part(record, "train", data_choice(read_json(run / CONFIG))).images
 
 
 def _candidates(

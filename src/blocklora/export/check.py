@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from blocklora.classifier import encode
 from blocklora.core.errors import ConfigError, RunError
-from blocklora.data import Example, load_dataset, open_image, read_split_part
+from blocklora.data import Example, load_dataset, open_image
 from blocklora.export.facts import Facts
-from blocklora.run.folder import CONFIG, SPLIT, data_choice, read_json
+from blocklora.run.folder import CONFIG, SPLIT, part_images
 from blocklora.run.load import LoadedRun
 
 __all__ = [
@@ -113,9 +113,8 @@ class Agreement:
 def images_to_check(run: Path) -> CheckImages:
     """Return a run's validation images; or else its training images; or else, where they are gone, bundled ones."""
     if (run / SPLIT).is_file() and (run / CONFIG).is_file():
-        record, own = read_json(run / SPLIT), data_choice(read_json(run / CONFIG))
         for part, source in (("val", "validation"), ("train", "training")):
-            found = read_split_part(record, part, own).images
+            found = part_images(run, part)
             if found:
                 return CheckImages(source, _spread(found))
     return CheckImages("bundled", _spread(load_dataset(_BUNDLED).test))
@@ -188,7 +187,7 @@ def check_consumer(
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RunError(
-            f"{folder / 'predict.py'}: failed on the run's own images: {done.stderr.strip()[-500:]}"
+            f"{folder / 'predict.py'}: failed on the run's own images: {(done.stderr or done.stdout).strip()[-500:]}"
         )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     labels = list(facts.labels)

@@ -51,8 +51,6 @@ def write_checkpoint(folder: Path, classifier: Classifier, clip: Clip, facts: Fa
             f"method '{classifier.method}' cannot be exported with --format hf: no class of transformers reads learned "
             "vectors beside an image. Use --format onnx or numpy."
         )
-    if clip.model_type == "siglip2":
-        raise ConfigError(f"{facts.model}: SigLIP 2 takes patches, not images; use --format onnx or lora.")
     model = merged_model(classifier)
     if clip.model_type == _CLIP:
         model.logit_scale.data.fill_(math.log(_scale(classifier, model) / classifier.temperature))

@@ -23,6 +23,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 FACTS = "export.json"
 _VERSION = 1
+_PATCHES = "siglip2"  # the type of models that get images as lists of patches
 _RESAMPLE: Mapping[int, Literal["bicubic", "bilinear"]] = {
     Image.Resampling.BICUBIC: "bicubic",
     Image.Resampling.BILINEAR: "bilinear",
@@ -122,7 +123,16 @@ class Facts:
 
 
 def facts_of(classifier: Classifier, labels: Sequence[Label], format_: Format, precision: Precision) -> Facts:
-    """Gather the facts of a classifier; errors are those of ``Preprocess.of``."""
+    """Gather the facts of a classifier.
+
+    Raises:
+        ConfigError: What its base model reads is written down by no export.
+    """
+    if classifier.base.model.config.model_type.startswith(_PATCHES):
+        raise ConfigError(
+            f"{classifier.base.model_id}: SigLIP 2 NaFlex reads patches, not images, and no export has a place for "
+            "them; use 'blocklora predict', or fit with a SigLIP 2 of one fixed size."
+        )
     return Facts(
         format=format_,
         method=classifier.method,

@@ -195,11 +195,11 @@ def export_run(
         loaded, clip = load_towers(run, device="cpu", model=model)
     else:
         loaded, clip = load_run(run, device="cpu", model=model), None
+    facts = facts_of(loaded.classifier, record.labels, format_, precision)
     images = images_to_check(run)
     expected, kept = expected_probabilities(replace(loaded, compute=Compute(_CPU, "fp32")), images)
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_folder(out) as folder:
-        facts = facts_of(loaded.classifier, record.labels, format_, precision)
         work = _Work(run, folder, loaded.classifier, clip, facts, kept, images.source, expected)
         facts, notes = FORMATS[format_].write(work)
         facts = _with_consumer(work, facts)

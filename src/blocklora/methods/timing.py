@@ -36,7 +36,8 @@ def with_reserve(job: Job, n_test: int) -> Job:
     limit = job.deadline.seconds if job.deadline else float("inf")
     one, forward = _seconds_an_image(job, min(_SECONDS, _SHARE * limit))
     # Training images are encoded once more, for what a classifier keeps of them; test images also by the base model.
-    images = len(job.task.train) + len(job.task.val) + 2 * n_test
+    # Where there are any, the others are as well, to say what is wrong with them.
+    images = (2 if n_test else 1) * (len(job.task.train) + len(job.task.val)) + 2 * n_test
     seconds = one * images + (_REPORT_SECONDS if n_test else 0.0)
     told = job.on_expected
     return replace(

@@ -29,7 +29,7 @@ from blocklora.report.spreadsheets import (
     write_predictions,
     written_name,
 )
-from blocklora.report.tables import OpenImage, confused_cells, confused_pairs
+from blocklora.report.tables import OpenImage, confused_cells, confused_pairs, thumbnail
 from blocklora.report.words import Score, Verdict, added_sentences, scores, verdict
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "scores",
     "sets_sentence",
     "shown_images",
+    "thumbnail",
     "verdict",
     "warnings",
     "write_comparison",

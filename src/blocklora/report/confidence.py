@@ -21,6 +21,7 @@ __all__ = [
     "sets_sentence",
 ]
 
+_GUESSING = 0.6  # an area under the curve below it is little better than guessing
 _UNKNOWN_WORDS = {
     "softmax": "top probability",
     "energy": "energy",
@@ -38,15 +39,20 @@ class ConfidenceView:
         calibration: (name, before temperature, after), as words.
         sets: Sentences on sets of classes.
         unknown: Sentences on things that are no class.
+        study: Sentences on how well they are found.
         curve: Accuracy by the share of images answered.
-        thresholds: (wanted accuracy, threshold, share answered, accuracy, its interval), as words.
+        thresholds: (wanted accuracy, threshold, share answered, accuracy, its interval), as words; of those that can be
+            reached.
+        out_of_reach: The wanted accuracies that cannot, as words.
     """
 
     calibration: list[tuple[str, str, str]]
     sets: list[str]
     unknown: list[str]
+    study: list[str]
     curve: Markup
     thresholds: list[tuple[str, str, str, str, str]]
+    out_of_reach: str
 
 
 def confidence_view(metrics: RunMetrics) -> ConfidenceView | None:
@@ -58,8 +64,10 @@ def confidence_view(metrics: RunMetrics) -> ConfidenceView | None:
         calibration=_calibration(found),
         sets=_sets(metrics, found.sets),
         unknown=_unknown(found.unknown),
+        study=_study(found.unknown),
         curve=risk_coverage_curve(found.risk),
-        thresholds=[(percent(row.accuracy, 0), *_answered(row.test)) for row in found.wanted],
+        thresholds=[(percent(row.accuracy, 0), *_answered(row.test)) for row in found.wanted if row.test],
+        out_of_reach=join([percent(row.accuracy, 0) for row in found.wanted if not row.test], "or"),
     )
 
 
@@ -158,20 +166,23 @@ def _unknown(found: Unknown | None) -> list[str]:
         f"Things that are no class (predict --unknown): at false alarms of {rate}, {percent(found.false_alarms)} of "
         f"the test images, all of known classes, are called unknown (95% interval {percent_range(found.interval)})."
     ]
-    if study := found.study:
-        aurocs = join([f"{_UNKNOWN_WORDS[name]} {value:.2f}" for name, value in study.auroc.items()])
-        lines.append(
-            f"With classes that play the unknown, a fifth of them or one at a time, {percent(study.caught, 0)} of "
-            f"their {count(study.n_images, 'held-out image')} are found at these false alarms. How often an unknown "
-            f"image scores as less known than a known one (0.5 is guessing): {aurocs}. The last one is used."
-        )
-        lines.append(
-            "Where training changed the image tower it did so with these classes, too, so a thing that is really new "
-            "may be found less often."
-        )
-        if study.auroc["together"] < 0.6:
-            lines.append("That is little better than guessing: do not rely on it here.")
+    if found.study and found.study.auroc["together"] < _GUESSING:
+        lines.append("Unknown things are found little better than by guessing here: do not rely on it.")
     return lines
+
+
+def _study(found: Unknown | None) -> list[str]:
+    if found is None or found.study is None:
+        return []
+    study, rate = found.study, percent(found.rate, 0)
+    aurocs = join([f"{_UNKNOWN_WORDS[name]} {value:.2f}" for name, value in study.auroc.items()])
+    return [
+        f"With classes that play the unknown, a fifth of them or one at a time, {percent(study.caught, 0)} of "
+        f"their {count(study.n_images, 'held-out image')} are found at false alarms of {rate}. How often an unknown "
+        f"image scores as less known than a known one (0.5 is guessing): {aurocs}. The last one is used.",
+        "Where training changed the image tower it did so with these classes, too, so a thing that is really new "
+        "may be found less often.",
+    ]
 
 
 def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
@@ -182,7 +193,7 @@ def _sets(metrics: RunMetrics, sets: Sets | None) -> list[str]:
             "each training image by a fit that has not seen it."
         ]
     chosen = [
-        name.replace("_", " ")
+        "the method" if name == "kept" else name.replace("_", " ")
         for name, choice in metrics.choices.items()
         if choice.by == "validation" and name != "temperature"
     ]
@@ -210,9 +221,7 @@ def _calibration(found: Confidence) -> list[tuple[str, str, str]]:
     ]
 
 
-def _answered(test: Answered | None) -> tuple[str, str, str, str]:
-    if test is None:
-        return "none is certain enough", "–", "–", "–"
+def _answered(test: Answered) -> tuple[str, str, str, str]:
     return (
         f"{test.threshold:.3f}",
         percent(test.answered, 0),

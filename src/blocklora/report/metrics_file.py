@@ -19,6 +19,7 @@ from blocklora.core.choices import Choice
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.core.files import write_bytes
 from blocklora.data.types import Unreadable
+from blocklora.findings.finding import Finding
 from blocklora.metrics import Confidence, Evaluation
 from blocklora.report.notes import warnings
 from blocklora.report.run_metrics import AddedClass, ConfusedPair, Mistake, PartFiles, RunMetrics
@@ -34,6 +35,7 @@ _BUILT = frozenset(
         "mistakes",
         "confused",
         "unreadable",
+        "findings",
         "files",
         "choices",
         "candidates",
@@ -68,6 +70,7 @@ def metrics_json(metrics: RunMetrics) -> dict[str, Any]:
         ],
         "confused": [pair.to_json() for pair in metrics.confused],
         "unreadable": [asdict(bad) for bad in metrics.unreadable],
+        "findings": [_named(asdict(one)) for one in metrics.findings],
         "files": {part: {"n": files.n, "first": list(files.first)} for part, files in metrics.files.items()},
     }
 
@@ -140,6 +143,11 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def _named(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts by name, tuples as lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
+
+
 def _listed(value: Any) -> Any:
     return list(map(list, value)) if isinstance(value, tuple) else value
 
@@ -159,6 +167,7 @@ def _built(facts: Mapping[str, Any]) -> RunMetrics:
         mistakes=tuple(map(Mistake.from_json, facts.get("mistakes") or ())),
         confused=tuple(map(ConfusedPair.from_json, facts.get("confused") or ())),
         unreadable=tuple(Unreadable(**row) for row in facts.get("unreadable") or ()),
+        findings=tuple(Finding.from_facts(row) for row in facts.get("findings") or ()),
         files={
             part: PartFiles(row["n"], tuple(row["first"])) for part, row in (facts.get("files") or {}).items()
         },

@@ -9,12 +9,15 @@ from typing import Any
 from blocklora.report import candidates, figures, notes, tables, words
 from blocklora.report.confidence import confidence_view
 from blocklora.report.confused import pair_views
+from blocklora.report.finding_views import kind_views
 from blocklora.report.html import check_page, render, write_page
 from blocklora.report.run_metrics import RunMetrics
 from blocklora.report.suggestions import suggestions
 from blocklora.report.tables import OpenImage
 
 __all__ = ["render_report", "write_report"]
+
+_OF_A_KIND = 6  # findings that are shown
 
 
 def write_report(metrics: RunMetrics, out: Path, open_image: OpenImage) -> None:
@@ -54,6 +57,7 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "unreadable": [
             (shown[bad.image], bad.reason.replace(bad.image, shown[bad.image])) for bad in metrics.unreadable
         ],
+        "kinds": kind_views(metrics.findings, open_image, _OF_A_KIND),
         "class_tables": tables.class_tables(found.per_class),
         "pairs": pair_views(metrics.confused, shown, open_image),
         "suggestions": suggestions(metrics),
@@ -64,7 +68,10 @@ def _view(metrics: RunMetrics, open_image: OpenImage) -> Mapping[str, Any]:
         "confidence": confidence_view(metrics),
         "curve": figures.learning_curve(metrics.history),
         "learning_rates": _learning_rates(metrics),
-        "candidates": candidates.candidate_rows(metrics.candidates),
+        "candidates": candidates.candidate_rows(
+            [one for one in metrics.candidates if one.log_loss is not None]
+        ),
+        "not_tried": candidates.candidate_rows([one for one in metrics.candidates if one.log_loss is None]),
         "candidate_plot": candidates.candidate_plot(metrics.candidates),
         "facts": tables.facts(metrics),
         "chosen": words.chosen(metrics.choices, metrics.old_selection),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from blocklora.core.candidates import Candidate
 from blocklora.core.choices import Choice
 from blocklora.data.types import Unreadable
+from blocklora.findings.finding import Finding
 from blocklora.metrics import Confidence, Evaluation, wilson_interval
 
 __all__ = ["AddedClass", "ConfusedPair", "HowAdded", "Mistake", "PartFiles", "RunMetrics"]
@@ -171,6 +172,7 @@ class RunMetrics:
         mistakes: Wrong predictions, those of the highest probability first.
         confused: Pairs of classes that were confused most often, with images.
         unreadable: Images that could not be read and were left out.
+        findings: What is wrong with the images, the gravest kind first; found after everything was measured.
         run: The RUN folder that was measured again.
         method: Such as "block-lora".
         model: A Hub id, a folder, or "tiny".
@@ -209,6 +211,7 @@ class RunMetrics:
     mistakes: tuple[Mistake, ...] = ()
     confused: tuple[ConfusedPair, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    findings: tuple[Finding, ...] = ()
     run: str | None = None
     method: str | None = None
     model: str | None = None

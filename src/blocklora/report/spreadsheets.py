@@ -1,4 +1,4 @@
-"""Tables beside a report, as CSV files for spreadsheets: each prediction, and the full confusion matrix. C classes."""
+"""Tables beside a report, as CSV files for spreadsheets: each prediction, and the confusion matrix. C classes."""
 
 from __future__ import annotations
 
@@ -142,20 +142,16 @@ def written_name(image: str) -> str:
 
 
 def write_confusion(path: Path, evaluation: Evaluation) -> None:
-    """Write the full confusion matrix: a row for each true class, a column for each predicted one.
+    """Write the confusion matrix, a row for each cell that is not 0: ``label,predicted,count``.
 
     Args:
-        path: The file, such as confusion.csv, in a folder that exists; written whole or not at all. It takes about
-            2 bytes a cell: 2 MB for 1,000 classes, 50 MB for 5,000.
+        path: The file, such as RUN/confusion.csv, in a folder that exists; written whole or not at all. It has at most
+            as many rows as there are test images, whatever the number of classes.
         evaluation: What the test images say.
     """
     names = [row.class_name for row in evaluation.per_class]
-    counts: dict[int, dict[int, int]] = {}
-    for label, predicted, n in evaluation.confusion_counts:
-        counts.setdefault(label, {})[predicted] = n
-    columns = range(len(names))
-    rows = ([name, *(counts.get(c, {}).get(p, 0) for p in columns)] for c, name in enumerate(names))
-    _write(path, ["true class", *names], rows)
+    cells = sorted(evaluation.confusion_counts)
+    _write(path, ("label", "predicted", "count"), ((names[c], names[p], n) for c, p, n in cells))
 
 
 def _write(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -37,6 +37,7 @@ MOST_CLASSES_SHOWN = 40  # with more, the table opens with the worst ones, and p
 WORST_CLASSES = 50
 MOST_LISTED = 5000  # with more, the page would be of several megabytes: it shows the worst classes only
 MOST_PAIRS = 15
+SHORT_NAME = 3  # letters that fit over a column of the matrix
 THUMBNAIL = 160  # pixels, the longer side
 HEAT = 96  # of heat maps and the nearest training images
 
@@ -58,6 +59,11 @@ class ConfusionView:
     names: list[str]
     rows: list[tuple[str, list[tuple[int, float]]]] | None
     pairs: list[ConfusedPair]
+
+    @property
+    def short(self) -> bool:
+        """Whether every name fits over a column as it is."""
+        return max(map(len, self.names)) <= SHORT_NAME
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def _extended(
         start_run(out, {name: value for name, value in described.items() if name != "origin"}, origin, record)
         labels = [*old.record.labels, new.name]
         loaded = LoadedRun(classifier, labels, dataset.found_names, compute, size)
-        measured = measure(loaded, dataset.name, test, progress, predictions=out / PREDICTIONS)
+        measured = measure(loaded, dataset.name, test, progress, predictions=out / PREDICTIONS).metrics
         metrics = _metrics(measured, old, new, config, prepared, choices, trainable, record)
         parameters, versions = old.record.parameters, recorded_versions()
         write_classifier(out, classifier, labels, parameters, versions, dataset.found_names)

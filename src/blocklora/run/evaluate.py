@@ -80,7 +80,7 @@ def evaluate_run(
 def measure_again(loaded: LoadedRun, test: ImagesToMeasure, progress: EncodeProgress | None) -> RunMetrics:
     """Measure a loaded classifier, and say what is known of it."""
     return replace(
-        measure(loaded, test.name, test.images, progress),
+        measure(loaded, test.name, test.images, progress).metrics,
         method=loaded.classifier.method,
         model=loaded.classifier.base.model_id,
         dataset=test.name,

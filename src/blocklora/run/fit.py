@@ -42,9 +42,18 @@ from blocklora.methods import (
     fit_config,
     prepare,
 )
-from blocklora.report import RunMetrics, metrics_from_json, metrics_json, write_metrics, write_report
+from blocklora.report import (
+    RunMetrics,
+    metrics_from_json,
+    metrics_json,
+    write_confusion,
+    write_metrics,
+    write_report,
+)
+from blocklora.run.findings import run_findings
 from blocklora.run.folder import (
     CHECKPOINT,
+    CONFUSION,
     METRICS,
     PREDICTIONS,
     REPORT,
@@ -183,12 +192,15 @@ def run_in(
         )
         split = replace(split, test=sealed.open_after_training())
         measured = measure(fit, dataset.name, split.test, progress, store, out / PREDICTIONS)
-        metrics = run_metrics(measured, choice, dataset, split, prepared, config, fit)
+        metrics = run_metrics(measured.metrics, choice, dataset, split, prepared, config, fit)
+        if ranks.first:
+            findings, notes = run_findings(fit, prepared.task, measured)
+            metrics = replace(metrics, findings=findings, notes=(*metrics.notes, *notes))
         metrics = _told(metrics, deadline, before)
         if ranks.first:
             _write_classifier(out, fit, dataset, config)
             record = split_record(split, dataset.class_names) | record
-            write_results(out, record, metrics, [*split.train, *split.test])
+            write_results(out, record, metrics, [*split.train, *split.val, *split.test])
     if ranks.first:
         checkpoint.remove()
     return metrics
@@ -206,6 +218,7 @@ def write_results(
         images: Those that the report may show.
     """
     write_json(out / SPLIT, record)
+    write_confusion(out / CONFUSION, metrics.evaluation)
     _write_report(out / REPORT, metrics, images)
     write_metrics(out / METRICS, metrics)  # the very last: a folder that has it is finished
 

@@ -2,8 +2,8 @@
 
 It fills in this order: config.json and split.json (what will be done); checkpoint.safetensors and checkpoint.start.json
 (while training); predictions.csv (what was measured); adapter/, class_features.safetensors, evidence.safetensors and
-classifier.json (what was learned); split.json again, now with the test images; report.html; and last metrics.json: a
-folder that has it is finished. Before that, the run can be resumed.
+classifier.json (what was learned); split.json again, now with the test images; confusion.csv; report.html; and last
+metrics.json: a folder that has it is finished. Before that, the run can be resumed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 from blocklora.classifier import CLASSIFIER_FILES
 from blocklora.core.errors import RunError
 from blocklora.core.files import write_json
-from blocklora.data import DataChoice
+from blocklora.data import DataChoice, Example, read_split_part
 from blocklora.report import RunMetrics, read_metrics
 
 __all__ = [
     "CHECKPOINT",
     "CONFIG",
+    "CONFUSION",
     "METRICS",
     "PREDICTIONS",
     "REPORT",
@@ -32,12 +33,13 @@ __all__ = [
     "check_run",
     "data_choice",
     "free_folder",
+    "part_images",
     "read_json",
     "start_run",
 ]
 
 CONFIG, SPLIT, METRICS, REPORT = "config.json", "split.json", "metrics.json", "report.html"
-PREDICTIONS = "predictions.csv"
+PREDICTIONS, CONFUSION = "predictions.csv", "confusion.csv"
 CHECKPOINT = "checkpoint.safetensors"
 _ORIGIN = "origin"  # of config.json: checked by itself, as it is known only when the model is loaded
 
@@ -112,6 +114,15 @@ def data_choice(config: Mapping[str, Any]) -> DataChoice:
     )
 
 
+def part_images(run: Path, part: str) -> tuple[Example, ...]:
+    """Return the images of one part of a run (``train``, ``val`` or ``test``) that are still there, unchanged.
+
+    Raises:
+        RunError: config.json or split.json cannot be read.
+    """
+    return read_split_part(read_json(run / SPLIT), part, data_choice(read_json(run / CONFIG))).images
+
+
 def start_run(
     out: Path, config: Mapping[str, Any], origin: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
@@ -122,7 +133,14 @@ def start_run(
 
 def free_folder(out: Path) -> None:
     """Remove everything that a run writes, for a run that failed before anything was kept to go on from."""
-    for name in (PREDICTIONS, REPORT, *CLASSIFIER_FILES, SPLIT, CONFIG):  # what makes it a run goes last
+    for name in (
+        PREDICTIONS,
+        CONFUSION,
+        REPORT,
+        *CLASSIFIER_FILES,
+        SPLIT,
+        CONFIG,
+    ):  # what makes it a run goes last
         if (out / name).is_dir():
             shutil.rmtree(out / name)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +28,9 @@ from blocklora.report import (
     write_predictions,
 )
 from blocklora.run.confidence import measure_confidence
-from blocklora.run.explain import reasons
+from blocklora.run.explain import reasons_for_files
 
-__all__ = ["EncodeProgress", "Measurable", "measure"]
+__all__ = ["EncodeProgress", "Measurable", "Measured", "measure"]
 
 _MISTAKES, _TOP = 24, 3
 _PAIRS, _OF_A_PAIR = 5, 3
@@ -63,6 +63,21 @@ class EncodeProgress(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, and on what.
+
+    Attributes:
+        metrics: All metrics.
+        images: The images that could be read (M,).
+        base_features: The base model's unit features of them (M, D).
+    """
+
+    metrics: RunMetrics
+    images: Sequence[Example]
+    base_features: Tensor
+
+
 def measure(
     what: Measurable,
     name: str,
@@ -70,7 +85,7 @@ def measure(
     progress: EncodeProgress | None = None,
     store: FeatureStore = NOTHING_KEPT,
     predictions: Path | None = None,
-) -> RunMetrics:
+) -> Measured:
     """Compute all metrics of a classifier.
 
     Args:
@@ -104,7 +119,7 @@ def measure(
         images = [example.image for example in kept]
         write_predictions(predictions, images, labels.tolist(), said, names, zero_shot.tolist())
     evaluation = judge(said, labels, names, zero_shot)
-    return RunMetrics(
+    metrics = RunMetrics(
         evaluation=evaluation,
         temperature=what.classifier.temperature,
         confidence=measure_confidence(what.classifier, encoded.features, said, labels),
@@ -112,6 +127,7 @@ def measure(
         confused=_confused(evaluation, kept, labels, said),
         unreadable=tuple(encoded.unreadable),
     )
+    return Measured(metrics, kept, encoded.features[:, 1])
 
 
 def _answers(
@@ -162,7 +178,8 @@ def _explained(
     places = {example.image: place for place, example in enumerate(examples)}
     rows = [places[mistake.image] for mistake in mistakes]
     try:
-        why = reasons(what.classifier, [examples[row].source for row in rows], features[rows], what.compute)
+        sources, names = [examples[row].source for row in rows], what.classifier.class_names
+        why = reasons_for_files(what.classifier, features[rows], sources, what.compute, names=names)
     except ImageError:  # it went away meanwhile
         return tuple(mistakes)
     return tuple(

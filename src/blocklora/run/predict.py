@@ -26,7 +26,7 @@ from blocklora.core.words import printable
 from blocklora.data import Source, Unreadable
 from blocklora.metrics import top_classes
 from blocklora.run.confidence import alarm_note, measured_note, promise_of
-from blocklora.run.explain import Reasons, reasons
+from blocklora.run.explain import Reasons, reasons_for_files
 from blocklora.run.load import LoadedRun
 
 __all__ = ["Asked", "Portion", "Prediction", "answers", "notes_on", "predict_images", "predict_portions"]
@@ -212,7 +212,8 @@ def answers(
     if asked.false_alarms is not None:
         known = chance_known(classifier, features).tolist()
     if asked.explain:
-        why = reasons(classifier, [source for _, source in images], features, run.compute)
+        sources = [source for _, source in images]
+        why = reasons_for_files(classifier, features, sources, run.compute, names=labels)
     probabilities = classifier.probabilities(features)
     best, shares = top_classes(probabilities, asked.top_k)  # (M, k)
     for row, (name, _) in enumerate(images):

@@ -49,13 +49,16 @@ def service_of(request: Request) -> Service:
     return found
 
 
-async def answer(request: Request, name: str | None, read: Reader = read_images) -> Classified:
+async def answer(
+    request: Request, name: str | None, read: Reader = read_images, *, explain: bool = False
+) -> Classified:
     """Classify the images of a request.
 
     Args:
         request: The request, of which nothing was read.
         name: The model's name; None is the first one.
         read: What makes images of the body.
+        explain: Whether to say why.
 
     Raises:
         Refusal: It cannot be answered, or not now, or not in time.
@@ -66,13 +69,15 @@ async def answer(request: Request, name: str | None, read: Reader = read_images)
     body = Body(request, limits.max_body)
     try:
         model = service.find(name)
+        if explain and not model.backend.facts.explains:
+            raise Refusal(422, f"{model.name} does not say why here: that is for services with --explain")
         with service.room(model):
             slow = Refusal(408, f"the request was not there after {limits.timeout:g} s: send it faster")
             images = await _until(deadline, read(request, body, limits), slow)
             request.state.access.update(model=model.name, images=len(images))
             with service.room(model, len(images) - 1):
                 late = Refusal(503, f"no answer within {limits.timeout:g} s: try again", {"Retry-After": "1"})
-                work = _while_there(request, service.classify(model, images))
+                work = _while_there(request, service.classify(model, images, explain))
                 answers = await _until(deadline, work, late)
     except Refusal:
         with suppress(TimeoutError):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from blocklora.core.errors import RunError
 from blocklora.data import cut_long_side, open_for_model
-from blocklora.serve.backend import Answer, BackendFacts
+from blocklora.serve.backend import Answer, BackendFacts, Why
 
 __all__ = ["FACTS", "OnnxBackend"]
 
@@ -82,6 +82,10 @@ class OnnxBackend:
         """See ``Backend``."""
         found = self._session.run(["probabilities"], {"pixel_values": pixel_values})[0]
         return [Answer(row) for row in np.asarray(found, np.float64)]
+
+    def explain(self, pixel_values: NDArray[np.float32]) -> list[Why]:
+        """See ``Backend``; an export keeps no training images, and ``facts.explains`` says so."""
+        raise NotImplementedError
 
     def _resized(self, image: Image.Image) -> Image.Image:
         """Return the square that the model reads, (S, S)."""

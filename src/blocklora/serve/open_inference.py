@@ -69,7 +69,7 @@ async def model_metadata(request: Request, name: str) -> ModelMetadata:
 async def model_ready(request: Request, name: str) -> State:
     """Say whether a model answers."""
     model = service_of(request).find(name)
-    if not model.batcher.alive:
+    if not model.alive:
         raise Refusal(503, "this model does not answer: start the service again")
     return State(name=name, ready=True)
 

@@ -115,6 +115,7 @@ async function classify(result) {
     }
     result.answer = await predict(result);
     show(result);
+    offerReasons(result);
     result.group.answered += 1;
   } catch (error) {
     result.error = error.message;
@@ -134,8 +135,8 @@ function tell({ file, answer, error, group }) {
   }
 }
 
-async function predict(result) {
-  const query = new URLSearchParams({ model: result.model, top_k: 10 });
+async function predict(result, explain = false) {
+  const query = new URLSearchParams({ model: result.model, top_k: 10, explain });
   for (let attempt = 1; ; attempt += 1) {
     const body = new FormData();
     body.append("images", result.file, result.file.name);
@@ -161,14 +162,63 @@ function show({ card, answer }) {
   more.textContent = said.join(" ");
   more.hidden = said.length === 0;
   bars(card, answer);
-  if (answer.heat_map) {
-    card.querySelector(".heat img").src = answer.heat_map;
+}
+
+function offerReasons(result) {
+  const button = result.card.querySelector(".why");
+  const box = result.card.querySelector(".reasons");
+  button.hidden = !models.find((model) => model.name === result.model).explains;
+  let asked = false;
+  button.addEventListener("click", async () => {
+    if (asked && !result.reasons) return; // the answer is on its way
+    asked = true;
+    if (!result.reasons) {
+      say(`${result.file.name}: asked why`);
+      try {
+        result.reasons = (await predict(result, true)).reasons;
+      } catch (error) {
+        asked = false;
+        say(`No reasons. ${error.message}`);
+        return;
+      }
+      showReasons(result);
+    }
+    box.hidden = !box.hidden;
+    button.setAttribute("aria-expanded", String(!box.hidden));
+  });
+}
+
+function showReasons({ file, card, answer, reasons }) {
+  if (reasons.heat_map) {
+    const words = `Red speaks for ${answer.label}, blue against it.`;
+    const canvas = card.querySelector(".heat canvas");
+    draw(canvas, card.querySelector(".image"), reasons.heat_map);
+    canvas.setAttribute("aria-label", `Heat map of ${file.name}. ${words}`);
+    card.querySelector("figcaption").textContent = words;
     card.querySelector(".heat").hidden = false;
   }
-  if (answer.nearest) {
-    card.querySelector(".nearest ul").replaceChildren(...answer.nearest.map(neighbour));
-    card.querySelector(".nearest").hidden = false;
+  card.querySelector(".nearest ul").replaceChildren(...reasons.nearest.map(neighbour));
+  say(`${file.name}: most like training images of ${[...new Set(reasons.nearest.map((one) => one.label))].join(", ")}`);
+}
+
+function draw(canvas, image, heat) {
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "#888";
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  const side = Math.min(image.naturalWidth, image.naturalHeight);
+  if (side) { // the square that the model sees, in grey
+    const left = (image.naturalWidth - side) / 2;
+    const top = (image.naturalHeight - side) / 2;
+    pen.drawImage(image, left, top, side, side, 0, 0, canvas.width, canvas.height);
+    pen.globalCompositeOperation = "saturation";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.globalCompositeOperation = "source-over";
   }
+  const patches = document.createElement("canvas");
+  [patches.width, patches.height] = [heat[0].length, heat.length];
+  const colours = heat.flat().flatMap((value) => [...(value > 0 ? [215, 40, 40] : [40, 90, 215]), 150 * Math.abs(value)]);
+  patches.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(colours), patches.width), 0, 0);
+  pen.drawImage(patches, 0, 0, canvas.width, canvas.height);
 }
 
 function bars(card, answer) {
@@ -186,12 +236,13 @@ function bars(card, answer) {
 
 function neighbour(one) {
   const row = element("li", "", one.label);
-  if (one.image) {
+  if (one.thumbnail) {
     const image = document.createElement("img");
-    image.src = one.image;
-    image.alt = "";
+    image.src = one.thumbnail;
+    image.alt = one.image;
+    image.title = one.image;
     row.prepend(image);
-  }
+  } else row.append(element("span", "name", one.image));
   return row;
 }
 

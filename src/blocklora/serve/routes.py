@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from blocklora.serve.backend import Why
 from blocklora.serve.bodies import (
     FIELD,
     FORM,
@@ -21,6 +23,7 @@ from blocklora.serve.intake import answer, service_of, top_of
 from blocklora.serve.metrics import METRICS_TYPE
 from blocklora.serve.refusals import Refusal
 from blocklora.serve.schemas import (
+    ClassEvidence,
     Document,
     ErrorAnswer,
     HubAnswer,
@@ -30,7 +33,9 @@ from blocklora.serve.schemas import (
     LimitsAnswer,
     ModelAnswer,
     ModelsAnswer,
+    NearestImage,
     PredictAnswer,
+    ReasonsAnswer,
     State,
     json_body,
 )
@@ -97,9 +102,12 @@ async def predict(
     request: Request,
     model: Annotated[str | None, Query(description="A model's name; by default the first one.")] = None,
     top_k: Annotated[int, Query(ge=1, description="Classes to name for each image.")] = 5,
+    explain: Annotated[
+        bool, Query(description="Say why, where the model does: evidence, nearest training images, heat map.")
+    ] = False,
 ) -> PredictAnswer:
     """Classify one image or several."""
-    answered = await answer(request, model)
+    answered = await answer(request, model, explain=explain)
     labels = answered.model.backend.facts.labels
     predictions = []
     for name, one in zip(answered.names, answered.answers, strict=True):
@@ -113,9 +121,19 @@ async def predict(
                 top=top,
                 set=said,
                 unknown=one.unknown,
+                reasons=None if one.why is None else _reasons(one.why),
             )
         )
     return PredictAnswer(model=answered.model.name, predictions=predictions)
+
+
+def _reasons(why: Why) -> ReasonsAnswer:
+    """Return reasons as JSON has them."""
+    return ReasonsAnswer(
+        evidence=[ClassEvidence(label=label, above_mean=value) for label, value in why.evidence],
+        nearest=[NearestImage(**asdict(one)) for one in why.nearest],
+        heat_map=None if why.heat_map is None else [list(row) for row in why.heat_map],
+    )
 
 
 @router.get("/v1/models", responses={401: REFUSALS[401]})
@@ -130,6 +148,7 @@ async def models(request: Request) -> ModelsAnswer:
                 method=model.backend.facts.method,
                 platform=model.backend.facts.platform,
                 notes=list(model.backend.facts.notes),
+                explains=model.backend.facts.explains,
                 classes=list(model.backend.facts.labels),
             )
             for model in service.models.values()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 __all__ = [
+    "ClassEvidence",
     "ClassProbability",
     "Document",
     "ErrorAnswer",
@@ -24,7 +25,9 @@ __all__ = [
     "ModelAnswer",
     "ModelMetadata",
     "ModelsAnswer",
+    "NearestImage",
     "PredictAnswer",
+    "ReasonsAnswer",
     "RequestedOutput",
     "ServerMetadata",
     "State",
@@ -47,6 +50,38 @@ class ClassProbability(BaseModel):
     probability: float
 
 
+class ClassEvidence(BaseModel):
+    """A class, and how much speaks for it."""
+
+    label: str
+    above_mean: float = Field(
+        description="Its logit, divided by the temperature, above the mean of all classes."
+    )
+
+
+class NearestImage(BaseModel):
+    """A training image that is like the image."""
+
+    image: str = Field(description="Its name.")
+    label: str
+    cosine: float
+    thumbnail: str | None = Field(
+        default=None, description="A small copy, as a data: address, where the image is still there."
+    )
+
+
+class ReasonsAnswer(BaseModel):
+    """Why an image got its answer."""
+
+    evidence: list[ClassEvidence]
+    nearest: list[NearestImage]
+    heat_map: list[list[float]] | None = Field(
+        default=None,
+        description="Rows of patches of the square in the middle of the image, from the top left: in [-1, 1], how much "
+        "each speaks for the answer rather than the other classes.",
+    )
+
+
 class ImageAnswer(BaseModel):
     """What one image is."""
 
@@ -61,6 +96,7 @@ class ImageAnswer(BaseModel):
     unknown: bool | None = Field(
         default=None, description="Whether it is none of the classes, where that is judged."
     )
+    reasons: ReasonsAnswer | None = Field(default=None, description="Why, where that was asked for.")
 
 
 class PredictAnswer(BaseModel):
@@ -121,7 +157,8 @@ class ModelAnswer(BaseModel):
     name: str
     method: str = Field(description="How it was fitted.")
     platform: str = Field(description="What computes: torch or onnxruntime.")
-    notes: list[str] = Field(description="What is promised of its sets, and of unknown images.")
+    notes: list[str] = Field(description="What is promised of its sets, of unknown images and of heat maps.")
+    explains: bool = Field(description="Whether it says why.")
     classes: list[str]
 
 

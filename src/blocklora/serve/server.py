@@ -74,18 +74,24 @@ def load_backends(settings: Settings) -> dict[str, Backend]:
     """
     named, threads = settings.named(), _threads(settings)
     if settings.backend == "onnx":
-        if (settings.coverage, settings.false_alarms) != (None, None):
+        if (settings.coverage, settings.false_alarms, settings.explain) != (None, None, False):
             raise ConfigError(
-                "an exported folder makes no sets and knows no unknown images: serve the RUN folder"
+                "an exported folder makes no sets, knows no unknown images and does not say why: serve the RUN folder"
             )
         from blocklora.serve.onnx_backend import OnnxBackend
 
         return {name: OnnxBackend(run, threads=threads) for name, run in named.items()}
     from blocklora.serve.torch_backend import TorchBackend
 
-    asked = {"coverage": settings.coverage, "false_alarms": settings.false_alarms}
     return {
-        name: TorchBackend(run, device=settings.device, threads=threads, **asked)
+        name: TorchBackend(
+            run,
+            device=settings.device,
+            threads=threads,
+            coverage=settings.coverage,
+            false_alarms=settings.false_alarms,
+            explain=settings.explain,
+        )
         for name, run in named.items()
     }
 

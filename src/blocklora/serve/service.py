@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from blocklora.core.errors import ImageError
 from blocklora.core.resources import available_resources
 from blocklora.core.threads import worker_threads
 from blocklora.data import size_in_header
-from blocklora.serve.backend import Answer, Backend
+from blocklora.serve.backend import Answer, Backend, Why
 from blocklora.serve.batching import Batcher, QueueFull
 from blocklora.serve.metrics import Metrics
 from blocklora.serve.refusals import Refusal, busy
@@ -34,11 +34,24 @@ class Received:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier with its queue, under the name by which requests ask for it."""
+    """A classifier with its queues, under the name by which requests ask for it.
+
+    Attributes:
+        name: The name.
+        backend: The classifier.
+        batcher: What keeps room, and answers.
+        explainer: What says why; what comes to it has room already.
+    """
 
     name: str
     backend: Backend
     batcher: Batcher[Answer]
+    explainer: Batcher[Why]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return self.batcher.alive and self.explainer.alive
 
 
 class Service:
@@ -67,6 +80,7 @@ class Service:
                     on_batch=metrics.batches_of(name),
                     on_held=metrics.held_of(name),
                 ),
+                Batcher(backend.explain, max_batch=limits.max_batch, max_wait=0, room=0),
             )
             for name, backend in backends.items()
         }
@@ -76,17 +90,19 @@ class Service:
         """Answer until the block ends."""
         for model in self.models.values():
             model.batcher.start()
+            model.explainer.start()
         try:
             yield
         finally:
             for model in self.models.values():
                 await model.batcher.stop()
+                await model.explainer.stop()
             self._decoders.shutdown(cancel_futures=True)
 
     @property
     def ready(self) -> bool:
         """Whether every model answers."""
-        return all(model.batcher.alive for model in self.models.values())
+        return all(model.alive for model in self.models.values())
 
     def find(self, name: str | None) -> Model:
         """Return a model by its name; None is the first one.
@@ -113,24 +129,25 @@ class Service:
         except QueueFull as full:
             raise busy(full.retry_after) from None
 
-    async def classify(self, model: Model, images: Sequence[Received]) -> list[Answer]:
-        """Return the answers to images for which there is room.
+    async def classify(self, model: Model, images: Sequence[Received], explain: bool) -> list[Answer]:
+        """Return the answers to images for which there is room, and why, if that is asked for.
 
         Raises:
             Refusal: One of them is too big, of another type, or damaged; the first to be found is named.
         """
-        tasks = [asyncio.create_task(self._classify_one(model, image)) for image in images]
+        tasks = [asyncio.create_task(self._classify_one(model, image, explain)) for image in images]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _classify_one(self, model: Model, image: Received) -> Answer:
+    async def _classify_one(self, model: Model, image: Received, explain: bool) -> Answer:
         """Return the answer to one image."""
         loop = asyncio.get_running_loop()
         pixel_values = await loop.run_in_executor(self._decoders, self._prepare, model, image)
-        return await model.batcher.ask(pixel_values)
+        answer = await model.batcher.ask(pixel_values)
+        return replace(answer, why=await model.explainer.ask(pixel_values)) if explain else answer
 
     def _prepare(self, model: Model, image: Received) -> NDArray[np.float32]:
         """Decode one image, after a look at its type and size."""

@@ -62,6 +62,7 @@ class Settings:
         device: Where torch computes.
         coverage: How often the true class should be in an image's set; None makes no sets.
         false_alarms: How many images of the classes may be called unknown, as a share; None: none are.
+        explain: Whether requests may ask why, and so see training images.
         token: What every request must bring, as ``Authorization: Bearer TOKEN``; None: nothing.
         workers: Processes side by side.
         limits: What each of them takes on.
@@ -72,6 +73,7 @@ class Settings:
     device: str = "auto"
     coverage: float | None = None
     false_alarms: float | None = None
+    explain: bool = False
     token: str | None = None
     workers: int = 1
     limits: Limits = Limits()

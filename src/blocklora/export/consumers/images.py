@@ -1,7 +1,32 @@
-"""Open images as blocklora does, and make a model's pixel values of them; needs numpy and pillow alone."""
+"""Open images as blocklora does, make pixel values of them, and print answers; needs numpy and pillow alone."""
+
+import json
 
 import numpy as np
 from PIL import Image, ImageOps
+
+
+def answer(paths, facts, classify):
+    """Print one JSON line an image: its class, or why it cannot be read; return the exit code, 1 after an error.
+
+    Args:
+        paths: Of the images.
+        facts: What export.json holds.
+        classify: Returns the probabilities (N,) of an upright RGB image.
+    """
+    failed = False
+    for path in paths:
+        line = {"image": path}
+        try:
+            image = open_rgb(path, facts["preprocess"]["side"])
+        except Exception as error:  # Pillow has one for each way in which a file is broken
+            failed, line["error"] = True, str(error) or type(error).__name__
+        else:
+            found = classify(image)
+            best = int(found.argmax())
+            line |= {"label": facts["labels"][best], "probability": float(found[best])}
+        print(json.dumps(line), flush=True)
+    return int(failed)
 
 
 def open_rgb(path, side):

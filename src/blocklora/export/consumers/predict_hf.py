@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from heads import probabilities
-from images import open_rgb, to_pixels
+from images import answer, to_pixels
 from transformers import AutoModel
 
 HERE = Path(__file__).parent
@@ -16,21 +16,17 @@ HERE = Path(__file__).parent
 def main():
     """Print one JSON line an image."""
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
-    model, head = (
-        AutoModel.from_pretrained(HERE, dtype=torch.float32).eval(),
-        dict(np.load(HERE / "head.npz")),
-    )
-    for path in sys.argv[1:]:
-        pixels = to_pixels(open_rgb(path, facts["preprocess"]["side"]), facts["preprocess"])
+    model = AutoModel.from_pretrained(HERE, dtype=torch.float32).eval()
+    head = dict(np.load(HERE / "head.npz"))
+
+    def classify(rgb):
+        pixels = torch.from_numpy(to_pixels(rgb, facts["preprocess"]))
         with torch.inference_mode():
-            features = model.get_image_features(pixel_values=torch.from_numpy(pixels)).pooler_output
-        found = probabilities(torch.nn.functional.normalize(features).numpy(), facts, head)[0]
-        best = int(found.argmax())
-        print(
-            json.dumps({"image": path, "label": facts["labels"][best], "probability": float(found[best])}),
-            flush=True,
-        )
+            features = model.get_image_features(pixel_values=pixels).pooler_output
+        return probabilities(torch.nn.functional.normalize(features).numpy(), facts, head)[0]
+
+    return answer(sys.argv[1:], facts, classify)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main() if sys.argv[1:] else __doc__)

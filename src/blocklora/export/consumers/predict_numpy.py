@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from heads import probabilities
-from images import open_rgb, to_pixels
+from images import answer, to_pixels
 from tower import image_features
 
 HERE = Path(__file__).parent
@@ -17,18 +17,15 @@ def main():
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     weights, head = dict(np.load(HERE / "tower.npz")), dict(np.load(HERE / "head.npz"))
     base = dict(np.load(HERE / "base_tower.npz")) if (HERE / "base_tower.npz").exists() else None
-    for path in sys.argv[1:]:
-        rgb = open_rgb(path, facts["preprocess"]["side"])
+
+    def classify(rgb):
         pixels = to_pixels(rgb, facts["preprocess"])
         features = image_features(pixels, weights, facts["tower"])
         plain = image_features(pixels, base, facts["tower"]) if base else None
-        found = probabilities(features, facts, head, plain)[0]
-        best = int(found.argmax())
-        print(
-            json.dumps({"image": path, "label": facts["labels"][best], "probability": float(found[best])}),
-            flush=True,
-        )
+        return probabilities(features, facts, head, plain)[0]
+
+    return answer(sys.argv[1:], facts, classify)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main() if sys.argv[1:] else __doc__)

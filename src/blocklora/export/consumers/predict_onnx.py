@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from images import open_rgb
+from images import answer
 
 HERE = Path(__file__).parent
 
@@ -15,15 +15,12 @@ def main():
     """Print one JSON line an image."""
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(HERE / "image.onnx", providers=["CPUExecutionProvider"])
-    for path in sys.argv[1:]:
-        rgb = np.asarray(open_rgb(path, facts["preprocess"]["side"]))  # (height, width, 3)
-        found = session.run(["probabilities"], {"image": rgb})[0][0]
-        best = int(found.argmax())
-        print(
-            json.dumps({"image": path, "label": facts["labels"][best], "probability": float(found[best])}),
-            flush=True,
-        )
+
+    def classify(rgb):
+        return session.run(["probabilities"], {"image": np.asarray(rgb)})[0][0]  # (height, width, 3) to (N,)
+
+    return answer(sys.argv[1:], facts, classify)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main() if sys.argv[1:] else __doc__)

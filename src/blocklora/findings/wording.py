@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from blocklora.core.words import count, name_some
 from blocklora.data import same_words
-from blocklora.explore.duplicates import CopyGroup
-from blocklora.explore.finding import Finding
-from blocklora.explore.labels import LabelDoubts
-from blocklora.explore.properties import Properties
-from blocklora.explore.quality import blank, blurry, dark, long, tell_tale, tiny
+from blocklora.findings.duplicates import CopyGroup
+from blocklora.findings.finding import Finding
+from blocklora.findings.labels import LabelDoubts
+from blocklora.findings.properties import Properties
+from blocklora.findings.quality import blank, blurry, dark, long, tell_tale, tiny
 
 __all__ = ["Checked", "class_findings", "group_findings", "label_findings", "quality_findings"]
 

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from blocklora.explore.properties import Properties
+from blocklora.findings.properties import Properties
 
 __all__ = ["PROPERTIES", "blank", "blurry", "dark", "far_away", "long", "tell_tale", "tiny"]
 

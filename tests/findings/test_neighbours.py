@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blocklora.explore import neighbours
-from blocklora.explore.neighbours import nearest
+from blocklora.findings import neighbours
+from blocklora.findings.neighbours import nearest
 
 
 def unit(m: int, d: int = 8, seed: int = 0) -> np.ndarray:

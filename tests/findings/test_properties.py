@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from blocklora.explore.properties import HASH_BITS, MEASURED, SKETCH, properties
+from blocklora.findings.properties import HASH_BITS, MEASURED, SKETCH, properties
 
 
 def scene(seed: int = 0, size: tuple[int, int] = (300, 200)) -> Image.Image:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blocklora.explore.neighbours import Neighbours
-from blocklora.explore.properties import Properties
+from blocklora.findings.neighbours import Neighbours
+from blocklora.findings.properties import SKETCH, Properties
 
 __all__ = ["CopyGroup", "exact_groups", "near_groups"]
 
@@ -67,13 +67,15 @@ def near_groups(
     Two images are so where their features have a cosine of 0.92 or more and their sketches correlate with 0.99. They
     are so, too, with a cosine of 0.97 where the sketches correlate with 0.93 or the perceptual hashes differ in at most
     6 of 63 bits, as of resized line art, if they are also four times nearer than the K-th neighbour usually is: where
-    all images are alike, as handwritten digits are, that tells copies from others.
+    all images are alike, as handwritten digits are, that tells copies from others. An image with a side of fewer pixels
+    than a sketch shows too little for that: of such images only exact copies are told.
 
     Args:
         properties: Of each image (U,).
         neighbours: Its nearest others (U, K).
         left_out: Images that are one colour, all of which look the same (U,).
     """
+    left_out = left_out | np.array([min(one.width, one.height) < SKETCH for one in properties], dtype=bool)
     usual = float(np.median(1 - neighbours.cosines[:, -1])) if neighbours.cosines.size else 0.0
     nearer = max(_LIKE_COSINE, 1 - _NEARER * usual)
     above: dict[int, int] = {}

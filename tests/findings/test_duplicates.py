@@ -7,9 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from blocklora.explore.duplicates import exact_groups, near_groups
-from blocklora.explore.neighbours import Neighbours
-from blocklora.explore.properties import properties
+from blocklora.findings.duplicates import exact_groups, near_groups
+from blocklora.findings.neighbours import Neighbours
+from blocklora.findings.properties import properties
 
 
 def scene(seed: int) -> Image.Image:
@@ -76,3 +76,13 @@ def test_changed_images_count_only_where_they_are_far_nearer_than_others():
 def test_no_images_have_no_groups():
     empty = Neighbours(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
     assert near_groups([], empty, np.zeros(0, bool)) == []
+
+
+def test_very_small_images_have_exact_copies_only():
+    small = [scene(0).resize((31, 40)), scene(0).resize((31, 39))]
+    enough = [image.resize((32, 40)) for image in small]
+    cosines = np.full((2, 2), 0.99)
+    none = np.zeros(2, bool)
+    assert near_groups([properties(image) for image in small], all_pairs(cosines.copy()), none) == []
+    (group,) = near_groups([properties(image) for image in enough], all_pairs(cosines.copy()), none)
+    assert group.places == (0, 1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy.special import log_softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from blocklora.explore.labels import doubts, out_of_fold
+from blocklora.findings.labels import _discriminant, doubts, out_of_fold
 
 
 def clouds(n: int, per_class: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -73,3 +76,44 @@ def test_one_class_and_no_image_leave_nothing_to_judge():
     assert np.isnan(found.accuracy)
     none = np.empty(0, np.int64)
     assert len(doubts(out_of_fold(features[:0], none, 1, none), none).suspects) == 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
+def test_the_discriminant_analysis_is_scikit_learns(share):
+    features, labels = clouds(4, 15)
+    features = features.astype(np.float64)
+    judged = np.random.default_rng(3).normal(size=(7, features.shape[1]))
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=share).fit(features, labels)
+    found = _discriminant(features, labels, judged, share, 4)
+    np.testing.assert_allclose(
+        log_softmax(found, axis=1), reference.predict_log_proba(judged), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_a_class_that_is_not_learned_is_never_the_most_probable():
+    features, labels = clouds(3, 8)
+    found = _discriminant(features.astype(np.float64), labels, features.astype(np.float64), 0.5, 5)
+    assert np.isfinite(found).all()
+    assert (found.argmax(axis=1) == labels).all()
+    np.testing.assert_allclose(found[:, 3:], found[:, :3].min(axis=1, keepdims=True).repeat(2, axis=1))
+
+
+def test_images_that_are_all_the_same_are_no_trouble():
+    features = np.ones((12, 4), np.float32) / 2
+    found = out_of_fold(features, np.repeat([0, 1], 6), 2, np.arange(12))
+    np.testing.assert_allclose(found, 0.5, atol=0.05)
+
+
+def test_the_shrinkage_is_the_one_of_the_least_log_loss(monkeypatch):
+    features, labels = clouds(5, 20, seed=4)
+    groups = np.arange(100)
+
+    def loss(*shares):
+        monkeypatch.setattr("blocklora.findings.labels._SHRUNK", shares)
+        rows = out_of_fold(features, labels, 5, groups)
+        np.testing.assert_allclose(rows.sum(axis=1), 1)
+        return -np.log(rows[np.arange(100), labels]).mean()
+
+    alone = [loss(share) for share in (0.1, 0.3, 0.6, 0.9)]
+    assert loss(0.1, 0.3, 0.6, 0.9) == min(alone)
+    assert len(set(alone)) == 4

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blocklora.classifier import at_once, in_halves
-from blocklora.clip import Clip, ImageTower, crop_size, image_features, pixels
+from blocklora.clip import Clip, Engine, ImageTower, crop_size, image_features, pixels
 from blocklora.core.device import Compute
 from blocklora.core.errors import ImageError
 from blocklora.core.threads import read_ahead
 from blocklora.data import Source, Unreadable, open_image
-from blocklora.explore.properties import MEASURED, Properties, properties
+from blocklora.findings.properties import MEASURED, Properties, properties
 
 __all__ = ["Looked", "look_at"]
 
@@ -47,6 +47,8 @@ def look_at(
     base: Clip | ImageTower,
     compute: Compute,
     on_batch: Callable[[int], None] | None = None,
+    known: NDArray[np.float32] | None = None,
+    engine: Engine = "auto",
 ) -> Looked:
     """Decode, measure and encode images, a batch at a time; decoding runs ahead in threads.
 
@@ -55,6 +57,8 @@ def look_at(
         base: The model, on ``compute.device``.
         compute: Where to compute, and how precisely.
         on_batch: Called with the number of images that are done.
+        known: Unit features (M, D) of readable images, where they are known: then none is encoded.
+        engine: Which one computes them.
     """
     size, side = at_once(compute.device), crop_size(base.processor)
 
@@ -63,7 +67,7 @@ def look_at(
 
     def forward(pixel_values: Tensor) -> Tensor:
         with compute.autocast():
-            return image_features(base.model, pixel_values)
+            return image_features(base.model, pixel_values, engine=engine)
 
     features, measured, kept, unreadable = [], [], [], []
     starts = range(0, len(images), size)
@@ -73,8 +77,11 @@ def look_at(
         if good:
             kept += [place for place, _ in good]
             measured += [found for _, (_, found) in good]
-            values = torch.stack([value for _, (value, _) in good]).to(compute.device)
-            features.append(in_halves(forward, values).numpy())
+            if known is None:
+                values = torch.stack([value for _, (value, _) in good]).to(compute.device)
+                features.append(in_halves(forward, values).numpy())
+            else:
+                features.append(known[[place for place, _ in good]])
         if on_batch:
             on_batch(start + len(batch))
     width = features[0].shape[1] if features else 0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blocklora.explore.properties import Properties, properties
-from blocklora.explore.quality import blank, blurry, dark, far_away, long, tell_tale, tiny
+from blocklora.findings.properties import Properties, properties
+from blocklora.findings.quality import blank, blurry, dark, far_away, long, tell_tale, tiny
 
 USUAL = replace(
     properties(Image.new("RGB", (100, 80), "#777")), spread=60.0, sharpness=900.0, highlight=220.0

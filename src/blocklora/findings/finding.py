@@ -57,6 +57,8 @@ class Finding:
         what: What it is, in a few words, without the images' names.
         actions: What to do with each image: ``keep``, ``remove`` or ``look``; as many as ``images``.
         suggested: The class that the first image looks like, where its label is in doubt.
+        labels: The class of each image; as many as ``images``.
+        parts: Its split: ``train``, ``val`` or ``test``; as many as ``images``.
     """
 
     kind: str
@@ -65,6 +67,8 @@ class Finding:
     what: str
     actions: tuple[str, ...] = ()
     suggested: str | None = None
+    labels: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
@@ -83,6 +87,17 @@ class Finding:
             "score": round(self.score, 6),
             "message": self.message,
         }
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Finding:
+        """Return the finding of these attributes, lists for tuples; a key of ``KINDS`` is needed.
+
+        Raises:
+            KeyError: There is no such kind.
+        """
+        KINDS[facts["kind"]]
+        named: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()}
+        return cls(**named)
 
 
 def _listed(names: Sequence[str]) -> str:
