@@ -68,9 +68,12 @@ def peak_above(step: Callable[[], Any]) -> dict[str, int]:
     return {"peak_bytes": peak, "before_bytes": before, "above_bytes": peak - before}
 
 
-def in_fresh_process(script: str, *arguments: str) -> Any:
-    """Run one of these scripts by itself, and return the JSON of its last line; it must exit 0."""
-    command = [sys.executable, "-W", "ignore", str(_HERE / script), *arguments]
+def in_fresh_process(script: str, *arguments: str, processes: int = 1) -> Any:
+    """Run one of these scripts by itself, or in processes of torchrun; return the JSON of the last line."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [
+        sys.executable, "-W", "ignore", *(launcher if processes > 1 else []), str(_HERE / script), *arguments
+    ]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

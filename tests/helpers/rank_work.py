@@ -18,21 +18,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blocklora.adapter import BlockLoraConfig
-from blocklora.clip.towers import LeanTowers
+from blocklora.clip.towers import LeanTowers, trains
 from blocklora.core.errors import BlockloraError, ConfigError
 from blocklora.core.ranks import ALONE, Ranks, joined_ranks
 from blocklora.run.fit import fit_run
 from blocklora.training import loop
 from blocklora.training.distributed import add_gradients
+from blocklora.training.softmax import ALL_HERE, Shared, cross_entropy_sum
 from blocklora.training.step import ClassFeatures, Plan, gradient
 
-CASES = {
-    "one pass": (Plan(), 0.0, torch.float64),
-    "one pass, dropout": (Plan(), 0.4, torch.float64),
-    "one pass, dropout of quarters": (Plan(), 0.25, torch.float64),
-    "cut, dropout": (Plan("inputs", "no-mlp", micro_batch=2, chunk=4), 0.25, torch.float64),
-    "fine cuts, dropout": (Plan(micro_batch=1, chunk=1), 0.4, torch.float64),
-    "float32, dropout": (Plan(chunk=4), 0.25, torch.float32),
+BOTH = ["q_proj", "v_proj", "out_proj", "fc2"]
+ONE_TOWER = r".*{}_model.*\.(q_proj|fc2)"
+CASES: dict[str, tuple[Plan, float, torch.dtype, str | list[str]]] = {
+    "one pass": (Plan(), 0.0, torch.float64, BOTH),
+    "one pass, dropout": (Plan(), 0.4, torch.float64, BOTH),
+    "one pass, dropout of quarters": (Plan(), 0.25, torch.float64, BOTH),
+    "cut, dropout": (Plan("inputs", "no-mlp", micro_batch=2, chunk=4), 0.25, torch.float64, BOTH),
+    "fine cuts, dropout": (Plan(micro_batch=1, chunk=1), 0.4, torch.float64, BOTH),
+    "images alone": (Plan(micro_batch=3), 0.25, torch.float64, ONE_TOWER.format("vision")),
+    "texts alone": (Plan(micro_batch=3, chunk=4), 0.25, torch.float64, ONE_TOWER.format("text")),
+    "float32, dropout": (Plan(chunk=4), 0.25, torch.float32, BOTH),
 }
 
 
@@ -83,19 +88,20 @@ def _child(rank: int, count: int, port: int, function: str, arguments: tuple[str
 
 def step_of(name: str, ranks: Ranks = ALONE) -> dict[str, Tensor]:
     """Return the loss and the gradients of a case, of this rank's images and classes and those of all others."""
-    plan, dropout, dtype = CASES[name]
+    plan, dropout, dtype, targets = CASES[name]
     config = BlockLoraConfig(
         r=4, n_blocks=2, lora_dropout=dropout, init_weights=False,
-        target_modules=["q_proj", "v_proj", "out_proj", "fc2"],
+        target_modules=targets,
     )  # fmt: skip
     case = RandomClip(config, dtype=dtype)
     case.model.train()
     towers = LeanTowers(case.model)
-    text = ClassFeatures(towers, case.tokens, trained=True, plan=plan, ranks=ranks)
+    trained = trains(case.model.text_model)
+    text = ClassFeatures(towers, case.tokens, trained=trained, plan=plan, ranks=ranks)
     first, last = ranks.share(len(case.pixels))
     loss = gradient(
         towers, case.pixels[first:last], case.labels[first:last], text, case.model.logit_scale.detach().exp(),
-        plan, torch.autograd.backward, seed=2, step=5, batch=(first, len(case.pixels)),
+        plan, torch.autograd.backward, seed=2, step=5, of=len(case.pixels),
     )  # fmt: skip
     loss = add_gradients(list(case.trained().values()), loss, ranks)
     found = {name: value for name, value in case.gradients().items() if value is not None}
@@ -107,6 +113,39 @@ def steps(out: str) -> None:
     with joined_ranks("cpu") as ranks:
         for place, name in enumerate(CASES):
             save_file(step_of(name, ranks), f"{out}/{place}.{ranks.rank}.safetensors")
+
+
+def softmax_of(
+    dtype: torch.dtype, ranks: Ranks = ALONE, sizes: tuple[int, ...] = (0, 4, 1)
+) -> dict[str, Tensor]:
+    """Return the loss of 5 images and 20 classes, and its gradients in this rank's own; the last rank has no class."""
+    draw = torch.Generator().manual_seed(4)
+    images, classes = (
+        torch.nn.functional.normalize(torch.randn(n, 6, generator=draw, dtype=dtype), dim=1) for n in (5, 20)
+    )
+    labels, scale = torch.tensor([19, 0, 7, 7, 12]), torch.tensor(30.0, dtype=dtype)
+    if ranks.count == 1:
+        own, mine, shared = slice(None), torch.arange(20), ALL_HERE
+    else:
+        start = sum(sizes[: ranks.rank])
+        own, mine = (
+            slice(start, start + sizes[ranks.rank]),
+            torch.arange(20)[ranks.rank :: 2][: [10, 10, 0][ranks.rank]],
+        )
+        places = torch.full((20,), -1)
+        places[mine] = torch.arange(len(mine))
+        shared = Shared(ranks, sizes, places)
+    pair = images[own].requires_grad_(), classes[mine].requires_grad_()
+    loss = cross_entropy_sum(*pair, scale, labels[own], at_once=3, shared=shared)
+    of_images, of_classes = torch.autograd.grad(3 * loss, pair)
+    return {"loss": loss.detach(), "images": of_images, "classes": of_classes, "mine": mine.clone()}
+
+
+def softmaxes(out: str) -> None:
+    """Write what every rank finds of the softmax over classes that ranks share."""
+    with joined_ranks("cpu") as ranks:
+        for name in ("float64", "float32"):
+            save_file(softmax_of(getattr(torch, name), ranks), f"{out}/{name}.{ranks.rank}.safetensors")
 
 
 def messages(out: str) -> None:
@@ -123,6 +162,7 @@ def messages(out: str) -> None:
             "collected": ranks.collect(["é" * ranks.rank, ranks.rank]),
             "gathered": ranks.gather(rows).tolist(),
             "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
+            "most": ranks.most(torch.tensor([1.0, ranks.rank])).tolist(),
             "sum": ranks.sum(torch.tensor([1.0, ranks.rank])).tolist(),
             "stopped": stopped,
         }

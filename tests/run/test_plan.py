@@ -40,6 +40,20 @@ def test_imagenet_on_24_gigabytes() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
+def test_a_step_that_processes_share() -> None:
+    given: dict[str, Any] = {"memory": "24GB", "device": "cuda", "precision": "fp32", "batch_size": 30}
+    alone, one = plan_step("ViT-B/16", 1000, **given), plan_step("ViT-B/16", 1000, processes=4, **given)
+    assert (one.own_images, one.batch_size, one.classes) == (8, 30, 1000)
+    assert one.own_classes == pytest.approx(250, rel=0.4)  # the shortest names, as many tokens as the others
+    assert alone.chosen.need.flops / 30 * 8 == pytest.approx(one.chosen.need.flops, rel=0.05)
+    assert one.chosen.need.step < alone.chosen.need.step
+    assert one.exchanged_bytes == 2 * 4 * 30 * 512 + 20 * 30 + 4 * 138_240
+    assert alone.exchanged_bytes == 0
+    assert (one.clip_lora.need, one.peft_lora.need) == (alone.clip_lora.need, alone.peft_lora.need)
+    done = RUN.invoke(app, ["plan", "--memory", "24GB", "--device", "cpu", "--processes", "4"])
+    assert "Each of 4 processes has at most 8 images and about" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize("model", [*KNOWN, "B/32", "openai/clip-vit-large-patch14", "tiny"])
 def test_less_memory_takes_a_smaller_plan(model: str) -> None:
     gpu: dict[str, Any] = {"device": "cuda", "precision": "fp32"}
@@ -77,7 +91,12 @@ def test_a_plan_counts_what_a_fit_trains(settings: dict[str, Any], clip_folder: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes": 0}, "classes 0, batch_size 32: expected at least 1 of both"),
+        ({"classes": 0}, "classes 0, batch_size 32, processes 1: expected at least 1 of each"),
+        ({"processes": 0}, "processes 0: expected at least 1 of each"),
+        (
+            {"processes": 2, "layers": "top-3", "cached_views": 0},
+            "cached_views '0': is for one process, and 2 were",
+        ),
         ({"method": "coop"}, "method 'coop': expected block-lora or clip-lora"),
         ({"memory": "700MB"}, "the smallest plan needs .* allow more memory"),
         ({"device": "cuda:7", "memory": None}, "device 'cuda:7': not found on this machine"),
@@ -118,7 +137,7 @@ def test_the_command() -> None:
     assert found.keys() == needs | {
         "model", "device", "classes", "batch_size", "bytes_a_number", "trained_numbers", "limit_bytes", "plan",
         "weights_bytes", "before_bytes", "smaller_plans", "clip_lora", "peft_lora",
-        "views", "views_bytes",
+        "views", "views_bytes", "processes", "own_images", "own_classes", "exchanged_bytes",
     }  # fmt: skip
     assert found["peft_lora"].keys() == needs
     assert all(plan.keys() == needs | {"plan"} for plan in found["smaller_plans"])

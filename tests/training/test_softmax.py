@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_work
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
 from blocklora.training.softmax import CLASSES_AT_ONCE, cross_entropy_sum
@@ -100,3 +103,20 @@ def test_no_matrix_of_images_by_classes_is_kept_where_classes_are_many(n_classes
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         cross_entropy_sum(images, classes, torch.tensor(9.0), labels)
     assert (4 * n_classes in kept) == (n_classes <= CLASSES_AT_ONCE)
+
+
+def test_ranks_that_share_classes_have_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:
+    """Three ranks, one without images and another without classes."""
+    assert rank_work.processes("softmaxes", 3, str(tmp_path)) == [0] * 3
+    for name, most in (("float64", 1e-10), ("float32", 1e-6)):
+        expected = rank_work.softmax_of(getattr(torch, name))
+        found = [load_file(tmp_path / f"{name}.{rank}.safetensors") for rank in range(3)]
+        classes = torch.empty_like(expected["classes"])
+        for one in found:
+            classes[one["mine"]] = one["classes"]
+        both = {
+            "loss": sum(one["loss"] for one in found),
+            "images": torch.cat([one["images"] for one in found]),
+        }
+        for key, value in (both | {"classes": classes}).items():
+            assert (value - expected[key]).norm() <= most * expected[key].norm(), (name, key)

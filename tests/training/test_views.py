@@ -126,8 +126,8 @@ class Shown:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         return self._views.batch(step)
 
-    def part(self, step: int) -> tuple[int, int]:
-        return self._views.images.part(step)
+    def indices(self, step: int) -> list[int]:
+        return self._views.images.indices(step)
 
 
 def run(folder: Path, images: Any) -> tuple[Tensor, Tensor]:

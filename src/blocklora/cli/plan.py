@@ -15,7 +15,7 @@ from blocklora.core.resources import format_bytes
 from blocklora.core.words import count
 
 if TYPE_CHECKING:
-    from blocklora.run.plan import Peak, StepPlan
+    from blocklora.run.step_plan import Peak, StepPlan
 
 __all__ = ["plan"]
 
@@ -55,6 +55,10 @@ def plan(
             help="With --layers top-N: fixed views of an image whose lower layers run once; 0: as many as make sense."
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(help="Processes that share a step, each with the memory; see docs/scaling.md.", min=1),
+    ] = 1,
     precision: Annotated[
         str, typer.Option(help="auto is this machine's own.", metavar="|".join(CHOICES["precision"]))
     ] = "auto",
@@ -68,7 +72,7 @@ def plan(
 
     result = plan_step(
         model, classes, method=method, batch_size=batch_size, memory=memory, device=device, precision=precision,
-        r=r, n_blocks=n_blocks, towers=towers, layers=layers, cached_views=cached_views,
+        processes=processes, r=r, n_blocks=n_blocks, towers=towers, layers=layers, cached_views=cached_views,
         targets=tuple(part.strip() for part in targets.split(",")),
     )  # fmt: skip
     if as_json:
@@ -88,6 +92,13 @@ def _print(result: StepPlan) -> None:
     table = Table()
     for heading, side in (("", "left"), ("peak memory", "right"), ("GFLOP a step", "right"), ("how", "left")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    if result.processes > 1:
+        exchanged = format_bytes(result.exchanged_bytes)
+        OUT.print(
+            f"Each of {result.processes} processes has at most {count(result.own_images, 'image')} and about "
+            f"{count(result.own_classes, 'class')} of a step, and exchanges {exchanged} with "
+            "the others; memory and GFLOP are those of one, the limit too. The two usual ways run in one process."
+        )
     smaller = result.plans[1:]
     rows = [("this plan", result.chosen)]
     rows += [("if memory runs out", smaller[0])] if smaller else []

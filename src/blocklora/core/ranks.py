@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ class Ranks:
         """Add up a tensor of any shape over the ranks, in place; every rank gets the same bits."""
         if self.count > 1:
             _exchange(dist.all_reduce, value)
+        return value
+
+    def most(self, value: Tensor) -> Tensor:
+        """Take the largest over the ranks of every number of a tensor, in place."""
+        if self.count > 1:
+            _exchange(partial(dist.all_reduce, op=dist.ReduceOp.MAX), value)
         return value
 
     def gather(self, own: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
@@ -127,6 +134,10 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     Raises:
         ConfigError: There are more ranks than GPUs, or a launcher started processes without saying which is which.
     """
+    if not (told := os.environ.get("WORLD_SIZE", "1")).isdecimal():
+        raise ConfigError(
+            f"WORLD_SIZE '{told}': expected a number of processes; unset it, or start with torchrun."
+        )
     if started_ranks() == 1:
         yield ALONE
         return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,11 +12,13 @@ from blocklora.adapter.theory import trained_numbers
 from blocklora.clip import read_clip_config
 from blocklora.core.device import resolve_device, resolve_precision
 from blocklora.core.errors import ConfigError
+from blocklora.core.ranks import Ranks
 from blocklora.core.resources import Resources, available_resources
 from blocklora.core.threads import results_held
-from blocklora.methods import METHODS, make_settings
+from blocklora.methods import METHODS, check_shares, make_settings
 from blocklora.methods.adapters.settings import AdapterSettings, chosen_layers
 from blocklora.methods.method import MOST_SHOTS
+from blocklora.run.step_plan import CutPlan, Peak, StepPlan
 from blocklora.training.memory.limits import (
     free_memory,
     image_budget,
@@ -25,12 +26,12 @@ from blocklora.training.memory.limits import (
     plan_within,
     used_memory,
 )
-from blocklora.training.memory.planner import Need, Workload
+from blocklora.training.memory.planner import Need, Workload, exchanged_bytes
 from blocklora.training.memory.rivals import clip_lora_need, peft_need
-from blocklora.training.memory.shapes import Adapted, model_shape
+from blocklora.training.memory.shapes import Adapted, first_share, model_shape
 from blocklora.training.memory.views import VIEWS_MEMORY, planned_views
 
-__all__ = ["KNOWN", "CutPlan", "Peak", "StepPlan", "plan_step"]
+__all__ = ["KNOWN", "plan_step"]
 
 # OpenAI's models: id on the hub; width, blocks, patch of the image tower, side of an image; width of the text tower.
 KNOWN: dict[str, tuple[str, tuple[int, int, int, int], int]] = {
@@ -46,91 +47,6 @@ _OPENING = 5  # start of text, and "a photo of a"
 _IMAGE_BYTES = 3 * 500 * 375
 
 
-@dataclass(frozen=True)
-class Peak:
-    """What a way to train needs.
-
-    Attributes:
-        peak_bytes: The most memory in use during a step: of the process, or of tensors on a CUDA GPU.
-        need: Operations, and bytes of a step alone.
-    """
-
-    peak_bytes: int
-    need: Need
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Return the facts as a JSON object."""
-        return {"peak_bytes": self.peak_bytes, **asdict(self.need)}
-
-
-@dataclass(frozen=True)
-class CutPlan(Peak):
-    """A way to cut the step.
-
-    Attributes:
-        plan: It in words.
-    """
-
-    plan: str
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Return the facts as a JSON object."""
-        return {"plan": self.plan, **super().to_json()}
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """How a training step fits into memory.
-
-    Attributes:
-        model: As it was named.
-        device: The kind of device.
-        classes: How many.
-        batch_size: Images a step.
-        bytes_a_number: Of activations: 4 or 2.
-        trained_numbers: Trainable parameters.
-        limit_bytes: The most memory to use.
-        weights_bytes: Of the frozen model.
-        before_bytes: In use before the first step.
-        plans: The plan to take, then ever smaller ones for when memory runs out.
-        clip_lora: What CLIP-LoRA's code would need.
-        peft_lora: What plain PEFT would need.
-        views: Fixed views of an image whose lower blocks run once; 0 where crops are new in every step.
-        views_bytes: What they take, in memory or, where they do not fit, on disk.
-    """
-
-    model: str
-    device: str
-    classes: int
-    batch_size: int
-    bytes_a_number: int
-    trained_numbers: int
-    limit_bytes: int
-    weights_bytes: int
-    before_bytes: int
-    plans: tuple[CutPlan, ...]
-    clip_lora: Peak
-    peft_lora: Peak
-    views: int = 0
-    views_bytes: int = 0
-
-    @property
-    def chosen(self) -> CutPlan:
-        """The plan to take."""
-        return self.plans[0]
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Return the facts as a JSON object; those of the chosen plan stand at its top."""
-        inner = ("plans", "clip_lora", "peft_lora")
-        return {
-            **{name: value for name, value in vars(self).items() if name not in inner},
-            **self.chosen.to_json(),
-            "smaller_plans": [plan.to_json() for plan in self.plans[1:]],
-            "clip_lora": self.clip_lora.to_json(),
-            "peft_lora": self.peft_lora.to_json(),
-        }
-
-
 def plan_step(
     model: str,
     classes: int,
@@ -142,9 +58,10 @@ def plan_step(
     precision: str = "auto",
     shots: int = 16,
     resources: Resources | None = None,
+    processes: int = 1,
     **settings: Any,
 ) -> StepPlan:
-    """Plan a training step.
+    """Plan a training step, or what one of several processes does of it.
 
     Args:
         model: ``ViT-B/16`` and its kin, a Hugging Face id, a local folder, or ``tiny``. Only a configuration is read.
@@ -152,24 +69,29 @@ def plan_step(
         method: ``block-lora`` or ``clip-lora``.
         batch_size: Images a step.
         memory: The most memory to use, such as "24GB", as ``fit`` means it: of tensors on a CUDA GPU, elsewhere of the
-            whole process. None is what is free on this machine's device.
+            whole process. None is what is free on this machine's device, or this process's share of a CPU's. Of several
+            processes the limit is that of each.
         device: Where training would run. With ``memory`` given, this machine need not have it.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         shots: Training images of a class, for the memory of decoded images; each is taken to have 500 x 375 pixels.
         resources: Cores and host memory; None is all that this process may use.
+        processes: How many share the step, started by torchrun; where memory is not given all are on this machine.
         **settings: The method's settings.
 
     Raises:
         ConfigError: A value cannot work, or nothing fits into the memory.
         ModelError: The configuration cannot be read.
     """
-    if classes < 1 or batch_size < 1:
-        raise ConfigError(f"classes {classes}, batch_size {batch_size}: expected at least 1 of both.")
+    if classes < 1 or batch_size < 1 or processes < 1:
+        raise ConfigError(
+            f"classes {classes}, batch_size {batch_size}, processes {processes}: expected at least 1 of each."
+        )
     config = _config(model)
     if method not in ("block-lora", "clip-lora"):
         raise ConfigError(f"method '{method}': expected block-lora or clip-lora, whose steps can be planned.")
     options = make_settings(method, METHODS[method].settings, settings)
-    resources = resources or available_resources()
+    check_shares(method, options, None, Ranks(0, processes))
+    resources = resources or available_resources(1 / processes)
     where = _device(device, memory)
     number = 4 if _precision(precision, where) == "fp32" else 2
     work = _workload(config, options, method, classes, batch_size, number)
@@ -177,7 +99,9 @@ def plan_step(
     limit = parse_bytes(memory) if memory else free_memory(where, resources)
     steps = options.iterations or options.STEPS_A_SHOT * min(shots, MOST_SHOTS)
     views = planned_views(work.model, options.cached_views, shots * classes, batch_size, steps)
-    return _planned(model, work, where, limit, shots, config.text_config.max_position_embeddings, views)
+    return _planned(
+        model, work, where, limit, shots, config.text_config.max_position_embeddings, views, processes
+    )
 
 
 def _planned(
@@ -188,9 +112,11 @@ def _planned(
     shots: int,
     context: int,
     views: tuple[int, int],
+    processes: int,
 ) -> StepPlan:
     """Price a workload within so many bytes; ``context`` is how many tokens the text tower can read."""
-    classes = len(work.lengths)
+    whole, work = work, _of_first(work, processes)
+    classes = len(whole.lengths)
     weights = 4 * work.model.parameters
     used = weights + (used_memory(device) if work.on_cpu else 0)
     images = min(shots * classes * _IMAGE_BYTES, image_budget(limit - used)) if work.on_cpu else 0
@@ -207,17 +133,34 @@ def _planned(
         model=model,
         device=device.type,
         classes=classes,
-        batch_size=work.images,
+        batch_size=whole.images,
         bytes_a_number=work.number,
         trained_numbers=work.model.trained,
         limit_bytes=limit,
         weights_bytes=weights,
         before_bytes=before,
         plans=tuple(CutPlan(before + one.need.step, one.need, str(one.plan)) for one in forecast.plans),
-        clip_lora=peak(clip_lora_need(work, context)),
-        peft_lora=peak(peft_need(work)),
+        clip_lora=peak(clip_lora_need(whole, context)),
+        peft_lora=peak(peft_need(whole)),
         views=views[0],
         views_bytes=views[1],
+        processes=processes,
+        own_images=work.images,
+        own_classes=len(work.lengths),
+        exchanged_bytes=exchanged_bytes(work, whole.images),
+    )
+
+
+def _of_first(work: Workload, processes: int) -> Workload:
+    """Return what the first of several processes does of a step; the others do about as much."""
+    if processes == 1:
+        return work
+    return replace(
+        work,
+        images=-(-work.images // processes),
+        lengths=tuple(first_share(work.lengths, work.opening, processes)),
+        ranks=processes,
+        classes=len(work.lengths),
     )
 
 

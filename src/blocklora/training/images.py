@@ -109,7 +109,7 @@ class TrainingImages:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixel values (B, 3, S, S) and labels (B,) of a step, counted from 0; of several ranks, of its part."""
-        start, _ = self.part(step)
+        start, _ = self._ranks.share(len(self.indices(step)))
         indices = self.own_indices(step)
         values = torch.empty(0, 3, self._size, self._size)
         for place, index in enumerate(indices):
@@ -118,11 +118,6 @@ class TrainingImages:
                 values = one.new_empty(len(indices), *one.shape)
             values[place] = one
         return values, self.labels(step)
-
-    def part(self, step: int) -> tuple[int, int]:
-        """Return the place of this rank's first image in the batch of a step, and how many images that has."""
-        size = len(self.indices(step))
-        return self._ranks.share(size)[0], size
 
     def own_indices(self, step: int) -> list[int]:
         """Return which examples are this rank's part of the batch of a step."""

@@ -179,7 +179,7 @@ class _Gradients:
             try:
                 loss = gradient(
                     self._towers, inputs, labels, self._text, self._scale, self.plan, self._backward,
-                    seed=self._seed, step=step, batch=self._images.part(step),
+                    seed=self._seed, step=step, of=len(self._images.indices(step)),
                 )  # fmt: skip
                 return add_gradients(self._parameters, loss, self._ranks)
             except RuntimeError as error:

@@ -1,6 +1,6 @@
 """One training step under a plan: the loss, and its gradient in the model's trainable parameters.
 
-Axes: B = images of a batch, N = classes, D = the width of the shared space.
+Axes: B = images of a batch, N = classes, D = the width of the shared space; of several ranks those of this one.
 
 The two towers meet only in the logits. So the class features are computed first; then images, in micro-batches, go
 forward and backward against them; and at last the gradient that has gathered at the class features goes back through
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from blocklora.clip.lean import Keep
-from blocklora.clip.towers import Towers
+from blocklora.clip.towers import Towers, trains
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.seeds import Stream, torch_seed
-from blocklora.training.distributed import own_passes, pieces
-from blocklora.training.softmax import cross_entropy_sum
+from blocklora.training.distributed import Piece, own_passes, own_pieces
+from blocklora.training.softmax import Shared, cross_entropy_sum
 
 __all__ = ["ClassFeatures", "Plan", "gradient"]
 
@@ -60,36 +60,36 @@ class Plan:
 
 
 class ClassFeatures:
-    """The features of all class prompts under a plan; those of a text tower that is not trained are computed once.
+    """The features of class prompts under a plan; those of a text tower that is not trained are computed once.
 
-    Several ranks share the classes: each computes the features of its own, and takes their gradient back.
+    Several ranks share the classes: each has the features of its own, and takes their gradient back.
 
     Args:
         towers: The model; where several ranks share the classes, a lean one.
-        tokens: Token ids of the class prompts (N, L), on the CPU.
+        tokens: Token ids of all class prompts (., L), on the CPU.
         trained: Whether the text tower is trained.
         plan: The plan.
         ranks: The processes that share the classes.
+
+    Attributes:
+        trained: Whether the text tower is trained.
+        ranks: The processes.
+        places: Of every class its place among the features; -1 where another rank has it.
     """
 
     def __init__(
         self, towers: Towers, tokens: Tensor, *, trained: bool, plan: Plan, ranks: Ranks = ALONE
     ) -> None:
-        self._towers, self._keep, self.trained, self._ranks = towers, plan.texts, trained, ranks
-        passes = towers.passes(tokens, plan.chunk)
-        if ranks.count == 1:
-            self._own = [(place, rows, one_pass) for place, (rows, one_pass) in enumerate(passes)]
-            self._sizes, order = [len(tokens)], torch.cat([rows for rows, _ in passes])
-        else:
-            self._own, self._sizes, order = own_passes(passes, ranks)
-        self._order = order.argsort()
+        self._towers, self._keep, self.trained, self.ranks = towers, plan.texts, trained, ranks
+        self._own = own_passes(towers.passes(tokens, plan.chunk), ranks)
+        classes = torch.cat([torch.empty(0, dtype=torch.int64), *(rows for _, rows, _ in self._own)])
+        self._order = classes.argsort()
+        self.places = torch.full((len(tokens),), -1)
+        self.places[classes[self._order]] = torch.arange(len(classes))
         self._fixed = None if trained else self._joined(self._run([0] * len(self._own), grad=False))
 
     def at(self, seed: int, step: int) -> tuple[Tensor, Callable[[Tensor], None]]:
-        """Return the class features of a step (N, D), and what takes their gradient back through the tower.
-
-        The gradient is that of this rank's images; it is added up over the ranks, in place.
-        """
+        """Return the class features of a step (N, D), and what takes their gradient back through the tower."""
         if self._fixed is not None:
             return self._fixed, lambda gradient: None
         seeds = [torch_seed(seed, Stream.DROPOUT, step, _TEXTS, place) for place, _, _ in self._own]
@@ -98,10 +98,9 @@ class ClassFeatures:
         found, kept = self._joined(parts), parts if once else None
 
         def send_back(gradient: Tensor) -> None:
-            gradient = self._ranks.sum(gradient)
             for (_, rows, one_pass), seed_ in zip(self._own, seeds, strict=True):
                 part = kept[0] if kept else self._towers.texts(one_pass, seed=seed_, keep=self._keep)
-                torch.autograd.backward(part, gradient[rows.to(gradient.device)])
+                torch.autograd.backward(part, gradient[self.places[rows].to(gradient.device)])
 
         return found, send_back
 
@@ -114,14 +113,15 @@ class ClassFeatures:
             ]
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Gather the features of all ranks, and put them into the order of the classes (N, D); without a graph."""
-        own = torch.cat([part.detach() for part in parts]) if parts else self._no_features()
-        return self._ranks.gather(own, self._sizes)[self._order.to(own.device)]
+        """Put the features into the order of the classes (N, D); without a graph."""
+        own = torch.cat([part.detach() for part in parts]) if parts else _no_features(self._towers)
+        return own[self._order.to(own.device)]
 
-    def _no_features(self) -> Tensor:
-        """Return the features (0, D) of a rank that has no class of its own."""
-        weight: Tensor = self._towers.model.text_projection.weight
-        return weight.new_empty(0, len(weight))
+
+def _no_features(towers: Towers) -> Tensor:
+    """Return the features (0, D) of a rank that has no class, or no image, of its own."""
+    weight: Tensor = towers.model.text_projection.weight
+    return weight.new_empty(0, len(weight))
 
 
 def gradient(
@@ -135,7 +135,7 @@ def gradient(
     *,
     seed: int,
     step: int,
-    batch: tuple[int, int] | None = None,
+    of: int | None = None,
 ) -> Tensor:
     """Add the gradient of a batch's mean cross-entropy to the trainable parameters.
 
@@ -152,7 +152,7 @@ def gradient(
         backward: Takes a loss, and back-propagates it (scaled, where the precision needs that).
         seed: The run's seed.
         step: The step's number; with ``seed`` it decides the dropout masks.
-        batch: The place of the first of these images in the batch, and how many that has; None: they are all of it.
+        of: How many images the batch has, on all ranks; None: these are all.
 
     Returns:
         The loss, detached; of several ranks this one's part of it.
@@ -160,24 +160,31 @@ def gradient(
     features, send_back = text.at(seed, step)
     classes = features.requires_grad_(text.trained)
     total = torch.zeros((), device=classes.device, dtype=classes.dtype)
-    first, of = batch or (0, len(inputs))
-    size = plan.micro_batch or of
-    own = list(pieces([min(size, of - start) for start in range(0, of, size)], first, first + len(inputs)))
-    counts = [piece.last - piece.first for piece in own]
-    for piece, part, wanted in zip(
-        own, torch.split(inputs, counts), torch.split(labels, counts), strict=True
-    ):
-        images = part
-        if part.dim() > 2:
-            images = towers.images(
-                part,
-                seed=torch_seed(seed, Stream.DROPOUT, step, _IMAGES, piece.place),
-                keep=plan.images,
-                part=None if piece.whole else (piece.first, piece.of),
-            )
-        loss = cross_entropy_sum(images, classes, scale, wanted) / of
+    of = of or len(inputs)
+    for piece, sizes in own_pieces(of, plan.micro_batch or of, text.ranks):
+        count = sizes[text.ranks.rank]
+        images, inputs = inputs[:count], inputs[count:]
+        wanted, labels = labels[:count], labels[count:]
+        if images.dim() > 2:
+            images = _image_features(towers, images, piece, plan, (seed, step))
+        shared = Shared(text.ranks, sizes, text.places)
+        loss = cross_entropy_sum(images, classes, scale, wanted, shared=shared) / of
         backward(loss)
         total += loss.detach()
     if text.trained:
         send_back(torch.zeros_like(classes) if classes.grad is None else classes.grad)
     return total
+
+
+def _image_features(
+    towers: Towers, inputs: Tensor, piece: Piece | None, plan: Plan, when: tuple[int, int]
+) -> Tensor:
+    """Return the features of a piece of a batch (B, D); of no images, what other ranks' gradients can go through."""
+    if piece is None:
+        return _no_features(towers).requires_grad_(trains(towers.model.vision_model))
+    return towers.images(
+        inputs,
+        seed=torch_seed(when[0], Stream.DROPOUT, when[1], _IMAGES, piece.place),
+        keep=plan.images,
+        part=None if piece.whole else (piece.first, piece.of),
+    )

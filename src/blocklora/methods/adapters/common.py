@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,7 @@ def fit_adapter(
         view: Where the adapter is put; None is a view that shares all weights with the model.
         recipe: Whose settings these are.
     """
-    adapter = _with_adapter(view or shared_view(job.clip.model), config, job)
+    adapter = _with_adapter(view or shared_view(job.clip.model), config, job.seed, job.start)
     base = adapter.get_base_model()
     towers = make_towers(
         base,
@@ -113,14 +114,16 @@ def _tell(job: Job, memory: MemoryPlan, steps: int, views: FixedViews | None) ->
     return None
 
 
-def _with_adapter(model: Any, config: PeftConfig, job: Job) -> Any:
-    """Return a PEFT model whose adapter starts from the job's seed, or from another; torch's random state stays."""
+def _with_adapter(
+    model: Any, config: PeftConfig, seed: int, start: Mapping[str, torch.Tensor] | None = None
+) -> Any:
+    """Return a PEFT model whose adapter starts from a seed, or from another adapter; torch's random state stays."""
     with torch.random.fork_rng(devices=[]):  # PEFT fills adapters on the CPU and moves them then
-        torch.default_generator.manual_seed(job.seed)
+        torch.default_generator.manual_seed(seed)
         with warnings.catch_warnings():
             # transformers renamed gradient checkpointing; PEFT still asks for it by the old name.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             adapter = get_peft_model(model, config)
-    if job.start:
-        set_peft_model_state_dict(adapter, dict(job.start))
+    if start:
+        set_peft_model_state_dict(adapter, dict(start))
     return adapter

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from blocklora.clip.text_plan import TextPlan
 from blocklora.core.ranks import Ranks
 
-__all__ = ["OwnPass", "Piece", "by_weight", "own_passes", "pieces"]
+__all__ = ["OwnPass", "Piece", "by_weight", "own_passes", "own_pieces", "pieces"]
 
 OwnPass = tuple[int, Tensor, TextPlan]
 """The place of a pass, the classes that a rank has of it (n,), and how they go through the text tower."""
@@ -72,9 +71,20 @@ def pieces(sizes: Sequence[int], first: int, last: int) -> Iterator[Piece]:
         start += size
 
 
-def own_passes(
-    passes: Sequence[tuple[Tensor, TextPlan]], ranks: Ranks
-) -> tuple[list[OwnPass], list[int], Tensor]:
+def own_pieces(count: int, size: int, ranks: Ranks) -> Iterator[tuple[Piece | None, tuple[int, ...]]]:
+    """Share images that go through the tower ``size`` at a time.
+
+    Yields:
+        The next piece of this rank, none where it is through and others are not; and how many images every rank has in
+        its next piece.
+    """
+    passes = [min(size, count - start) for start in range(0, count, size)]
+    shares = [Ranks(rank, ranks.count).share(count) for rank in range(ranks.count)]
+    for several in zip_longest(*(pieces(passes, *share) for share in shares)):
+        yield several[ranks.rank], tuple(piece.last - piece.first if piece else 0 for piece in several)
+
+
+def own_passes(passes: Sequence[tuple[Tensor, TextPlan]], ranks: Ranks) -> list[OwnPass]:
     """Share the passes through the text tower by their tokens.
 
     Args:
@@ -82,12 +92,14 @@ def own_passes(
         ranks: The processes.
 
     Returns:
-        What this rank has of them, how many classes each rank has, and all classes in the order of the ranks (N,).
+        What this rank has of them.
     """
+    if ranks.count == 1:
+        return [(place, rows, plan) for place, (rows, plan) in enumerate(passes)]
     members = [rows[plan.back.argsort()] for rows, plan in passes]  # classes, in the order of the plan's rows
     shares = by_weight([length for _, plan in passes for length in plan.lengths], ranks.count)
     own: list[OwnPass] = []
     for piece in pieces([len(classes) for classes in members], *shares[ranks.rank]):
         plan = passes[piece.place][1].cut(piece.first, piece.last)
         own.append((piece.place, members[piece.place][piece.first : piece.last], plan))
-    return own, [last - first for first, last in shares], torch.cat(members)
+    return own

@@ -27,6 +27,7 @@ __all__ = [
     "Priced",
     "Workload",
     "choose_plans",
+    "exchanged_bytes",
     "frozen_image_flops",
     "price",
 ]
@@ -78,7 +79,7 @@ class Workload:
         image_features: Whether images come as features, computed once (an image tower that is not trained).
         read_ahead: Batches of pixel values that exist at a time in host memory.
         ranks: Processes that share a step; images and prompts are those of one of them.
-        classes: All classes, whose features every rank gathers; None: those of ``lengths``.
+        classes: All classes, whose features every rank has before and after training; None: those of ``lengths``.
         views_bytes: Of the fixed views whose rows before the first adapted block are computed once, where they are kept
             in memory; 0 where they are on disk. None: there are no fixed views.
     """
@@ -150,7 +151,7 @@ def price(work: Workload, plan: Plan) -> Need:
         peak += _random_bytes(
             work, max(size * model.tokens, *(sum(lengths) for lengths in _chunks(work, plan)))
         )
-    logits = size * min(classes, CLASSES_AT_ONCE)
+    logits = size * work.ranks * min(len(work.lengths), CLASSES_AT_ONCE)
     features = 4 * model.space * 4 * (classes + size) + 4 * 3 * logits  # unit features, logits
     pixels, host = _pixel_bytes(work, size)
     state = 4 * _STATE_COPIES * model.trained + _text_prefix_bytes(work)
@@ -158,6 +159,21 @@ def price(work: Workload, plan: Plan) -> Need:
     if not work.on_cpu:
         views, host = 0, host + views
     return Need(flops, saved, round(_slack(work, plan) * peak) + features + pixels + state + views, host)
+
+
+def exchanged_bytes(work: Workload, images: int) -> int:
+    """Count what a rank gets from the others in one step, or what is added up with them.
+
+    Of every image its features and their gradient, its label, its largest logit, the sum of its exponentials and its
+    own class's logit; and the gradient of the adapter. All are numbers of 4 bytes, labels are of 8.
+
+    Args:
+        work: What one of the ranks does.
+        images: Of the whole batch.
+    """
+    if work.ranks == 1:
+        return 0
+    return 4 * (images * (2 * work.model.space + 5) + work.model.trained)
 
 
 def _text_prefix_bytes(work: Workload) -> int:

@@ -17,7 +17,7 @@ from blocklora.training.memory.costs import TowerShape
 from blocklora.training.memory.planner import ModelShape, Workload
 from blocklora.training.views import FixedViews
 
-__all__ = ["Adapted", "model_shape", "workload"]
+__all__ = ["Adapted", "first_share", "model_shape", "workload"]
 
 Adapted = tuple[Sequence[int], tuple[int, int, int, int]]
 """The adapted blocks of a tower, a run of indices or none, and the ranks of their (q, k, v), out, fc1 and fc2."""
@@ -50,7 +50,7 @@ def workload(
     return Workload(
         model=model_shape(model.config, towers.trained, trained),
         images=-(-images.batch_size // ranks),
-        lengths=tuple(lengths if ranks == 1 else _first_share(lengths, opening, ranks)),
+        lengths=tuple(lengths if ranks == 1 else first_share(lengths, opening, ranks)),
         opening=opening,
         number=torch.finfo(towers.dtype).bits // 8,
         on_cpu=device.type != "cuda",
@@ -62,8 +62,14 @@ def workload(
     )
 
 
-def _first_share(lengths: Sequence[int], opening: int, ranks: int) -> list[int]:
-    """Return the lengths of the prompts that the first rank has, at least one."""
+def first_share(lengths: Sequence[int], opening: int, ranks: int) -> list[int]:
+    """Return the lengths of the prompts that the first of several ranks has, at least one.
+
+    Args:
+        lengths: Tokens of every prompt.
+        opening: Tokens that all of them begin with, computed once.
+        ranks: How many processes share them.
+    """
     in_order = sorted(lengths)
     _, last = by_weight([length - opening for length in in_order], ranks)[0]
     return in_order[: max(last, 1)]
