@@ -24,7 +24,7 @@ from blocklora.data import index_cache
 from blocklora.methods.adapters import common
 from blocklora.report import metrics_json
 from blocklora.run import fit as runs
-from blocklora.run import fitting
+from blocklora.run import fitting, results
 from blocklora.run.evaluate import evaluate_run
 from blocklora.run.fit import fit_run
 from blocklora.run.transfer import AdaptedTowers
@@ -155,10 +155,13 @@ def test_a_seed_is_checked_before_anything_is_read_or_written(seed: object, tmp_
 
 # ---- failures
 
+WHERE = {"fit_classifier": fitting, "measure": runs}
+"""Modules whose names a test replaces; the others are those of ``run.results``."""
+
 
 @pytest.mark.parametrize("error", [KeyError, MemoryError, KeyboardInterrupt, SystemExit, RecursionError])
 @pytest.mark.parametrize(
-    "step", ["fit_classifier", "measure", "_write_classifier", "_write_report", "write_metrics"]
+    "step", ["fit_classifier", "measure", "write_classifier", "_write_report", "write_metrics"]
 )
 def test_a_failure_before_the_first_checkpoint_frees_the_folder(
     error: type[BaseException],
@@ -173,7 +176,7 @@ def test_a_failure_before_the_first_checkpoint_frees_the_folder(
 
     (tmp_path / "mine").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(fitting if step == "fit_classifier" else runs, step, fail)
+        patch.setattr(WHERE.get(step, results), step, fail)
         for name in ("new", "mine"):
             with pytest.raises(error):
                 fit_run(str(photos), tmp_path / name, **settings(clip_folder, method="zero-shot"))
@@ -181,7 +184,7 @@ def test_a_failure_before_the_first_checkpoint_frees_the_folder(
     fit_run(str(photos), tmp_path / "mine", **settings(clip_folder, method="zero-shot"))
 
 
-@pytest.mark.parametrize("step", ["measure", "_write_classifier", "_write_report", "write_metrics"])
+@pytest.mark.parametrize("step", ["measure", "write_classifier", "_write_report", "write_metrics"])
 def test_a_failure_after_training_leaves_a_run_to_resume(
     step: str, run: Path, clip_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +192,7 @@ def test_a_failure_after_training_leaves_a_run_to_resume(
         raise OSError(errno.ENOSPC, "no space left on device")
 
     out = tmp_path / "run"
-    monkeypatch.setattr(runs, step, fail)
+    monkeypatch.setattr(WHERE.get(step, results), step, fail)
     with pytest.raises(OSError, match="no space"):
         fit_run(str(photos), out, **settings(clip_folder))
     assert {"config.json", "split.json", "checkpoint.safetensors"} <= set(names(out))

@@ -95,10 +95,10 @@ def tell_tale(found: Sequence[Properties], labels: NDArray[np.int64]) -> list[tu
     Returns:
         (property, balanced accuracy, that of a guess), the highest accuracy first, where the tree of at least five
         images a leaf closes three tenths of the gap between a guess and no mistake, two standard errors allowed for.
-        Nothing for fewer than 40 images or a single class.
+        Nothing for fewer than 40 images, fewer than two a class, or a single class.
     """
     n = len(np.unique(labels))
-    if len(found) < _FEWEST or n < 2:
+    if len(found) < max(_FEWEST, 2 * n) or n < 2:
         return []
     tell = []
     for name, read in PROPERTIES.items():
