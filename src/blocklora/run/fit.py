@@ -143,6 +143,7 @@ def _run(
     if several:  # auto has a limit of its own, which is then for all its fits together
         limit = limit or getattr(config.settings, "seconds", None)
     fitting, deadline = replace(fitting, config=config), Deadline.of(limit, began)
+    reset_peak_memory(config.device)
     with claimed(folder, ranks):
         metrics = run_in(folder, choice, fitting, whole, drawn, deadline, refit=refit, resume=resume)
     return folder, metrics
@@ -187,23 +188,20 @@ def run_in(
     record = training_record(split, dataset.class_names)
     if finished := ranks.on_first(lambda: _finished(out, described, record, resume)):
         return metrics_from_json(finished)
-    reset_peak_memory(config.device)
     prepared = prepare(config, dataset, split)
     origin = {"model_sha256": prepared.clip.model_sha256, "versions": numeric_versions()}
-    _check_before(before, origin)
-    ranks.on_first(lambda: check_origin(out, origin, resume))
+    ranks.on_first(lambda: _check_weights(out, origin, resume, before))
     facts = {"config": described, "images": record["training_hash"], "origin": origin}
     checkpoint = Checkpoint(out / CHECKPOINT, fingerprint(facts))
     with _freed_on_failure(out, checkpoint) if ranks.first else nullcontext():
         ranks.on_first(lambda: start_run(out, described, origin, record))
-        twice = bool(drawn.val) if choice.test else refit
-        predictions, folds = out / PREDICTIONS, None
+        twice, folds = bool(drawn.val) if choice.test else refit, None
         if choice.test:
-            folds = cross_validated(fitting, prepared, dataset.name, checkpoint, deadline, predictions)
+            folds = cross_validated(fitting, prepared, dataset.name, checkpoint, deadline, out / PREDICTIONS)
         first = kept_back(deadline, config, drawn) if twice else deadline
         fit = fitting.times(1 + twice).fit(prepared, checkpoint, first, len(drawn.test))
         test = sealed.open_after_training()
-        found = folds or measure(fit, dataset.name, test, fitting.progress, fitting.store, predictions)
+        found = folds or measure(fit, dataset.name, test, fitting.progress, fitting.store, out / PREDICTIONS)
         split = replace(split, test=folds.images if folds else test)
         metrics = run_metrics(found.metrics, choice, dataset, split, prepared, config, fit)
         metrics = _with_findings(metrics, fit, prepared.task, found)
@@ -229,13 +227,14 @@ def _finished(
     return metrics_json(found) if found else None
 
 
-def _check_before(before: Before | None, origin: Mapping[str, Any]) -> None:
-    """Raise where the base model has other weights than the run's that goes on."""
+def _check_weights(out: Path, origin: Mapping[str, Any], resume: bool, before: Before | None) -> None:
+    """Raise where the base model has other weights than when the run began, or than the run's that it goes on from."""
     if before and before.model_sha256 not in (None, origin["model_sha256"]):
         raise RunError(
             f"{before.facts['run']}: its base model has other weights now; bring the old ones back, or name the place "
             "with --model."
         )
+    check_origin(out, origin, resume)
 
 
 def _told(metrics: RunMetrics, deadline: Deadline | None, before: Before | None) -> RunMetrics:
