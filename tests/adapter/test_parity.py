@@ -165,6 +165,9 @@ class Images:
     def part(self, step: int) -> tuple[int, int]:
         return 0, self.batch_size
 
+    def indices(self, step: int) -> list[int]:
+        return list(range(self.batch_size))
+
 
 def train_lean(model: nn.Module, meta: dict[str, str], data: dict[str, Tensor], plan: Plan) -> dict[str, Any]:
     """The same through blocklora's own loop and lean towers."""

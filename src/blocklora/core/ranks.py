@@ -50,7 +50,7 @@ class Ranks:
         return value
 
     def most(self, value: Tensor) -> Tensor:
-        """Take the largest over the ranks of every number of a tensor, in place."""
+        """Take the largest over the ranks of every number of a tensor of any shape, in place."""
         if self.count > 1:
             _exchange(partial(dist.all_reduce, op=dist.ReduceOp.MAX), value)
         return value

@@ -88,7 +88,7 @@ def own_passes(passes: Sequence[tuple[Tensor, TextPlan]], ranks: Ranks) -> list[
     """Share the passes through the text tower by their tokens.
 
     Args:
-        passes: Of one process: the classes of each, and its plan.
+        passes: Of one process: the classes (n,) of each, and its plan.
         ranks: The processes.
 
     Returns:
