@@ -15,6 +15,7 @@ from random_clip import RandomClip
 from transformers import CLIPConfig, CLIPModel
 
 from blocklora.clip import load
+from blocklora.methods import METHODS
 
 _TINY = Path(load.__file__).parents[1] / "assets" / "tiny"
 COLOURS = {"red_square": "red", "green disc": "green", "blue-cross": "blue"}
@@ -65,6 +66,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLOCKLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_methods() -> Iterator[None]:
+    """Take methods away again that a test's grid or example has added."""
+    known = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(known)
 
 
 @pytest.fixture(scope="session")

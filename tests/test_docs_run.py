@@ -31,7 +31,6 @@ from transformers import BertConfig, BertModel
 from transformers.utils import hub as transformers_hub
 
 from blocklora import FewShotClassifier
-from blocklora.methods import METHODS
 from blocklora.run.fit import fit_run
 from blocklora.serve.server import make_app
 from blocklora.serve.settings import Settings
@@ -226,7 +225,6 @@ def model_for(code: str) -> torch.nn.Module:
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers by an old name
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.stem)
 def test_python(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = dict(METHODS)
     names = given(here)
     with ExitStack() as stack:
         for code in python_blocks(page):
@@ -242,8 +240,6 @@ def test_python(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None
             vars(module).update(names, model=model_for(code))
             exec(compile(code, f"{page.name}", "exec"), vars(module))
             names |= vars(module)
-    METHODS.clear()
-    METHODS.update(known)
 
 
 @contextmanager
