@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore
 from blocklora.core.deadline import Deadline, in_words
-from blocklora.core.device import reset_peak_memory
 from blocklora.core.errors import ConfigError, RunError
 from blocklora.core.files import claim_folder, user_path
 from blocklora.core.fingerprint import fingerprint, numeric_versions
@@ -143,7 +142,6 @@ def _run(
     if several:  # auto has a limit of its own, which is then for all its fits together
         limit = limit or getattr(config.settings, "seconds", None)
     fitting, deadline = replace(fitting, config=config), Deadline.of(limit, began)
-    reset_peak_memory(config.device)
     with claimed(folder, ranks):
         metrics = run_in(folder, choice, fitting, whole, drawn, deadline, refit=refit, resume=resume)
     return folder, metrics

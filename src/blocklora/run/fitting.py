@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blocklora.classifier import NOTHING_KEPT, FeatureStore
 from blocklora.core.deadline import Deadline
+from blocklora.core.device import reset_peak_memory
 from blocklora.core.ranks import ALONE, Ranks
 from blocklora.core.resources import Resources
 from blocklora.data import Example
@@ -68,7 +69,8 @@ class Fitting:
             self.progress.part(name)
 
     def fit(self, prepared: Prepared, checkpoint: Checkpoint, deadline: Deadline | None, n_test: int) -> Fit:
-        """Fit to what is prepared; see ``fit_classifier``."""
+        """Fit to what is prepared; see ``fit_classifier``. The peak of memory counts from here."""
+        reset_peak_memory(self.config.device)
         return fit_classifier(
             prepared,
             self.config,
